@@ -1,0 +1,68 @@
+"""Evaluate any model folder on dev and predict test: dense, pruned, ours, the reference's.
+
+    cd KD && python test.py --student_model ../models/setting1/CoLA/a2_l8_f512_e128 \\
+        --task_name CoLA --do_lower_case --do_eval --do_predict
+
+Reads   student_model/, data_dir/
+Writes  output_dir/ (default: student_model/)   eval_results.txt and .json,
+        test_results_TASK.txt; MNLI: also those of the mismatched half
+        submission_dir/                         the same under the GLUE server's names, and
+        submission.zip once all tasks are there
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from rosita.checkpoint import resolve_folder
+from rosita.config import KDSettings, add_flags, load_config, setting
+from rosita.errors import RositaError, run_script
+from rosita.tasks import find_task
+from rosita.testing import collect_submission, evaluate_folder, predict_folder
+
+
+class TestSettings(BaseModel):
+    """Settings of this script; those it shares with training are described there."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    student_model: str = setting(..., "model folder to test")
+    output_dir: str | None = setting(None, "folder for the results (default: the model's)")
+    data_dir: str | None = setting(None, "folder of the task's .tsv files (default: data/TASK)")
+    cache_dir: str | None = KDSettings.model_fields["cache_dir"]
+    do_lower_case: bool | None = KDSettings.model_fields["do_lower_case"]
+    do_eval: bool = setting(False, "score the dev files")
+    do_predict: bool = setting(False, "predict the test files")
+    max_seq_length: int = KDSettings.model_fields["max_seq_length"]
+    eval_batch_size: int = KDSettings.model_fields["eval_batch_size"]
+    submission_dir: str | None = setting(None, "collect the predictions for the GLUE server here")
+    seed: int = setting(42, "accepted and not needed: testing draws nothing")
+    no_cuda: bool = KDSettings.model_fields["no_cuda"]
+    classifier_activation: str = KDSettings.model_fields["classifier_activation"]
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--task_name", required=True, help="GLUE task, or a task.json of your own")
+    add_flags(parser, TestSettings)
+    flags = vars(parser.parse_args(argv))
+    task = find_task(flags.pop("task_name"))
+    settings = load_config(TestSettings, task, flags)
+    if not (settings.do_eval or settings.do_predict):
+        raise RositaError("nothing to do: give --do_eval, --do_predict or both")
+
+    folder = resolve_folder(settings.student_model)
+    output = Path(settings.output_dir or folder)
+    if settings.do_eval:
+        evaluate_folder(folder, task, settings, "eval_results", output)
+    if settings.do_predict:
+        written = predict_folder(folder, task, settings, output)
+        if settings.submission_dir:
+            collect_submission(Path(settings.submission_dir), written)
+
+
+if __name__ == "__main__":
+    run_script(main)

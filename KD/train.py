@@ -1,0 +1,164 @@
+"""Distil a teacher tuned on a task into a student: as it is, or pruning it on the way.
+
+    cd KD && python train.py --config_dir configurations/config_setting1.json --task_name CoLA \\
+        --do_lower_case --aug_train
+
+Reads   teacher_model/, student_model/   config.json, weights, vocab.txt
+        data_dir/                        train_aug.tsv (or train.tsv), dev.tsv
+Writes  output_dir/                      the student, run.json; with --compute_taylor: taylor.pkl
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rosita.checkpoint import load_model, read_tokenizer, resolve_folder
+from rosita.config import KDSettings, add_flags, describe, load_config
+from rosita.data import Sampler
+from rosita.distillation import DistillationLoss
+from rosita.errors import RositaError, run_script
+from rosita.importance import save_scores
+from rosita.model import RositaForSequenceClassification
+from rosita.provenance import require_finished
+from rosita.pruning import PruningSchedule
+from rosita.stage import (
+    dev_scores,
+    finish,
+    finish_scores,
+    load_data,
+    new_run,
+    saver,
+    train_file_names,
+)
+from rosita.tasks import Task, find_task
+from rosita.training import Plan, Training, start_accelerator, total_steps
+
+
+def main(argv: list[str] | None = None, subsets: bool = False) -> None:
+    task, settings = parse_args(argv)
+    print(describe(settings))
+    for role, model in (("teacher", settings.teacher_model), ("student", settings.student_model)):
+        require_finished(resolve_folder(model), task.name, f"give another --{role}_model")
+    accelerator = start_accelerator(settings)
+    teacher, student = open_models(task, settings)
+    tokenizer = read_tokenizer(resolve_folder(settings.student_model), settings.do_lower_case)
+    files = train_file_names(Path(settings.data_dir), task, settings.aug_train, subsets)
+    data = load_data(settings, task, tokenizer, accelerator, files)
+
+    folder = Path(settings.output_dir)
+    stage = "taylor" if settings.compute_taylor else "distil"
+    parents = {
+        "teacher": (settings.teacher_model, teacher),
+        "student": (settings.student_model, student),
+    }
+    run = new_run(stage, settings, data, parents, folder, accelerator.num_processes)
+    sampler = Sampler(data.train, settings.train_batch_size * accelerator.num_processes,
+                      settings.seed)  # fmt: skip
+    plan = plan_of(settings, student, sampler)
+    if not run.claim(settings.overwrite_output_dir):
+        return
+
+    objective = DistillationLoss(
+        teacher.to(accelerator.device),
+        settings.pred_distill,
+        settings.repr_distill,
+        settings.temperature,
+    )
+    if settings.compute_taylor:
+        training = Training(student, objective, sampler, plan, accelerator, folder)
+        progress = training.run()
+        scores = training.importance.scores(training.student, divide_by=progress.step)
+        save_scores(folder / "taylor.pkl", scores)
+        finish_scores(run, progress)
+        print(f"scores of {progress.step} batches are in {folder}/taylor.pkl")
+        return
+    training = Training(student, objective, sampler, plan, accelerator, folder,
+                        dev_scores(data, settings.eval_batch_size),
+                        saver(folder, tokenizer, task))  # fmt: skip
+    best = finish(run, training.run(folder / "logging"), load_model(folder, task))
+    print(f"best dev {best['metric']} {best['score']:.4f} at step {best['step']}, shape"
+          f" {best['shape']}; the student is in {folder}")  # fmt: skip
+
+
+def plan_of(settings: KDSettings, student: RositaForSequenceClassification, sampler: Sampler):
+    """How the loop runs: one-step students keep their shape, iterative ones follow a schedule."""
+    steps = total_steps(settings, sampler)
+    schedule = None
+    if settings.depth_or_width and not settings.compute_taylor:
+        # as the reference counts: rows / batch, the last partial batch as a fraction
+        whole = settings.num_train_epochs * sampler.rows / sampler.batch_size
+        schedule = PruningSchedule.plan(
+            student.config,
+            settings.target,
+            settings.depth_or_width,
+            settings.prun_period_proportion * whole,
+        )
+        print(
+            f"iterative {settings.depth_or_width} pruning: {schedule.count} prunings, one every"
+            f" {schedule.period} of {steps} steps, {schedule.start} -> {schedule.target}"
+        )
+    return Plan(
+        settings,
+        settings.lr_schedule,
+        settings.warmup_proportion * steps,
+        settings.train_batch_size // settings.gradient_accumulation_steps,
+        eval_step=settings.eval_step,
+        patience=settings.patience,
+        schedule=schedule,
+        update=not settings.compute_taylor,
+    )
+
+
+def open_models(task: Task, settings: KDSettings):
+    """Teacher and student; they must share hidden size and vocabulary."""
+    activation = settings.classifier_activation
+    teacher = load_model(settings.teacher_model, task, classifier_activation=activation)
+    student = load_model(
+        settings.student_model, task, new_classifier=True, classifier_activation=activation
+    )
+    for name in ("hidden_size", "vocab_size"):
+        theirs, ours = getattr(teacher.config, name), getattr(student.config, name)
+        if theirs != ours:
+            raise RositaError(
+                f"teacher {settings.teacher_model} has {name} {theirs}, student"
+                f" {settings.student_model} has {ours}; the student must come from the same BERT"
+            )
+    if settings.target and not settings.depth_or_width and not settings.compute_taylor:
+        check_shape(settings, student)
+    return teacher, student
+
+
+def check_shape(settings: KDSettings, student: RositaForSequenceClassification) -> None:
+    """A one-step setting that names its shape must be given a student of this shape."""
+    from rosita.pruning import Shape
+
+    now = Shape.of(student.config)
+    if now != settings.target:
+        raise RositaError(
+            f"{settings.student_model} has the shape {now}, the settings name {settings.target};"
+            " prune it with pruning_one_step.py"
+        )
+
+
+def parse_args(argv: list[str] | None) -> tuple[Task, KDSettings]:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--config_dir", help="JSON file of settings, see configurations/")
+    parser.add_argument("--task_name", required=True, help="GLUE task, or a task.json of your own")
+    add_flags(parser, KDSettings)
+    flags = vars(parser.parse_args(argv))
+    config = flags.pop("config_dir")
+    task = find_task(flags.pop("task_name"))
+    if flags.get("compute_taylor", "").lower() == "true":
+        flags.setdefault("num_train_epochs", "1")
+    base = Path(__file__).resolve().parent  # paths in the JSON files are relative to KD/
+    return task, load_config(KDSettings, task, flags, config, base)
+
+
+def launch(subsets: bool = False) -> None:
+    """Run this script's main from the command line; KD/train_with_subset.py shares it."""
+    run_script(lambda: main(subsets=subsets))
+
+
+if __name__ == "__main__":
+    launch()

@@ -1,0 +1,112 @@
+"""Cut a tuned model to a smaller shape in one step: heads, FFN units, layers, embedding.
+
+    cd Pruning && python pruning_one_step.py -model_path ../models/bert_ft -task CoLA \\
+        -output_dir ../models/one_step_prun -keep_heads 2 -num_layers 8 -ffn_hidden_dim 512 \\
+        -emb_hidden_dim 128
+
+Reads   MODEL_PATH/TASK/                      the model and its taylor_score/taylor.pkl
+        (scores are needed only if heads or FFN units are cut)
+Writes  OUTPUT_DIR/TASK/aH_lL_fF_eE/          the pruned model, run.json
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rosita.checkpoint import load_model, read_tokenizer, save_model, weights_hash
+from rosita.errors import RositaError, run_script
+from rosita.importance import load_scores
+from rosita.model import RositaForSequenceClassification
+from rosita.provenance import Run, read_run, require_finished
+from rosita.pruning import Shape, check_target, needs_scores, parameter_count, prune
+from rosita.tasks import find_task
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    task = find_task(args.task)
+    source = Path(args.model_path) / task.name
+    model = load_model(source, task)
+    parent = require_finished(source, task.name, "prune a model tuned on this task")
+    target = target_shape(args, model)
+    check_target(model.config, target)
+
+    source_hash = weights_hash(model.state_dict())
+    scores, scores_run = read_scores(source, model, target, source_hash)
+    folder = Path(args.output_dir) / task.name / str(target)
+    run = Run(
+        folder,
+        {
+            "stage": "one_step_prune",
+            "task": task.name,
+            "settings": {"shape": str(target)},
+            "parents": {"model": source_hash, "scores": scores_run},
+        },
+        {"parents": {"model": {"path": str(source), "weights": source_hash}}},
+    )
+    if not run.claim(args.overwrite_output_dir):
+        return
+    pruned = prune(model, target, scores)
+    save_model(folder, pruned, read_tokenizer(source), task)
+    before, after = parameter_count(model.config), parameter_count(pruned.config)
+    run.write(
+        finished=True,
+        shape=str(target),
+        parameters=after,
+        weights=weights_hash(pruned.state_dict()),
+        of=parent.get("dev_score"),
+    )
+    print(
+        f"{Shape.of(model.config)} -> {target}: {before:,} -> {after:,} parameters"
+        f" ({before / after:.1f}x fewer); the model is in {folder}"
+    )
+
+
+def target_shape(args: argparse.Namespace, model: RositaForSequenceClassification) -> Shape:
+    """The shape asked for; a flag left out keeps what the model has."""
+    now = Shape.of(model.config)
+    wanted = (args.keep_heads, args.num_layers, args.ffn_hidden_dim, args.emb_hidden_dim)
+    kept = (now.keep_heads, now.keep_layers, now.ffn_hidden_dim, now.emb_hidden_dim)
+    return Shape(*(have if want is None else want for want, have in zip(wanted, kept, strict=True)))
+
+
+def read_scores(
+    source: Path, model: RositaForSequenceClassification, target: Shape, model_hash: str
+):
+    """The scores of this very model and their record; (None, None) if none are needed."""
+    if not needs_scores(model.config, target):
+        return None, None
+    folder = source / "taylor_score"
+    if not (folder / "taylor.pkl").exists():
+        raise RositaError(
+            f"{source} has no taylor_score/taylor.pkl; create it with Pruning/run_glue.py"
+            f" --compute_taylor True --model_name_or_path {source}, or KD/train.py --compute_taylor"
+        )
+    run = read_run(folder)
+    scored = run.get("identity", {}).get("parents", {})
+    scored_hash = scored.get("student", scored.get("model"))
+    if scored_hash not in (None, model_hash):
+        raise RositaError(
+            f"{folder} holds the scores of other weights than those of {source}; score it again"
+            " with --compute_taylor and --overwrite_output_dir True"
+        )
+    scores = load_scores(folder / "taylor.pkl", model)
+    return scores, weights_hash(scores)
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("-model_path", required=True, help="folder that holds TASK/, the model")
+    parser.add_argument("-output_dir", required=True, help="folder to write TASK/SHAPE/ into")
+    parser.add_argument("-task", required=True, help="GLUE task, or a task.json of your own")
+    parser.add_argument("-keep_heads", type=int, help="heads per layer (default: all)")
+    parser.add_argument("-num_layers", type=int, help="first layers to keep (default: all)")
+    parser.add_argument("-ffn_hidden_dim", type=int, help="FFN units per layer (default: all)")
+    parser.add_argument("-emb_hidden_dim", type=int, help="rank of the embedding (default: full)")
+    parser.add_argument("--overwrite_output_dir", action="store_true", help="start afresh")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,160 @@
+"""Fine-tune a BERT (dense or pruned) on a task, score its weights, evaluate it, predict.
+
+    cd Pruning && python run_glue.py --model_name_or_path ../models/bert_pt --task_name CoLA \\
+        --do_train --do_eval --data_dir ../data/CoLA --output_dir ../models/bert_ft/CoLA
+
+Reads   model_name_or_path/, data_dir/   config.json, weights, vocab.txt; train.tsv, dev.tsv ...
+Writes  output_dir/                      the tuned model, run.json, eval_results_TASK.txt
+        or, with --compute_taylor True   taylor_score/taylor.pkl in the folder of the model
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rosita.checkpoint import load_model, read_tokenizer, resolve_folder
+from rosita.config import FineTuneSettings, add_flags, describe, load_config
+from rosita.data import Sampler
+from rosita.distillation import LabelLoss
+from rosita.errors import RositaError, run_script
+from rosita.importance import save_scores
+from rosita.provenance import require_finished
+from rosita.stage import dev_scores, finish, finish_scores, load_data, new_run, saver
+from rosita.tasks import Task, find_task
+from rosita.testing import evaluate_folder, predict_folder
+from rosita.training import Plan, Training, start_accelerator
+
+
+def main(argv: list[str] | None = None) -> None:
+    task, settings = parse_args(argv)
+    print(describe(settings))
+    if settings.compute_taylor:
+        compute_taylor(task, settings)
+        return
+    folder = Path(settings.output_dir or settings.model_name_or_path)
+    if settings.do_train:
+        fine_tune(task, settings)
+    if settings.do_eval:
+        evaluate_folder(folder, task, settings, names=f"eval_results_{task.name.lower()}")
+    if settings.do_predict:
+        predict_folder(folder, task, settings)
+
+
+def fine_tune(task: Task, settings: FineTuneSettings) -> None:
+    """Train on the labels; the best dev score (or the last step) is the model that is kept."""
+    source = resolve_folder(settings.model_name_or_path)
+    check_is_prun(source, task, settings)
+    accelerator = start_accelerator(settings)
+    tokenizer = read_tokenizer(source, settings.do_lower_case)
+    model = open_model(task, settings, new_classifier=True)
+    data = load_data(settings, task, tokenizer, accelerator)
+    folder = Path(settings.output_dir)
+    parents = {"model": (settings.model_name_or_path, model)}
+    run = new_run("fine_tune", settings, data, parents, folder, accelerator.num_processes)
+    if not run.claim(settings.overwrite_output_dir):
+        return
+
+    plan = plan_of(settings, "warmup_linear")
+    sampler = Sampler(data.train, batch_rows(settings, accelerator), settings.seed)
+    evaluate = dev_scores(data, settings.per_gpu_eval_batch_size)
+    training = Training(model, LabelLoss(), sampler, plan, accelerator, folder, evaluate,
+                        saver(folder, tokenizer, task))  # fmt: skip
+    progress = training.run(Path(settings.logging_dir or folder / "logging"))
+
+    best = finish(run, progress, load_model(folder, task))
+    print(f"best dev {best['metric']} {best['score']:.4f} at step {best['step']};"
+          f" the model is in {folder}")  # fmt: skip
+
+
+def compute_taylor(task: Task, settings: FineTuneSettings) -> None:
+    """One pass over train.tsv: |w * sum over batches of |gradient||; no weight changes."""
+    source = resolve_folder(settings.model_name_or_path)
+    require_finished(source, task.name, "score a model tuned on this task")
+    folder = Path(settings.output_dir or source) / "taylor_score"
+    accelerator = start_accelerator(settings)
+    model = open_model(task, settings, new_classifier=False)
+    data = load_data(settings, task, read_tokenizer(source, settings.do_lower_case), accelerator)
+    parents = {"model": (str(source), model)}
+    run = new_run("taylor", settings, data, parents, folder, accelerator.num_processes)
+    if not run.claim(settings.overwrite_output_dir):
+        return
+
+    plan = plan_of(settings, "none", update=False)
+    sampler = Sampler(data.train, batch_rows(settings, accelerator), settings.seed)
+    training = Training(model, LabelLoss(), sampler, plan, accelerator, folder)
+    progress = training.run()
+
+    save_scores(folder / "taylor.pkl", training.importance.scores(training.student))
+    finish_scores(run, progress)
+    print(f"scores of {progress.step} batches are in {folder}/taylor.pkl")
+
+
+def parse_args(argv: list[str] | None) -> tuple[Task, FineTuneSettings]:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--task_name", required=True, help="GLUE task, or a task.json of your own")
+    add_flags(parser, FineTuneSettings)
+    flags = vars(parser.parse_args(argv))
+    task = find_task(flags.pop("task_name"))
+    if "num_train_epochs" not in flags:
+        flags["num_train_epochs"] = default_epochs(task, flags)
+    if flags.pop("fp16", "False").lower() == "true":
+        flags["precision"] = "fp16"
+    settings = load_config(FineTuneSettings, task, flags)
+    if not (settings.do_train or settings.do_eval or settings.do_predict
+            or settings.compute_taylor):  # fmt: skip
+        raise RositaError("nothing to do: give --do_train, --do_eval, --do_predict or"
+                          " --compute_taylor True")  # fmt: skip
+    if settings.do_train and not settings.output_dir:
+        raise RositaError("--do_train needs --output_dir")
+    if settings.do_train and settings.compute_taylor:
+        raise RositaError("--compute_taylor True trains nothing: leave --do_train out")
+    return task, settings
+
+
+def default_epochs(task: Task, flags: dict[str, str]) -> str:
+    """5 epochs; 20 for a pruned CoLA model; one pass for scores."""
+    if flags.get("compute_taylor", "").lower() == "true":
+        return "1"
+    return "20" if flags.get("is_prun", "").lower() == "true" and task.name == "CoLA" else "5"
+
+
+def check_is_prun(source: Path, task: Task, settings: FineTuneSettings) -> None:
+    """The flag must agree with the model, so that nobody trains the wrong one for hours."""
+    pruned = require_finished(source, task.name, "start from models/bert_pt")
+    is_pruned = pruned.get("stage") == "one_step_prune"
+    if is_pruned and not settings.is_prun:
+        raise RositaError(f"{source} is a pruned model: add --is_prun True")
+    if settings.is_prun and pruned and not is_pruned:
+        raise RositaError(f"{source} is not a pruned model: leave --is_prun True out")
+
+
+def open_model(task: Task, settings: FineTuneSettings, new_classifier: bool):
+    return load_model(
+        settings.model_name_or_path,
+        task,
+        new_classifier=new_classifier,
+        classifier_activation=settings.classifier_activation,
+    )
+
+
+def plan_of(settings: FineTuneSettings, lr_schedule: str, update: bool = True) -> Plan:
+    return Plan(
+        settings,
+        lr_schedule,
+        settings.warmup_steps,
+        settings.per_gpu_train_batch_size,
+        eval_step=settings.logging_steps if settings.evaluate_during_training else None,
+        checkpoint_steps=settings.save_steps,
+        update=update,
+    )
+
+
+def batch_rows(settings: FineTuneSettings, accelerator) -> int:
+    """Rows of the global batch: of all micro-batches and processes of one step."""
+    rows = settings.per_gpu_train_batch_size * settings.gradient_accumulation_steps
+    return rows * accelerator.num_processes
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,316 @@
+"""A model folder: atomic write, strict read; opens ours, a plain BERT, the reference's format."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
+from tokenizers import Tokenizer
+from tokenizers.decoders import WordPiece as WordPieceDecoder
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.processors import TemplateProcessing
+from torch import Tensor
+
+from rosita.errors import RositaError, nearest
+from rosita.files import atomic_write, read_json, read_torch, write_json
+from rosita.model import RositaConfig, RositaForSequenceClassification
+from rosita.pruning import build_model
+from rosita.tasks import Task
+
+WEIGHTS = "model.safetensors"
+REFERENCE_WEIGHTS = "pytorch_model.bin"
+PRUNED_KEYS = ("prun_hidden_size", "prun_intermediate_size", "emb_hidden_dim")
+# Heads that a pretrained BERT or the reference's KD code carries beside what we use.
+_SURPLUS = ("cls.", "fit_dense", "bert.embeddings.position_ids")
+_BERT_KEYS = (
+    "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act"
+    " hidden_dropout_prob attention_probs_dropout_prob max_position_embeddings type_vocab_size"
+    " initializer_range layer_norm_eps pad_token_id classifier_dropout"
+).split()
+
+
+@dataclass
+class TokenizerFiles:
+    """A WordPiece tokenizer as a model folder stores it: vocabulary and case."""
+
+    vocab: str  # text of vocab.txt
+    do_lower_case: bool
+
+    def build(self) -> Tokenizer:
+        """The Rust tokenizer: [CLS] A [SEP] (B [SEP]), BERT's normalization."""
+        words = {word: index for index, word in enumerate(self.vocab.rstrip("\n").split("\n"))}
+        missing = [word for word in ("[UNK]", "[CLS]", "[SEP]", "[PAD]") if word not in words]
+        if missing:
+            raise RositaError(f"vocab.txt has no {', '.join(missing)}: not a BERT vocabulary")
+        tokenizer = Tokenizer(WordPiece(words, unk_token="[UNK]"))
+        tokenizer.normalizer = BertNormalizer(lowercase=self.do_lower_case)
+        tokenizer.pre_tokenizer = BertPreTokenizer()
+        tokenizer.decoder = WordPieceDecoder()
+        tokenizer.add_special_tokens(
+            [word for word in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if word in words]
+        )
+        tokenizer.post_processor = TemplateProcessing(
+            single="[CLS] $A [SEP]",
+            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+            special_tokens=[("[CLS]", words["[CLS]"]), ("[SEP]", words["[SEP]"])],
+        )
+        return tokenizer
+
+
+def resolve_folder(name_or_path: str) -> Path:
+    """The folder of a model: a path, or the name of what download_bert.py put into models/bert_pt.
+
+    Raises `RositaError` that tells what makes the folder.
+    """
+    path = Path(name_or_path)
+    if path.is_dir():
+        return path
+    for root in (Path("models"), Path("..") / "models"):
+        run = root / "bert_pt" / "run.json"
+        if run.exists() and read_json(run).get("model") == name_or_path:
+            return run.parent
+    kind = "is a file, not a folder" if path.exists() else "does not exist"
+    raise RositaError(
+        f"the model folder {name_or_path} {kind}; a pretrained model comes from download_bert.py,"
+        " a tuned one from Pruning/run_glue.py --do_train"
+    )
+
+
+def read_tokenizer(folder: Path, do_lower_case: bool | None = None) -> TokenizerFiles:
+    """The tokenizer of a model folder; `do_lower_case` overrides what the folder says."""
+    vocab = folder / "vocab.txt"
+    if not vocab.exists():
+        raise RositaError(f"{folder} has no vocab.txt; copy that of the model it was made from")
+    settings = folder / "tokenizer_config.json"
+    stored = read_json(settings).get("do_lower_case", True) if settings.exists() else True
+    lower = stored if do_lower_case is None else do_lower_case
+    try:
+        return TokenizerFiles(vocab.read_text(encoding="utf-8"), bool(lower))
+    except UnicodeDecodeError as error:
+        raise RositaError(f"{vocab} is not UTF-8 (byte {error.start})") from None
+
+
+def weights_hash(state: dict[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes of all tensors: the identity of a model."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        weight = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {weight.dtype} {list(weight.shape)}\n".encode())
+        digest.update(weight.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def save_model(
+    folder: Path, model: RositaForSequenceClassification, tokenizer: TokenizerFiles, task: Task
+) -> None:
+    """Write config.json, the tokenizer and model.safetensors; the weights' rename comes last.
+
+    A folder whose configuration changes gives up its old weights first: a reader finds a whole
+    model or none.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config = folder / "config.json"
+    text = _config_text(model.config, task)
+    if not config.exists() or config.read_text(encoding="utf-8") != text:
+        for name in (WEIGHTS, REFERENCE_WEIGHTS):
+            (folder / name).unlink(missing_ok=True)
+        with atomic_write(config) as file:
+            file.write(text)
+    _save_tokenizer(folder, tokenizer, model.config.max_position_embeddings)
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    with atomic_write(folder / WEIGHTS, "wb") as file:
+        file.write(serialize(state, metadata={"format": "pt"}))
+
+
+def load_model(
+    name_or_path: str | Path,
+    task: Task,
+    *,
+    new_classifier: bool = False,
+    classifier_activation: str = "auto",
+) -> RositaForSequenceClassification:
+    """Read a model folder strictly: every weight there, none too many, labels in the task's order.
+
+    `new_classifier` allows a pretrained model without a classifier: it gets a new, random one.
+    Raises `RositaError` naming the folder, what is wrong with it, and what to do.
+    """
+    folder = resolve_folder(str(name_or_path))
+    values = read_config(folder)
+    state, is_bin = _read_state(folder)
+    tuned = "classifier.weight" in state
+    if not tuned and not new_classifier:
+        raise RositaError(
+            f"{folder} has no classifier: it is not tuned on {task.name}; run"
+            f" Pruning/run_glue.py --do_train --task_name {task.name} first"
+        )
+    config = _config(values, folder, task)
+    if tuned:
+        _check_labels(values, state, task, folder)
+    is_reference = is_bin and _is_reference(values, state) and tuned
+    if classifier_activation == "relu" or (classifier_activation == "auto" and is_reference):
+        config.classifier_activation = "relu"
+        if is_reference and classifier_activation == "auto":
+            print(f"{folder}: a reference checkpoint, read with ReLU before the classifier"
+                  " (--classifier_activation none: without)")  # fmt: skip
+    elif classifier_activation == "none":
+        config.classifier_activation = None
+    state = {name: value for name, value in state.items() if not name.startswith(_SURPLUS)}
+    if not tuned:
+        state |= _new_head(config, has_pooler="bert.pooler.dense.weight" in state)
+    _check_weights(config, state, folder)
+    return build_model(config, {name: value.float() for name, value in state.items()})
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a model folder, as it stands."""
+    if not (folder / "config.json").exists():
+        there = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+        raise RositaError(f"{folder} has no config.json: not a model folder; it holds {there}")
+    values = read_json(folder / "config.json")
+    if not isinstance(values, dict):
+        raise RositaError(f"{folder}/config.json must hold one JSON object")
+    if values.get("model_type", "bert") not in ("bert", "rosita"):
+        raise RositaError(f"{folder} is a {values['model_type']!r} model; only BERT can be used")
+    return values
+
+
+def _config_text(config: RositaConfig, task: Task) -> str:
+    config.id2label = dict(enumerate(task.labels or ("score",)))
+    config.label2id = {name: index for index, name in config.id2label.items()}
+    config.architectures = ["RositaForSequenceClassification"]
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True, default=str) + "\n"
+
+
+def _save_tokenizer(folder: Path, tokenizer: TokenizerFiles, positions: int) -> None:
+    vocab = folder / "vocab.txt"
+    if vocab.exists() and vocab.read_text(encoding="utf-8") == tokenizer.vocab:
+        return
+    write_json(
+        folder / "tokenizer_config.json",
+        {
+            "tokenizer_class": "BertTokenizer",
+            "do_lower_case": tokenizer.do_lower_case,
+            "model_max_length": positions,
+            **{f"{name}_token": f"[{name.upper()}]" for name in ("unk sep pad cls mask").split()},
+        },
+    )
+    with atomic_write(folder / "tokenizer.json") as file:
+        file.write(tokenizer.build().to_str())
+    with atomic_write(vocab) as file:
+        file.write(tokenizer.vocab)
+
+
+def _read_state(folder: Path) -> tuple[dict[str, Tensor], bool]:
+    if (folder / WEIGHTS).exists():
+        path = folder / WEIGHTS
+    elif (folder / REFERENCE_WEIGHTS).exists():
+        path = folder / REFERENCE_WEIGHTS
+    else:
+        raise RositaError(f"{folder} has neither {WEIGHTS} nor {REFERENCE_WEIGHTS}; make it again")
+    is_bin = path.name == REFERENCE_WEIGHTS
+    try:
+        state = read_torch(path) if is_bin else load_file(path)
+    except (SafetensorError, OSError) as error:
+        reason = str(error).split("\n")[0][:100]
+        raise RositaError(f"{path} cannot be read, it is cut off or altered: {reason}") from None
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise RositaError(f"{path} does not hold a state dict of tensors")
+    return {_bert_name(name): value for name, value in state.items()}, is_bin
+
+
+def _bert_name(name: str) -> str:
+    name = name.replace("LayerNorm.gamma", "LayerNorm.weight")
+    name = name.replace("LayerNorm.beta", "LayerNorm.bias")
+    if name.startswith(("embeddings.", "encoder.", "pooler.")):
+        return f"bert.{name}"  # a bare BertModel
+    return name
+
+
+def _config(values: dict[str, Any], folder: Path, task: Task) -> RositaConfig:
+    keys = (*_BERT_KEYS, *PRUNED_KEYS, "classifier_activation")
+    try:
+        config = RositaConfig(
+            **{name: values[name] for name in keys if values.get(name) is not None},
+            id2label=dict(enumerate(task.labels or ("score",))),
+        )
+        if config.prun_hidden_size % config.num_attention_heads:
+            raise ValueError(
+                f"prun_hidden_size {config.prun_hidden_size} is not a multiple of"
+                f" num_attention_heads {config.num_attention_heads}"
+            )
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise RositaError(f"{folder}/config.json makes no sense: {error}") from None
+    return config
+
+
+def _check_labels(values: dict, state: dict[str, Tensor], task: Task, folder: Path) -> None:
+    count = len(state["classifier.weight"])
+    if count != task.num_labels:
+        raise RositaError(
+            f"{folder} has {count} labels, {task.name} has {task.num_labels}:"
+            " it was tuned on another task"
+        )
+    stored = [str(label) for _, label in sorted((values.get("id2label") or {}).items(), key=_index)]
+    generic = [f"LABEL_{index}" for index in range(count)]
+    if stored and stored != generic and stored != list(task.labels or ("score",)):
+        raise RositaError(
+            f"{folder} has the labels {stored}, {task.name} has {list(task.labels or ['score'])}:"
+            " another task, or another order"
+        )
+
+
+def _index(item: tuple[Any, Any]) -> int:
+    return int(item[0])
+
+
+def _is_reference(values: dict[str, Any], state: dict[str, Tensor]) -> bool:
+    """Whether a .bin folder comes from the reference's KD code, and not from transformers."""
+    if any(key in values for key in PRUNED_KEYS):
+        return True
+    return "BertForSequenceClassification" not in (values.get("architectures") or [])
+
+
+def _new_head(config: RositaConfig, has_pooler: bool) -> dict[str, Tensor]:
+    width, std = config.hidden_size, config.initializer_range
+    head = {
+        "classifier.weight": torch.randn(config.num_labels, width) * std,
+        "classifier.bias": torch.zeros(config.num_labels),
+    }
+    if not has_pooler:
+        head["bert.pooler.dense.weight"] = torch.randn(width, width) * std
+        head["bert.pooler.dense.bias"] = torch.zeros(width)
+    return head
+
+
+def _check_weights(config: RositaConfig, state: dict[str, Tensor], folder: Path) -> None:
+    with torch.device("meta"):
+        expected = RositaForSequenceClassification(config).state_dict()
+    missing = sorted(expected.keys() - state.keys())
+    surplus = sorted(state.keys() - expected.keys())
+    if missing or surplus:
+        parts = [
+            f"{kind} {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+            for kind, names in (("lacks", missing), ("has the surplus", surplus))
+            if names
+        ]
+        hint = nearest(missing[0], surplus) if missing and surplus else ""
+        raise RositaError(
+            f"the weights in {folder}: {', '.join(parts)}{hint}; they do not fit its config.json"
+        )
+    for name, value in expected.items():
+        if state[name].shape != value.shape:
+            raise RositaError(
+                f"{folder}: {name} has the shape {list(state[name].shape)}, config.json says"
+                f" {list(value.shape)}"
+            )
+        if not torch.isfinite(state[name]).all():
+            raise RositaError(f"{folder}: {name} has NaN or infinite values; make the model again")

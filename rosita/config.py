@@ -1,0 +1,232 @@
+"""Typed, closed settings. Later wins: default < task < JSON default < JSON task < command line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from rosita.errors import RositaError, nearest
+from rosita.files import read_json
+from rosita.pruning import Shape
+from rosita.tasks import Task, glue_task_name
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PATHS = ("teacher_model", "student_model", "data_dir", "output_dir", "cache_dir")
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+def setting(default: Any, help: str, **limits: Any) -> Any:
+    """A field of a settings class: its default, what `--help` says of it, and its limits."""
+    return Field(default, description=help, **limits)
+
+
+class LoopSettings(BaseModel):
+    """What every run of the training loop has: the same names in every stage."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    data_dir: str | None = setting(None, "folder of the task's .tsv files (default: data/TASK)")
+    output_dir: str = setting(..., "model folder to write")
+    cache_dir: str | None = setting(None, "folder for cached token ids (default: beside the data)")
+    max_seq_length: int = setting(128, "tokens after which a text is cut", ge=3)
+    learning_rate: float = setting(5e-5, "peak learning rate", gt=0)
+    num_train_epochs: float = setting(3.0, "passes over the training data (scoring: 1)", gt=0)
+    weight_decay: float = setting(0.0, "AdamW weight decay, not on bias and LayerNorm", ge=0)
+    adam_epsilon: float = setting(1e-8, "AdamW epsilon", gt=0)
+    max_grad_norm: float = setting(1.0, "clip the global gradient norm to this", gt=0)
+    gradient_accumulation_steps: int = setting(1, "micro-batches per step", ge=1)
+    max_steps: int = setting(-1, "stop after this many steps (-1: after the epochs)", ge=-1)
+    save_state_steps: int = setting(500, "save the state to resume from every so many steps", ge=1)
+    seed: int = setting(42, "random seed", ge=0)
+    precision: Precision = setting("auto", "auto takes bf16 where the hardware has it")
+    no_cuda: bool = setting(False, "stay on the CPU")
+
+
+class FineTuneSettings(LoopSettings):
+    """Settings of Pruning/run_glue.py: fine-tuning and Taylor scores."""
+
+    model_type: Literal["bert"] = setting("bert", "kind of model; only bert there is")
+    model_name_or_path: str = setting(..., "model folder, or a name that download_bert.py fetched")
+    output_dir: str | None = setting(None, "model folder to write (scores: default beside model)")
+    per_gpu_train_batch_size: int = setting(32, "rows per device and micro-batch", ge=1)
+    per_gpu_eval_batch_size: int = setting(8, "rows per device in evaluation", ge=1)
+    learning_rate: float = setting(2e-5, "peak learning rate", gt=0)
+    num_train_epochs: float = setting(5.0, "passes (pruned CoLA: 20; scoring: 1)", gt=0)
+    warmup_steps: int = setting(0, "steps of linear warm-up", ge=0)
+    do_train: bool = setting(False, "fine-tune")
+    do_eval: bool = setting(False, "evaluate on dev; write eval_results_TASK.txt")
+    do_predict: bool = setting(False, "predict test; write test_results_TASK.txt")
+    evaluate_during_training: bool = setting(False, "evaluate every logging_steps, keep the best")
+    logging_dir: str | None = setting(None, "TensorBoard folder (default: output_dir/logging)")
+    logging_steps: int = setting(50, "log, and evaluate if asked to, every so many steps", ge=1)
+    save_steps: int = setting(0, "keep an intermediate checkpoint every so many steps (0: none)",
+                              ge=0)  # fmt: skip
+    is_prun: bool = setting(False, "the model given is a pruned one")
+    compute_taylor: bool = setting(False, "score the weights, train nothing")
+    do_lower_case: bool | None = setting(None, "lower-case the text (default: as the model does)")
+    fp16: bool = setting(False, "the same as --precision fp16")
+    overwrite_output_dir: bool = setting(False, "start afresh, whatever output_dir holds")
+    overwrite_cache: bool = setting(False, "accepted and not needed: a cache is never stale")
+    classifier_activation: Literal["auto", "relu", "none"] = setting(
+        "auto", "before the classifier (auto: relu for the reference's KD checkpoints)"
+    )
+
+
+class KDSettings(LoopSettings):
+    """Settings of KD/train.py, KD/train_with_subset.py and the files in KD/configurations/."""
+
+    teacher_model: str = setting(..., "folder of the teacher, tuned on this task")
+    student_model: str = setting(..., "folder of the student to train")
+    do_lower_case: bool | None = setting(None, "lower-case the text (default: as the model does)")
+    aug_train: bool = setting(False, "train on train_aug.tsv instead of train.tsv")
+    train_batch_size: int = setting(32, "rows per step and process", ge=1)
+    eval_batch_size: int = setting(32, "rows per device in evaluation", ge=1)
+    adam_epsilon: float = setting(1e-6, "AdamW epsilon", gt=0)
+    weight_decay: float = setting(0.01, "AdamW weight decay, not on bias and LayerNorm", ge=0)
+    lr_schedule: Literal["none", "warmup_linear"] = setting("warmup_linear", "rate over time")
+    warmup_proportion: float = setting(0.1, "part of the steps that warms up", ge=0, lt=1)
+    eval_step: int = setting(50, "evaluate every so many steps", ge=1)
+    patience: float | None = setting(None, "stop after so many epochs without a gain", gt=0)
+    temperature: float = setting(1.0, "softens the logits of the prediction loss", gt=0)
+    pred_distill: bool = setting(False, "learn the teacher's logits")
+    repr_distill: bool = setting(False, "learn the teacher's hidden states")
+    compute_taylor: bool = setting(False, "score the student's weights, train nothing")
+    depth_or_width: Literal["depth", "width"] | None = setting(
+        None, "prune iteratively: layers, or heads with FFN and embedding"
+    )
+    prun_period_proportion: float = setting(
+        0.1, "part of the training after which all prunings are done", gt=0, le=1
+    )
+    keep_heads: int | None = setting(None, "attention heads per layer to keep", ge=1)
+    keep_layers: int | None = setting(None, "layers to keep", ge=1)
+    ffn_hidden_dim: int | None = setting(None, "FFN units per layer to keep", ge=1)
+    emb_hidden_dim: int | None = setting(None, "rank of the embedding (-1: not factorized)", ge=-1)
+    overwrite_output_dir: bool = setting(False, "start afresh, whatever output_dir holds")
+    classifier_activation: Literal["auto", "relu", "none"] = setting(
+        "auto", "before the classifier (auto: relu for the reference's KD checkpoints)"
+    )
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        if not self.pred_distill and not self.repr_distill:
+            raise ValueError("set pred_distill or repr_distill, or both: there is no other loss")
+        if self.train_batch_size % self.gradient_accumulation_steps:
+            raise ValueError("train_batch_size must be a multiple of gradient_accumulation_steps")
+        if self.depth_or_width and self.target is None:
+            raise ValueError(
+                "depth_or_width needs keep_heads, keep_layers, ffn_hidden_dim and emb_hidden_dim"
+            )
+        if self.emb_hidden_dim == 0:
+            raise ValueError("emb_hidden_dim must be -1 or positive")
+        return self
+
+    @property
+    def target(self) -> Shape | None:
+        """The shape that keep_heads, keep_layers, ffn_hidden_dim, emb_hidden_dim name, or None."""
+        parts = (self.keep_heads, self.keep_layers, self.ffn_hidden_dim, self.emb_hidden_dim)
+        return None if None in parts else Shape(*parts)
+
+
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
+def add_flags(parser: argparse.ArgumentParser, kind: type[BaseModel]) -> None:
+    """Give `parser` one flag per setting; a switch takes True or False, or nothing for True."""
+    for name, field in kind.model_fields.items():
+        is_switch = bool in (field.annotation, *getattr(field.annotation, "__args__", ()))
+        default = "" if field.is_required() else f" (default: {field.default})"
+        text = f"{field.description}{default}".replace("%", "%%")
+        more = {"nargs": "?", "const": "True"} if is_switch else {}
+        parser.add_argument(
+            f"--{name}", default=argparse.SUPPRESS, help=text, metavar=name.upper(), **more
+        )
+
+
+def load_config(
+    kind: type[Settings],
+    task: Task,
+    flags: dict[str, str],
+    path: str | Path | None = None,
+    base: str | Path = ".",
+) -> Settings:
+    """Settings of one run; `flags` hold the texts of the command line's flags, by name.
+
+    `{task}` in a text of the JSON file becomes the task's name; paths in it are relative to
+    `base`, those of the command line to the current folder. Raises `RositaError` with all
+    complaints in one line: unknown keys, wrong types, values out of range.
+    """
+    values: dict[str, Any] = {"max_seq_length": task.max_seq_length}
+    values["data_dir"] = os.path.relpath(REPOSITORY / "data" / task.name)
+    if "train_batch_size" in kind.model_fields:
+        values["train_batch_size"] = task.train_batch_size
+    if path:
+        values |= _json_values(kind, Path(path), task, Path(base))
+    sources = {name: f"{path} [{task.name}] {name}" for name in values}
+    for name, text in flags.items():
+        values[name] = _from_text(kind, name, text)
+        sources[name] = f"--{name}"
+    try:
+        return kind.model_validate(values, strict=True)
+    except ValidationError as error:
+        raise RositaError(_complaints(error, sources, path)) from None
+
+
+def describe(settings: BaseModel) -> str:
+    """The resolved settings on a few lines, for the log."""
+    pairs = [f"{name}={value}" for name, value in settings.model_dump().items()]
+    return "settings: " + " ".join(pairs)
+
+
+def _json_values(kind: type[BaseModel], path: Path, task: Task, base: Path) -> dict[str, Any]:
+    sections = read_json(path)
+    if not isinstance(sections, dict) or not all(isinstance(s, dict) for s in sections.values()):
+        raise RositaError(f'{path} must be an object of sections: "default" and task names')
+    defaults = sections.pop("default", {})
+    by_name = {glue_task_name(name) or name: section for name, section in sections.items()}
+    if task.name not in by_name and not defaults:
+        raise RositaError(f"{path} has no task {task.name!r}; it has {sorted(sections)}")
+    section = by_name.get(task.name, {})
+    for name in sorted(defaults.keys() | section.keys()):
+        if name not in kind.model_fields:
+            where = task.name if name in section else "default"
+            hint = nearest(name, list(kind.model_fields))
+            raise RositaError(f"{path} [{where}]: unknown setting {name!r}{hint}")
+    values = {**defaults, **section}
+    for name, value in values.items():
+        if isinstance(value, str):
+            values[name] = value.replace("{task}", task.name)
+            if name in PATHS:
+                values[name] = os.path.relpath(base / values[name])
+        elif isinstance(value, int) and kind.model_fields[name].annotation is float:
+            values[name] = float(value) if not isinstance(value, bool) else value
+    return values
+
+
+def _from_text(kind: type[BaseModel], name: str, text: str) -> Any:
+    if text.lower() == "none" and not kind.model_fields[name].is_required():
+        default = kind.model_fields[name].default
+        if default is None:
+            return None
+    try:
+        return TypeAdapter(kind.model_fields[name].annotation).validate_python(text)
+    except ValidationError as error:
+        raise RositaError(f"--{name} {text}: {error.errors()[0]['msg']}") from None
+
+
+def _complaints(error: ValidationError, sources: dict[str, str], path: object) -> str:
+    faults = []
+    for fault in error.errors():
+        name = str(fault["loc"][0]) if fault["loc"] else ""
+        message = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "missing":
+            faults.append(f"--{name} is needed" + (f" (or in {path})" if path else ""))
+        elif name:
+            given = fault["input"]
+            faults.append(f"{sources.get(name, name)} {given!r}: {message}")
+        else:
+            faults.append(message)
+    return "; ".join(faults)

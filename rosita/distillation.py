@@ -1,0 +1,116 @@
+"""What the student is trained on: labels, or the teacher's logits and hidden states."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rosita.data import Batch
+
+
+@dataclass
+class LossSum:
+    """A loss summed over a batch, and what its mean divides by: "rows" or "tokens".
+
+    The training loop divides by the count of the global batch (all micro-batches and processes),
+    so that splitting a batch changes nothing.
+    """
+
+    total: Tensor
+    unit: str
+
+
+class Objective(Protocol):
+    """Anything that turns a model and a batch into named losses."""
+
+    def losses(self, model: nn.Module, batch: Batch) -> dict[str, LossSum]: ...
+
+
+def prediction_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """Soft cross-entropy of logits (rows, classes), summed over rows, mean over classes.
+
+    -softmax(teacher / T) * log_softmax(student / T), as in ROSITA and TinyBERT.
+    """
+    target = F.softmax(teacher.float() / temperature, dim=-1)
+    log_probability = F.log_softmax(student.float() / temperature, dim=-1)
+    return -(target * log_probability).mean(dim=-1).sum()
+
+
+def layer_map(teacher_layers: int, student_layers: int) -> list[int]:
+    """Teacher state that each student state follows (0 = embedding output): floor(i * T / S)."""
+    return [i * teacher_layers // student_layers for i in range(student_layers + 1)]
+
+
+def representation_loss(
+    student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], mask: Tensor
+) -> Tensor:
+    """Sum over mapped states (batch, length, hidden) of the squared error at real tokens.
+
+    Mean over the hidden size, summed over tokens; `mask` (batch, length) is 1 at real tokens.
+    """
+    mapping = layer_map(len(teacher) - 1, len(student) - 1)
+    weight = mask.unsqueeze(-1)
+    total = torch.zeros((), device=mask.device)
+    for state, index in zip(student, mapping, strict=True):
+        error = (state.float() - teacher[index].float()) * weight
+        total = total + error.square().sum() / state.shape[-1]
+    return total
+
+
+class LabelLoss:
+    """Cross-entropy with the gold label, or the squared error of a regression."""
+
+    def losses(self, model: nn.Module, batch: Batch) -> dict[str, LossSum]:
+        logits = model(**batch.inputs).logits.float()
+        return {"label": LossSum(label_loss(logits, batch.labels), "rows")}
+
+
+def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Loss against gold labels, summed over rows; float labels are a regression."""
+    if labels.is_floating_point():
+        return F.mse_loss(logits.squeeze(-1), labels, reduction="sum")
+    return F.cross_entropy(logits, labels, reduction="sum")
+
+
+class DistillationLoss:
+    """ROSITA's distillation losses: prediction, representation, or their sum.
+
+    The teacher is in evaluation mode. On a regression task the prediction loss is the squared
+    error against the gold label.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        pred_distill: bool,
+        repr_distill: bool,
+        temperature: float = 1.0,
+    ) -> None:
+        self.teacher = teacher.eval().requires_grad_(False)
+        self.pred_distill = pred_distill
+        self.repr_distill = repr_distill
+        self.temperature = temperature
+
+    def losses(self, model: nn.Module, batch: Batch) -> dict[str, LossSum]:
+        student = model(**batch.inputs, output_hidden_states=self.repr_distill)
+        regression = batch.labels.is_floating_point()
+        teacher = None
+        if self.repr_distill or not regression:
+            with torch.no_grad():
+                teacher = self.teacher(**batch.inputs, output_hidden_states=self.repr_distill)
+        found = {}
+        if self.repr_distill:
+            mask = batch.inputs["attention_mask"]
+            total = representation_loss(student.hidden_states, teacher.hidden_states, mask)
+            found["representation"] = LossSum(total, "tokens")
+        if self.pred_distill and regression:
+            total = label_loss(student.logits.float(), batch.labels)
+            found["prediction"] = LossSum(total, "rows")
+        elif self.pred_distill:
+            total = prediction_loss(student.logits, teacher.logits, self.temperature)
+            found["prediction"] = LossSum(total, "rows")
+        return found

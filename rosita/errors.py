@@ -1,0 +1,32 @@
+"""The one exception whose message a user sees: a single line, exit code 2, no traceback."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from difflib import get_close_matches
+
+
+class RositaError(Exception):
+    """A mistake that the user can mend: says what is wrong, where, and what to type next."""
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """`; did you mean X?` for a mistyped name, or an empty string if nothing is near."""
+    lowered = {word.lower(): word for word in known}
+    found = get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)
+    return f"; did you mean {lowered[found[0]]!r}?" if found else ""
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Call a stage script's `main`; a `RositaError` becomes one line on stderr and exit code 2."""
+    try:
+        main()
+    except RositaError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(
+            "interrupted; the same command again goes on from the last saved state", file=sys.stderr
+        )
+        sys.exit(130)

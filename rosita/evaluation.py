@@ -1,0 +1,132 @@
+"""Dev scores, predictions, result files, and the zip that the GLUE server takes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from rosita.data import Encoded, batches_by_length
+from rosita.errors import RositaError
+from rosita.files import atomic_write, write_json
+from rosita.tasks import GLUE, Task
+
+EVAL_TOKENS_PER_ROW = 128  # a batch of short rows may hold more rows than eval_batch_size
+
+
+@dataclass(frozen=True)
+class Scores:
+    """`main` decides which model is best; `all` holds every metric of the task by name."""
+
+    main: float
+    metric: str
+    all: dict[str, float]
+
+
+def score(task: Task, logits: np.ndarray, labels: np.ndarray) -> Scores:
+    """The task's metrics from logits (rows, num_labels) and gold labels (rows,).
+
+    The main score is Matthews (CoLA), accuracy (all others with labels; MRPC and QQP too), or the
+    mean of Pearson and Spearman (STS-B). Raises `RositaError` where a metric is undefined.
+    """
+    from scipy.stats import pearsonr, spearmanr  # heavy imports, only needed here
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+    if task.is_regression:
+        predicted = logits[:, 0]
+        found = {
+            "pearson": float(pearsonr(predicted, labels)[0]),
+            "spearman": float(spearmanr(predicted, labels)[0]),
+        }
+        found["pearson_and_spearman"] = (found["pearson"] + found["spearman"]) / 2
+        main = "pearson_and_spearman"
+    else:
+        predicted = logits.argmax(axis=1)
+        found = {"accuracy": float(accuracy_score(labels, predicted))}
+        main = "accuracy"
+        if task.metric == "matthews":
+            found["matthews"] = float(matthews_corrcoef(labels, predicted))
+            main = "matthews"
+        elif task.metric == "accuracy_and_f1":
+            found["f1"] = float(f1_score(labels, predicted))
+    undefined = [name for name, value in found.items() if not math.isfinite(value)]
+    if undefined:
+        raise RositaError(
+            f"{', '.join(undefined)} is undefined on these {len(labels)} rows: all predictions or"
+            " all labels are the same"
+        )
+    return Scores(found[main], main, found)
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, data: Encoded, batch_size: int) -> np.ndarray:
+    """Logits (rows, num_labels) in float32, in the order of the file; rows batched by length."""
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    logits: np.ndarray | None = None
+    for rows in batches_by_length(data, batch_size * EVAL_TOKENS_PER_ROW):
+        batch = data.batch(rows).to(device)
+        found = model(**batch.inputs).logits.float().cpu().numpy()
+        if logits is None:
+            logits = np.empty((len(data), found.shape[1]), dtype=np.float32)
+        logits[rows] = found
+    model.train(was_training)
+    if not np.isfinite(logits).all():
+        raise RositaError(f"the model gives NaN or infinite logits on {data.path}")
+    return logits
+
+
+def write_eval_results(folder: Path, name: str, scores: Scores, **more: object) -> None:
+    """`NAME.txt` (the reference's `key = value` lines) and `NAME.json` with the same."""
+    values = {**scores.all, **more}
+    with atomic_write(folder / f"{name}.txt") as file:
+        file.writelines(f"{key} = {value}\n" for key, value in sorted(values.items()))
+    write_json(folder / f"{name}.json", {"metric": scores.metric, "score": scores.main, **values})
+
+
+def prediction_texts(task: Task, logits: np.ndarray) -> list[str]:
+    """What the GLUE server reads per row: a label's name, or a number in 0..5 (STS-B)."""
+    if task.labels is None:
+        values = logits[:, 0].clip(0.0, 5.0) if task.name == "STS-B" else logits[:, 0]
+        return [f"{value:.3f}" for value in values]
+    return [task.labels[index] for index in logits.argmax(axis=1)]
+
+
+def write_predictions(path: Path, texts: list[str]) -> None:
+    """`index<TAB>prediction`, one line per row of the test file."""
+    with atomic_write(path) as file:
+        file.write(_prediction_table(texts))
+
+
+def write_submission(path: Path, test_results: dict[str, Path]) -> list[str]:
+    """Write the GLUE server's zip when every task's predictions are there; else name the missing.
+
+    `test_results`: submission file name (CoLA.tsv, MNLI-m.tsv, ..., AX.tsv) -> result file.
+    """
+    wanted = [name for task in GLUE.values() for name in task.submission_files] + ["AX.tsv"]
+    missing = [name for name in wanted if name not in test_results]
+    if missing:
+        return missing
+    with atomic_write(path, "wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as box:
+        for name in wanted:
+            # A fixed date: the same predictions give the same bytes.
+            entry = zipfile.ZipInfo(name, date_time=(2020, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            box.writestr(entry, test_results[name].read_bytes())
+    return []
+
+
+def _prediction_table(texts: list[str]) -> str:
+    table = io.StringIO()
+    writer = csv.writer(table, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE)
+    writer.writerow(["index", "prediction"])
+    writer.writerows(enumerate(texts))
+    return table.getvalue()

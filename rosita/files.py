@@ -1,0 +1,92 @@
+"""Atomic files: whoever reads finds the old content or the new, whole; never a mixture."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from rosita.errors import RositaError
+
+
+@contextmanager
+def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a new file beside `path` that takes its name, flushed to disk, when the block ends well.
+
+    An exception inside the block (or a kill at any moment) leaves the old file as it was.
+    Text is UTF-8 with `\\n` line ends.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    try:
+        with open(new, mode, **text) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise RositaError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries, so that a rename in it survives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: str | Path, value: object) -> None:
+    """Write `value` as indented JSON, atomically; NaN and infinity are refused."""
+    with atomic_write(path) as file:
+        file.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file; `RositaError` names the file, line and column of what is wrong."""
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise RositaError(f"{path} does not exist") from None
+    except OSError as error:
+        raise RositaError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise RositaError(f"{path} is not UTF-8 (byte {error.start})") from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno} column {error.colno}"
+        raise RositaError(f"{path} is not JSON: {error.msg} at {where}") from None
+    except RecursionError:
+        raise RositaError(f"{path} is nested too deeply to be read") from None
+
+
+def sha256_file(path: str | Path) -> str:
+    """Hexadecimal SHA-256 of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_torch(path: str | Path) -> Any:
+    """What `torch.save` wrote, on the CPU, without running code that the file may carry.
+
+    Raises `FileNotFoundError`, or `RositaError` for a file that is cut off, altered or hostile.
+    """
+    import torch  # heavy: most users of this module need no tensors
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # the unpickler meets arbitrary bytes: any exception is their fault
+        reason = str(error).split("\n")[0][:100] or type(error).__name__
+        raise RositaError(f"{path} cannot be read, it is cut off or altered: {reason}") from None

@@ -1,0 +1,285 @@
+"""BERT for classification with narrower attention, narrower FFN, a factorized embedding.
+
+One class for dense and pruned models. This file needs torch and transformers only, so that it
+can travel with an exported model. Parameter names are BERT's (Devlin et al., 2019); a factorized
+word embedding is `word_embeddings1` (V x r) followed by `word_embeddings2` (r -> d, no bias).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.activations import ACT2FN
+from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
+
+
+class RositaConfig(PretrainedConfig):
+    """BERT's configuration and what pruning left of it.
+
+    `num_attention_heads` is the kept number; `prun_hidden_size` the width of all kept heads
+    together (default: `hidden_size`), `prun_intermediate_size` the kept FFN units (default:
+    `intermediate_size`), `emb_hidden_dim` the rank of the word embedding (-1: not factorized).
+    `classifier_activation` "relu" is applied to the pooled output before the classifier
+    (checkpoints of the reference's KD code); None applies nothing.
+    """
+
+    model_type = "rosita"
+
+    def __init__(
+        self,
+        vocab_size: int = 30522,
+        hidden_size: int = 768,
+        num_hidden_layers: int = 12,
+        num_attention_heads: int = 12,
+        intermediate_size: int = 3072,
+        hidden_act: str = "gelu",
+        hidden_dropout_prob: float = 0.1,
+        attention_probs_dropout_prob: float = 0.1,
+        max_position_embeddings: int = 512,
+        type_vocab_size: int = 2,
+        initializer_range: float = 0.02,
+        layer_norm_eps: float = 1e-12,
+        pad_token_id: int = 0,
+        classifier_dropout: float | None = None,
+        classifier_activation: str | None = None,
+        prun_hidden_size: int | None = None,
+        prun_intermediate_size: int | None = None,
+        emb_hidden_dim: int = -1,
+        **kwargs,
+    ) -> None:
+        self.vocab_size = vocab_size
+        self.hidden_size = hidden_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.intermediate_size = intermediate_size
+        self.hidden_act = hidden_act
+        self.hidden_dropout_prob = hidden_dropout_prob
+        self.attention_probs_dropout_prob = attention_probs_dropout_prob
+        self.max_position_embeddings = max_position_embeddings
+        self.type_vocab_size = type_vocab_size
+        self.initializer_range = initializer_range
+        self.layer_norm_eps = layer_norm_eps
+        self.classifier_dropout = classifier_dropout
+        self.classifier_activation = classifier_activation
+        self.prun_hidden_size = hidden_size if prun_hidden_size is None else prun_hidden_size
+        self.prun_intermediate_size = (
+            intermediate_size if prun_intermediate_size is None else prun_intermediate_size
+        )
+        self.emb_hidden_dim = emb_hidden_dim
+        super().__init__(pad_token_id=pad_token_id, **kwargs)
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head; pruning keeps it."""
+        return self.prun_hidden_size // self.num_attention_heads
+
+
+class RositaEmbeddings(nn.Module):
+    """Word + position + token type embeddings, then LayerNorm and dropout."""
+
+    def __init__(self, config: RositaConfig) -> None:
+        super().__init__()
+        d, pad = config.hidden_size, config.pad_token_id
+        if config.emb_hidden_dim == -1:
+            self.word_embeddings = nn.Embedding(config.vocab_size, d, padding_idx=pad)
+        else:
+            rank = config.emb_hidden_dim
+            self.word_embeddings1 = nn.Embedding(config.vocab_size, rank, padding_idx=pad)
+            self.word_embeddings2 = nn.Linear(rank, d, bias=False)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, d)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, d)
+        self.LayerNorm = nn.LayerNorm(d, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def words(self, input_ids: Tensor) -> Tensor:
+        """Word embeddings (batch, length, hidden) of token ids (batch, length)."""
+        if hasattr(self, "word_embeddings"):
+            return self.word_embeddings(input_ids)
+        return self.word_embeddings2(self.word_embeddings1(input_ids))
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
+        """Embedding output (batch, length, hidden); no token types means all 0."""
+        length = input_ids.shape[1]
+        if token_type_ids is None:
+            types = self.token_type_embeddings.weight[0]
+        else:
+            types = self.token_type_embeddings(token_type_ids)
+        summed = self.words(input_ids) + types + self.position_embeddings.weight[:length]
+        return self.dropout(self.LayerNorm(summed))
+
+
+class RositaSelfAttention(nn.Module):
+    """Multi-head attention whose width (kept heads x head_dim) may be below the hidden size."""
+
+    def __init__(self, config: RositaConfig) -> None:
+        super().__init__()
+        self.head_dim = config.head_dim
+        self.query = nn.Linear(config.hidden_size, config.prun_hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.prun_hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.prun_hidden_size)
+        self.dropout_prob = config.attention_probs_dropout_prob
+
+    def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        """Context (batch, length, kept heads x head_dim); `mask` (batch, 1, 1, length) is bool."""
+        batch, length, _ = hidden.shape
+        query, key, value = (
+            layer(hidden).view(batch, length, -1, self.head_dim).transpose(1, 2)
+            for layer in (self.query, self.key, self.value)
+        )
+        dropout = self.dropout_prob if self.training else 0.0
+        context = F.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout)
+        return context.transpose(1, 2).reshape(batch, length, -1)
+
+
+class RositaOutput(nn.Module):
+    """Linear back to the hidden size, dropout, residual, LayerNorm: ends attention and FFN."""
+
+    def __init__(self, in_features: int, config: RositaConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(in_features, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, inner: Tensor, residual: Tensor) -> Tensor:
+        return self.LayerNorm(self.dropout(self.dense(inner)) + residual)
+
+
+class RositaAttention(nn.Module):
+    def __init__(self, config: RositaConfig) -> None:
+        super().__init__()
+        self.self = RositaSelfAttention(config)
+        self.output = RositaOutput(config.prun_hidden_size, config)
+
+    def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        return self.output(self.self(hidden, mask), hidden)
+
+
+class RositaIntermediate(nn.Module):
+    def __init__(self, config: RositaConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.prun_intermediate_size)
+        self.activation = ACT2FN[config.hidden_act]
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.activation(self.dense(hidden))
+
+
+class RositaLayer(nn.Module):
+    def __init__(self, config: RositaConfig) -> None:
+        super().__init__()
+        self.attention = RositaAttention(config)
+        self.intermediate = RositaIntermediate(config)
+        self.output = RositaOutput(config.prun_intermediate_size, config)
+
+    def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        hidden = self.attention(hidden, mask)
+        return self.output(self.intermediate(hidden), hidden)
+
+
+class RositaEncoder(nn.Module):
+    def __init__(self, config: RositaConfig) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(RositaLayer(config) for _ in range(config.num_hidden_layers))
+
+
+class RositaPooler(nn.Module):
+    """tanh(linear) of the first token's last hidden state."""
+
+    def __init__(self, config: RositaConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return torch.tanh(self.dense(hidden[:, 0]))
+
+
+class RositaPreTrainedModel(PreTrainedModel):
+    """Initialization and loading, shared by the two models below."""
+
+    config_class = RositaConfig
+    base_model_prefix = "bert"
+    _supports_sdpa = True
+
+
+class RositaModel(RositaPreTrainedModel):
+    """The encoder: embeddings, layers, pooler; forward as transformers' `BertModel`."""
+
+    def __init__(self, config: RositaConfig) -> None:
+        super().__init__(config)
+        self.embeddings = RositaEmbeddings(config)
+        self.encoder = RositaEncoder(config)
+        self.pooler = RositaPooler(config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        name = "word_embeddings" if self.config.emb_hidden_dim == -1 else "word_embeddings1"
+        return getattr(self.embeddings, name)
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        name = "word_embeddings" if self.config.emb_hidden_dim == -1 else "word_embeddings1"
+        setattr(self.embeddings, name, value)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **unused,
+    ) -> BaseModelOutputWithPooling:
+        """Encode token ids (batch, length); `attention_mask` is 1 at real tokens, 0 at padding.
+
+        `hidden_states` (if asked for) are the embedding output and each layer's output,
+        every one (batch, length, hidden_size).
+        """
+        mask = None if attention_mask is None else attention_mask[:, None, None, :].bool()
+        hidden = self.embeddings(input_ids, token_type_ids)
+        states = [hidden]
+        for layer in self.encoder.layer:
+            hidden = layer(hidden, mask)
+            states.append(hidden)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=hidden,
+            pooler_output=self.pooler(hidden),
+            hidden_states=tuple(states) if output_hidden_states else None,
+        )
+
+
+class RositaForSequenceClassification(RositaPreTrainedModel):
+    """The encoder with a linear classifier (or regressor) on the pooled output."""
+
+    def __init__(self, config: RositaConfig) -> None:
+        super().__init__(config)
+        dropout = config.classifier_dropout
+        self.bert = RositaModel(config)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob if dropout is None else dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **unused,
+    ) -> SequenceClassifierOutput:
+        """Logits (batch, num_labels); with `labels` also the mean loss over the batch.
+
+        The loss is cross-entropy, or the squared error if there is one label (regression).
+        """
+        encoded = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states)
+        pooled = self.dropout(encoded.pooler_output)
+        if self.config.classifier_activation:
+            pooled = ACT2FN[self.config.classifier_activation](pooled)
+        logits = self.classifier(pooled)
+        loss = None
+        if labels is not None and self.config.num_labels == 1:
+            loss = F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype))
+        elif labels is not None:
+            loss = F.cross_entropy(logits, labels)
+        return SequenceClassifierOutput(loss, logits, encoded.hidden_states)

@@ -1,0 +1,123 @@
+"""`run.json`: how a folder was made; what a stage may start from; what running again means."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from rosita.errors import RositaError
+from rosita.files import read_json, write_json
+
+# What a run writes into its folder, and so what starting afresh removes.
+OUTPUTS = (
+    "model.safetensors config.json vocab.txt tokenizer.json tokenizer_config.json run.json last"
+    " logging eval_results* test_results* checkpoint-* taylor_score taylor.pkl"
+).split()
+
+
+@dataclass
+class Run:
+    """The record of one run, written to `folder`/run.json.
+
+    `identity` decides the outcome: stage, task, settings, hashes of parents and data. The same
+    identity again is the same run: it is finished, or goes on.
+    """
+
+    folder: Path
+    identity: dict[str, Any]
+    details: dict[str, Any] = field(default_factory=dict)  # paths of parents and data, shapes
+
+    def claim(self, overwrite: bool) -> bool:
+        """Take the folder for this run; False if the run is finished already (and says so).
+
+        Raises `RositaError` if the folder holds another run, or a model of unknown origin.
+        """
+        if overwrite:
+            self._clear()
+        earlier = read_run(self.folder)
+        if earlier and (changed := _difference(earlier.get("identity", {}), self.identity)):
+            raise RositaError(
+                f"{self.folder} holds another run ({changed}); give another --output_dir,"
+                " or --overwrite_output_dir to start afresh"
+            )
+        if earlier and earlier.get("finished"):
+            print(f"finished already: {self.folder} (--overwrite_output_dir runs it again)")
+            return False
+        if not earlier and (self.folder / "config.json").exists():
+            raise RositaError(
+                f"{self.folder} holds a model that no run.json explains; give another --output_dir,"
+                " or --overwrite_output_dir to replace it"
+            )
+        self.write(finished=False)
+        return True
+
+    def write(self, finished: bool, **results: Any) -> None:
+        """Write run.json: who made this, from what, and with which result."""
+        record = {
+            "stage": self.identity["stage"],
+            "task": self.identity["task"],
+            "finished": finished,
+            **self.details,
+            **results,
+            "identity": self.identity,
+            "versions": _versions(),
+        }
+        write_json(self.folder / "run.json", record)
+
+    def _clear(self) -> None:
+        for pattern in OUTPUTS:
+            for path in self.folder.glob(pattern):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """The folder's run.json, or {} if it has none."""
+    path = folder / "run.json"
+    return read_json(path) if path.exists() else {}
+
+
+def require_finished(folder: Path, task: str, advice: str) -> dict[str, Any]:
+    """The run.json of a folder that the next stage starts from; {} for a model from elsewhere.
+
+    Raises `RositaError` for a run that was cut off or belongs to another task.
+    """
+    run = read_run(folder)
+    if run and not run.get("finished", False):
+        raise RositaError(f"{folder} is from a run that was cut off; run its command again first")
+    if run.get("task") not in (None, task):
+        raise RositaError(f"{folder} was made for {run['task']}, not for {task}; {advice}")
+    return run
+
+
+def _difference(earlier: dict[str, Any], now: dict[str, Any]) -> str:
+    """The first few settings in which two identities differ, for people."""
+    flat_earlier, flat_now = _flatten(earlier), _flatten(now)
+    parts = []
+    for name in sorted(flat_earlier.keys() | flat_now.keys()):
+        old, new = flat_earlier.get(name, "absent"), flat_now.get(name, "absent")
+        if old != new:
+            parts.append(f"{name}: {str(old)[:40]} there, {str(new)[:40]} now")
+    return "; ".join(parts[:3])
+
+
+def _flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, item in value.items():
+        if isinstance(item, dict):
+            flat |= _flatten(item, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = item
+    return flat
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in ("torch", "transformers", "accelerate", "tokenizers", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

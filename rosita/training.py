@@ -1,0 +1,468 @@
+"""The one training loop: fine-tuning, scoring and distilling differ in their objective only."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from rosita.config import LoopSettings
+from rosita.data import Batch, Sampler
+from rosita.distillation import Objective
+from rosita.errors import RositaError
+from rosita.evaluation import Scores
+from rosita.files import atomic_write
+from rosita.importance import CUT_MATRICES, TaylorImportance
+from rosita.model import RositaConfig, RositaForSequenceClassification
+from rosita.pruning import PruningSchedule, Shape, build_model, prune, shaped_config
+
+CHECK_STEPS = 20  # losses are read from the device, and checked, this often at least
+LOGGED_POINTS = 200  # points of the loss curve that run.json and TensorBoard get
+
+
+@dataclass
+class Plan:
+    """How the loop runs, apart from its objective; steps are optimizer steps."""
+
+    settings: LoopSettings
+    lr_schedule: str = "warmup_linear"  # or "none": constant
+    warmup_steps: float = 0
+    micro_batch_size: int = 32  # rows of one forward pass on one device
+    eval_step: int | None = None  # evaluate every so many steps; None: at the end only
+    checkpoint_steps: int = 0  # keep an intermediate model every so many steps (0: none)
+    patience: float | None = None  # epochs without a gain after which to stop
+    schedule: PruningSchedule | None = None
+    update: bool = True  # False: gather importance, leave the weights alone
+
+
+@dataclass
+class Progress:
+    """Where a run stands; part of the saved state."""
+
+    step: int = 0
+    best: dict[str, Any] | None = None  # {"step", "score", and every metric}
+    last_gain: int = 0  # step of the last better score, or of the last pruning
+    anchor_step: int = 0  # the rate decays from here, from anchor_rate (None: the peak)
+    anchor_rate: float | None = None
+    seconds: float = 0.0  # of earlier sessions
+    history: list[dict[str, Any]] = field(default_factory=list)
+    losses: list[dict[str, float]] = field(default_factory=list)  # since the last logged point
+
+
+class Interrupted(KeyboardInterrupt):
+    """SIGTERM or SIGINT came; the state is saved."""
+
+
+def start_accelerator(settings: LoopSettings) -> Accelerator:
+    """Device, precision and processes of this run; seeds torch."""
+    precision = settings.precision
+    if precision == "auto":
+        precision = "bf16" if _has_bf16(settings.no_cuda) else "fp32"
+    accelerator = Accelerator(
+        cpu=settings.no_cuda, mixed_precision="no" if precision == "fp32" else precision
+    )
+    torch.manual_seed(settings.seed + accelerator.process_index)
+    return accelerator
+
+
+def _has_bf16(no_cuda: bool) -> bool:
+    if torch.cuda.is_available() and not no_cuda:
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+class Training:
+    """One run of the loop. `run` goes on from the state in `folder`/last, if there is one.
+
+    `evaluate(model)` scores the dev set; `save(model, step)` writes the best model so far, or with
+    a step an intermediate one.
+    """
+
+    def __init__(
+        self,
+        model: RositaForSequenceClassification,
+        objective: Objective,
+        sampler: Sampler,
+        plan: Plan,
+        accelerator: Accelerator,
+        folder: Path,
+        evaluate: Callable[[nn.Module], Scores] | None = None,
+        save: Callable[[RositaForSequenceClassification, int | None], None] | None = None,
+    ) -> None:
+        self.objective = objective
+        self.sampler = sampler
+        self.plan = plan
+        self.settings = plan.settings
+        self.accelerator = accelerator
+        self.folder = folder
+        self.evaluate = evaluate
+        self.save = save
+        self.progress = Progress()
+        self.total_steps = total_steps(plan.settings, sampler)
+        self.unread: list[tuple[int, dict[str, Tensor]]] = []  # losses still on the device
+        self.started = time.perf_counter()
+        self.writer = None
+        self._use(model)
+
+    # ------------------------------------------------------------------ the outline
+
+    def run(self, log_dir: Path | None = None) -> Progress:
+        """Train to the end, to the end of patience, or until a signal; return where it stands.
+
+        Raises `RositaError` for a loss that is not finite and for a run that ends before its
+        final shape; `Interrupted` after saving the state when a signal came.
+        """
+        self._resume()
+        self._open_log(log_dir)
+        with stop_on_signal() as stop, self._bar() as bar:
+            for step, micro_batches in self._steps():
+                shape = self.plan.schedule.due(step) if self.plan.schedule else None
+                if shape:
+                    self._prune(step, shape)
+                self._update(step, micro_batches)
+                self.progress.step = step
+                bar.update()
+                self._after_step(step, bar)
+                if stop.requested:
+                    self.save_state()
+                    raise Interrupted
+                if self._out_of_patience():
+                    bar.write(f"no better dev score for {self.plan.patience:g} epochs: stopping")
+                    break
+            self._finish(bar)
+        return self.progress
+
+    def _after_step(self, step: int, bar: tqdm) -> None:
+        """Whatever is due now: losses, evaluation, an intermediate model, the state."""
+        plan = self.plan
+        if plan.eval_step and step % plan.eval_step == 0:
+            self._evaluate(bar)
+        if step % CHECK_STEPS == 0:
+            self._read_losses()
+        if step % max(CHECK_STEPS, self.total_steps // LOGGED_POINTS) == 0:
+            self._log_losses(bar)
+        if plan.checkpoint_steps and step % plan.checkpoint_steps == 0 and self.save:
+            if self.accelerator.is_main_process:
+                self.save(self.student, step)
+        if step % self.settings.save_state_steps == 0 and step < self.total_steps:
+            self.save_state()
+
+    def _finish(self, bar: tqdm) -> None:
+        self._log_losses(bar)
+        schedule = self.plan.schedule
+        if schedule and Shape.of(self.config) != schedule.target:
+            raise RositaError(
+                f"training ended at {Shape.of(self.config)}, before {schedule.target} was reached"
+                " (max_steps?); no model was written"
+            )
+        evaluated = [entry["step"] for entry in self.progress.history if "score" in entry]
+        if self.progress.step not in evaluated[-1:]:
+            self._evaluate(bar)
+        self.progress.seconds += time.perf_counter() - self.started
+        if self.writer:
+            self.writer.close()
+
+    @property
+    def student(self) -> RositaForSequenceClassification:
+        """The model being trained, without the wrapper of many processes."""
+        return self.accelerator.unwrap_model(self.model)
+
+    # ------------------------------------------------------------------ one step
+
+    def _steps(self) -> Iterator[tuple[int, list[Batch]]]:
+        """Yield (step from 1, this process's micro-batches of it) from where the run stands."""
+        step = self.progress.step
+        while step < self.total_steps:
+            epoch, start = divmod(step, self.sampler.steps_per_epoch)
+            for file, rows in self.sampler.epoch(epoch, start):
+                if step >= self.total_steps:
+                    return
+                step += 1
+                mine = rows[self.accelerator.process_index :: self.accelerator.num_processes]
+                size = self.plan.micro_batch_size
+                parts = [mine[begin : begin + size] for begin in range(0, len(mine), size)]
+                yield step, [file.batch(part) for part in parts]
+
+    def _update(self, step: int, micro_batches: list[Batch]) -> None:
+        """Forward, backward and one optimizer step on the global batch."""
+        self.optimizer.zero_grad()
+        sums: dict[str, Tensor] = {}
+        for number, batch in enumerate(micro_batches, 1):
+            last = number == len(micro_batches)
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                for name, value in self._backward(batch, micro_batches).items():
+                    sums[name] = sums[name] + value if name in sums else value
+        self.unread.append((step, sums))
+        if self.importance:
+            self.accelerator.unscale_gradients(self.optimizer)
+            self.importance.add(self.student)
+        if self.plan.update:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.rate(step - 1)
+            self.optimizer.step()
+
+    def _backward(self, batch: Batch, micro_batches: list[Batch]) -> dict[str, Tensor]:
+        """Add one micro-batch's gradients; return its share of each named mean loss."""
+        with self.accelerator.autocast():
+            losses = self.objective.losses(self.model, batch.to(self.accelerator.device))
+        means = {
+            name: loss.total / self._global_count(loss.unit, micro_batches)
+            for name, loss in losses.items()
+        }
+        # DDP averages gradients over processes; the mean is over the global batch already
+        self.accelerator.backward(sum(means.values()) * self.accelerator.num_processes)
+        return {name: mean.detach() for name, mean in means.items()}
+
+    def _global_count(self, unit: str, micro_batches: list[Batch]) -> float:
+        count = sum(batch.count(unit) for batch in micro_batches)
+        if self.accelerator.num_processes == 1:
+            return count
+        total = torch.tensor(float(count), device=self.accelerator.device)
+        return self.accelerator.reduce(total, "sum").item()
+
+    def rate(self, done: int) -> float:
+        """Learning rate after `done` steps."""
+        peak = self.settings.learning_rate
+        if self.plan.lr_schedule == "none":
+            return peak
+        progress = self.progress
+        if progress.anchor_rate is None:
+            if done < self.plan.warmup_steps:
+                return peak * done / self.plan.warmup_steps
+            left = self.total_steps - self.plan.warmup_steps
+            return peak * max(0.0, (self.total_steps - done) / max(1.0, left))
+        left = max(1, self.total_steps - progress.anchor_step)
+        return progress.anchor_rate * max(0.0, (self.total_steps - done) / left)
+
+    # ------------------------------------------------------------------ pruning
+
+    def _prune(self, step: int, shape: Shape) -> None:
+        """Swap the model for a smaller one; optimizer and importance start afresh."""
+        rate = self.rate(step - 1)
+        self._read_losses()
+        period = self.plan.schedule.period
+        scores = self.importance and self.importance.scores(self.student, divide_by=period)
+        self._use(prune(self.student, shape, scores))
+        self.progress.anchor_step, self.progress.anchor_rate = step - 1, rate
+        self.progress.last_gain = step
+        self._record({"step": step, "shape": str(shape)})
+        tqdm.write(f"step {step}: pruned to {shape}")
+
+    def _use(self, model: RositaForSequenceClassification) -> None:
+        """Train `model` from now on: a new optimizer, importance from zero."""
+        self.config: RositaConfig = model.config
+        model = model.to(self.accelerator.device).train()
+        schedule = self.plan.schedule
+        self.importance = None
+        if not self.plan.update:
+            self.importance = TaylorImportance(model)
+        elif schedule and schedule.depth_or_width == "width":
+            if Shape.of(model.config) != schedule.target:
+                self.importance = TaylorImportance(model, CUT_MATRICES)
+        optimizer = build_optimizer(model, self.settings)
+        self.accelerator.free_memory()
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+
+    # ------------------------------------------------------------------ evaluation
+
+    def _evaluate(self, bar: tqdm) -> None:
+        self._read_losses()
+        if not self.evaluate:
+            return
+        scores = self.evaluate(self.student)
+        progress = self.progress
+        shape = Shape.of(self.config)
+        entry = {
+            "step": progress.step,
+            "metric": scores.metric,
+            "score": scores.main,
+            **scores.all,
+            "shape": str(shape),
+        }
+        candidate = not self.plan.schedule or shape == self.plan.schedule.target
+        if candidate and (progress.best is None or scores.main > progress.best["score"]):
+            progress.best = entry
+            progress.last_gain = progress.step
+            if self.save and self.accelerator.is_main_process:
+                self.save(self.student, None)
+        self._record(entry)
+        best = f", best {progress.best['score']:.4f}" if progress.best else ""
+        bar.write(f"step {progress.step}: dev {scores.metric} {scores.main:.4f}{best}")
+
+    def _out_of_patience(self) -> bool:
+        if not self.plan.patience or self.progress.best is None:
+            return False
+        waited = self.progress.step - self.progress.last_gain
+        return waited >= self.plan.patience * self.sampler.steps_per_epoch
+
+    # ------------------------------------------------------------------ losses and logs
+
+    def _read_losses(self) -> None:
+        """Fetch the losses since the last call from the device; stop if one is not finite."""
+        if not self.unread:
+            return
+        steps = [step for step, _ in self.unread]
+        columns = {}
+        for name in self.unread[0][1]:
+            values = torch.stack([losses[name] for _, losses in self.unread])
+            columns[name] = self.accelerator.reduce(values, "sum").tolist()
+            for step, value in zip(steps, columns[name], strict=True):
+                if not math.isfinite(value):
+                    self._not_finite(step, name, value)
+        self.progress.losses += [
+            dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
+        ]
+        self.unread.clear()
+
+    def _log_losses(self, bar: tqdm) -> None:
+        """Record the mean of the losses since the last logged point."""
+        self._read_losses()
+        losses = self.progress.losses
+        if not losses:
+            return
+        means = {name: sum(row[name] for row in losses) / len(losses) for name in losses[0]}
+        bar.set_postfix({name: f"{value:.4g}" for name, value in means.items()})
+        loss = {f"loss_{name}": value for name, value in means.items()}
+        self._record({"step": self.progress.step, **loss})
+        losses.clear()
+
+    def _not_finite(self, step: int, name: str, value: float) -> None:
+        epoch, batch = divmod(step - 1, self.sampler.steps_per_epoch)
+        raise RositaError(
+            f"the {name} loss is {value} at step {step} (epoch {epoch + 1}, batch {batch + 1}),"
+            f" learning rate {self.rate(step - 1):.3g}; the last good state is kept in"
+            f" {self.folder}/last: try a lower --learning_rate or --precision fp32"
+        )
+
+    def _record(self, entry: dict[str, Any]) -> None:
+        self.progress.history.append(entry)
+        if not self.writer:
+            return
+        for name, value in entry.items():
+            if isinstance(value, float):
+                self.writer.add_scalar(name, value, entry["step"])
+        self.writer.add_scalar("learning_rate", self.rate(entry["step"] - 1), entry["step"])
+
+    def _open_log(self, log_dir: Path | None) -> None:
+        if log_dir and self.accelerator.is_main_process:
+            from torch.utils.tensorboard import SummaryWriter  # heavy import
+
+            # steps after the saved state are drawn again: the earlier points are dropped
+            self.writer = SummaryWriter(str(log_dir), purge_step=self.progress.step + 1)
+
+    def _bar(self) -> tqdm:
+        return tqdm(
+            total=self.total_steps,
+            initial=self.progress.step,
+            desc="score" if not self.plan.update else "train",
+            unit="step",
+            disable=not self.accelerator.is_local_main_process,
+        )
+
+    # ------------------------------------------------------------------ state
+
+    @property
+    def state_file(self) -> Path:
+        return self.folder / "last" / "state.pt"
+
+    def save_state(self) -> None:
+        """Write everything that decides the rest of the run into one file, atomically."""
+        self._read_losses()
+        progress = asdict(self.progress)
+        progress["seconds"] += time.perf_counter() - self.started
+        random = {"torch": torch.get_rng_state()}
+        if self.accelerator.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state()
+        everyone = [random]
+        if self.accelerator.num_processes > 1:
+            from accelerate.utils import gather_object
+
+            everyone = gather_object([random])
+        if self.accelerator.is_main_process:
+            if self.writer:
+                self.writer.flush()
+            state = {
+                "model": self.student.state_dict(),
+                "shape": str(Shape.of(self.config)),
+                "optimizer": self.optimizer.state_dict(),
+                "importance": self.importance.state_dict() if self.importance else None,
+                "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
+                "progress": progress,
+                "random": everyone,
+            }
+            with atomic_write(self.state_file, "wb") as file:
+                torch.save(state, file)
+        self.accelerator.wait_for_everyone()
+
+    def _resume(self) -> None:
+        if not self.state_file.exists():
+            return
+        state = torch.load(self.state_file, map_location="cpu", weights_only=True)
+        config = shaped_config(self.config, Shape.parse(state["shape"]))
+        self._use(build_model(config, state["model"]))
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.importance:
+            self.importance.load_state_dict(state["importance"])
+        if state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.progress = Progress(**state["progress"])
+        random = state["random"][self.accelerator.process_index]
+        torch.set_rng_state(random["torch"])
+        if "cuda" in random:
+            torch.cuda.set_rng_state(random["cuda"])
+        print(f"going on from step {self.progress.step} of {self.total_steps} ({self.folder}/last)")
+
+
+def total_steps(settings: LoopSettings, sampler: Sampler) -> int:
+    """Optimizer steps of the whole run."""
+    steps = math.ceil(settings.num_train_epochs * sampler.steps_per_epoch)
+    return min(steps, settings.max_steps) if settings.max_steps > 0 else steps
+
+
+def build_optimizer(model: nn.Module, settings: LoopSettings) -> torch.optim.AdamW:
+    """AdamW, fused; no weight decay on biases and LayerNorm."""
+    groups = [
+        {
+            "params": [
+                weight
+                for name, weight in model.named_parameters()
+                if (name.endswith("bias") or "LayerNorm" in name) != decays
+            ],
+            "weight_decay": settings.weight_decay if decays else 0.0,
+        }
+        for decays in (True, False)
+    ]
+    return torch.optim.AdamW(
+        groups, lr=settings.learning_rate, eps=settings.adam_epsilon, fused=True
+    )
+
+
+class _Stop:
+    requested = False
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[_Stop]:
+    """Within the block SIGTERM and SIGINT only set `requested`; the loop stops at a good place."""
+    stop = _Stop()
+
+    def request(number: int, frame: object) -> None:
+        stop.requested = True
+
+    earlier = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)

@@ -1,0 +1,133 @@
+"""GLUE's TSV files, row by row: no quoting, one pass, every fault named by file and line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rosita.errors import RositaError, nearest
+from rosita.tasks import Task
+
+MAX_LINE_BYTES = 1_000_000  # no sentence is that long: it is another kind of file
+
+
+@dataclass
+class Row:
+    """One example: its line in the file (from 1), all fields, its texts and its label as text."""
+
+    line: int
+    fields: list[str]
+    texts: tuple[str, ...]
+    label: str | None
+
+
+@dataclass
+class TsvFile:
+    """A TSV file of a task, read lazily.
+
+    `labelled` is False for the test files, whose labels are hidden. A quote mark is a character;
+    a byte-order mark, CRLF line ends and blank lines at the end are accepted. Rows too short are
+    an error, or skipped and counted in `skipped` where the task says so (QQP).
+    `train_header` is given for a piece of a split file: its first line is a header only if it
+    equals this text.
+    """
+
+    path: Path
+    task: Task
+    labelled: bool = True
+    train_header: str | None = None
+    skipped: int = field(default=0, init=False)
+    header: str | None = field(default=None, init=False)
+    text_columns: list[int] = field(default_factory=list, init=False)  # known from the first row on
+
+    def __post_init__(self) -> None:
+        self.path = Path(self.path)
+
+    def rows(self) -> Iterator[Row]:
+        """Yield the rows in order; `RositaError` names the file, the line and the fault."""
+        task = self.task
+        self.skipped = 0
+        text_columns: list[int] | None = None
+        label_column = 0
+        count = 0
+        for number, line in self._lines():
+            if text_columns is None:
+                is_header = self._first_line_is_header(line)
+                self.header = line if is_header else None
+                names = line.split("\t")
+                columns = task.text_columns_of(self.path.name)
+                text_columns = [self._column(name, names, is_header) for name in columns]
+                self.text_columns = text_columns
+                if self.labelled:
+                    label_column = self._column(task.label_column, names, is_header)
+                if is_header:
+                    continue
+            fields = line.split("\t")
+            needed = max([*text_columns, label_column if self.labelled else 0])
+            if len(fields) <= needed or (self.labelled and len(fields) < -label_column):
+                if task.short_rows:
+                    self.skipped += 1
+                    continue
+                raise RositaError(
+                    f"{self.path} line {number}: {len(fields)} columns, but {task.name} needs"
+                    f" column {needed + 1}; remove or repair the row"
+                )
+            count += 1
+            label = fields[label_column] if self.labelled else None
+            yield Row(number, fields, tuple(fields[column] for column in text_columns), label)
+        if not count:
+            raise RositaError(f"{self.path} has no rows; download the task again")
+
+    def _first_line_is_header(self, line: str) -> bool:
+        if self.train_header is not None:
+            return line == self.train_header
+        return self.task.header or not self.labelled
+
+    def _column(self, name: int | str, names: list[str], is_header: bool) -> int:
+        if isinstance(name, str):
+            if not is_header and self.train_header is not None:
+                names = self.train_header.split("\t")
+            if name not in names:
+                hint = nearest(name, names)
+                raise RositaError(f"{self.path} has no column {name!r}; it has {names}{hint}")
+            return names.index(name)
+        if name >= len(names) or (name < 0 and is_header and len(names) < -name):
+            raise RositaError(
+                f"{self.path} line 1 has {len(names)} columns, but {self.task.name} needs"
+                f" column {name + 1}: is this another task's file?"
+            )
+        return name + len(names) if name < 0 and is_header else name
+
+    def _lines(self) -> Iterator[tuple[int, str]]:
+        blank = 0
+        try:
+            file = open(self.path, "rb")
+        except FileNotFoundError:
+            raise RositaError(f"{self.path} does not exist") from None
+        except OSError as error:
+            raise RositaError(f"cannot read {self.path}: {error.strerror}") from None
+        with file:
+            for number, raw in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), 1):
+                if number == 1:
+                    raw = raw.removeprefix(b"\xef\xbb\xbf")
+                if len(raw) > MAX_LINE_BYTES:
+                    raise RositaError(f"{self.path} line {number} is longer than 1 MB: no TSV text")
+                line = self._decode(raw.rstrip(b"\r\n"), number)
+                if not line.strip():
+                    blank = blank or number
+                    continue
+                if blank:
+                    raise RositaError(f"{self.path} line {blank} is blank; remove it")
+                yield number, line
+
+    def _decode(self, raw: bytes, number: int) -> str:
+        if b"\0" in raw:
+            raise RositaError(f"{self.path} line {number} has a NUL byte; is it a text file?")
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise RositaError(
+                f"{self.path} line {number} is not UTF-8 (byte {error.start + 1} of the line is"
+                f" 0x{raw[error.start]:02x}); convert it with iconv -t utf-8"
+            ) from None

@@ -1,0 +1,140 @@
+# The steps that the settings and the quickstart are chained from; sourced, not run.
+# Every step is a stage script that starts nothing if it is finished and resumes if it was cut
+# off, so a chain can be run again at any time. The first failure stops the chain.
+set -euo pipefail
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+if [ -z "${PYTHON:-}" ]; then
+    PYTHON=python
+    if [ -x "$ROOT/.venv/bin/python" ]; then PYTHON=$ROOT/.venv/bin/python; fi
+fi
+
+usage() {
+    cat >&2 <<EOF
+usage: $(basename "$0") TASK [options]      TASK: a GLUE task, or the path of your own task.json
+  --data DIR       folder that holds TASK/        (default: data)
+  --models DIR     folder of all models           (default: models)
+  --base DIR       the pretrained BERT            (default: models/bert_pt)
+  --glove PATH     GloVe vectors                  (default: what glove/ holds)
+  --configs DIR    the KD configs   (default: KD/configurations, or its minilm/ for 6 layers)
+  --N COPIES       augmented copies of a sentence (default: the paper's; 3 for 6 layers)
+  --epochs E       of each KD stage               (default: the config's)
+EOF
+    exit 2
+}
+
+# Read the command line; every path becomes absolute.
+start() {
+    [ $# -ge 1 ] || usage
+    case $1 in -*) usage ;; *.json) TASK=$(realpath "$1") ;; *) TASK=$1 ;; esac
+    shift
+    DATA=data MODELS=models BASE=models/bert_pt GLOVE='' CONFIGS='' COPIES='' EPOCHS=''
+    while [ $# -gt 0 ]; do
+        [ $# -ge 2 ] || usage
+        case $1 in
+            --data) DATA=$2 ;;
+            --models) MODELS=$2 ;;
+            --base) BASE=$2 ;;
+            --glove) GLOVE=$2 ;;
+            --configs) CONFIGS=$2 ;;
+            --N) COPIES=$2 ;;
+            --epochs) EPOCHS=$2 ;;
+            *) usage ;;
+        esac
+        shift 2
+    done
+    cd "$ROOT"
+    DATA=$(realpath "$DATA") MODELS=$(realpath -m "$MODELS") BASE=$(realpath -m "$BASE")
+    NAME=$("$PYTHON" -c 'import sys; from rosita.errors import run_script
+from rosita.tasks import find_task
+run_script(lambda: print(find_task(sys.argv[1]).name))' "$TASK")
+    [ -n "$GLOVE" ] || GLOVE=$(find_glove)
+    choose_base_settings
+}
+
+find_glove() {
+    local found
+    for found in glove/glove.42B.300d.txt glove/glove.6B.50d; do
+        if [ -e "$found" ]; then realpath "$found" && return; fi
+    done
+    echo "error: glove/ holds no vectors; run download_glove.py" >&2
+    return 2
+}
+
+# The paper's rates for BERT-base; others for the narrow 6-layer MiniLM.
+choose_base_settings() {
+    if [ ! -e "$BASE/config.json" ]; then
+        echo "error: $BASE holds no pretrained BERT; run download_bert.py" >&2
+        exit 2
+    fi
+    if grep -q '"num_hidden_layers": 6,' "$BASE/config.json"; then
+        FT_FLAGS=(--learning_rate 5e-5 --num_train_epochs 3)
+        [ -n "$CONFIGS" ] || CONFIGS=KD/configurations/minilm
+        [ -n "$COPIES" ] || COPIES=3
+    else
+        FT_FLAGS=(--learning_rate 2e-5 --num_train_epochs 5)
+        [ -n "$CONFIGS" ] || CONFIGS=KD/configurations
+    fi
+    CONFIGS=$(realpath "$CONFIGS")
+    # -keep_heads ... of the config's shape, and the shape's name
+    read -r HEADS LAYERS FFN RANK <<<"$("$PYTHON" -c 'import json, sys
+section = json.load(open(sys.argv[1]))["default"]
+print(*[section[k] for k in ("keep_heads", "keep_layers", "ffn_hidden_dim", "emb_hidden_dim")])
+' "$CONFIGS/config_setting1.json")"
+    SHAPE=a${HEADS}_l${LAYERS}_f${FFN}_e${RANK}
+}
+
+say() { printf '\n== %s\n' "$*"; }
+
+fine_tune() {  # bert_pt -> bert_ft
+    say "fine-tune $BASE on $NAME"
+    (cd "$ROOT/Pruning" && "$PYTHON" run_glue.py --model_type bert --model_name_or_path "$BASE" \
+        --task_name "$TASK" --do_train --do_lower_case --evaluate_during_training \
+        --logging_steps 100 --per_gpu_train_batch_size 32 --data_dir "$DATA/$NAME" \
+        --output_dir "$MODELS/bert_ft/$NAME" "${FT_FLAGS[@]}")
+}
+
+augment() {  # train.tsv -> train_aug.tsv
+    say "augment $DATA/$NAME/train.tsv"
+    "$PYTHON" "$ROOT/data_augmentation.py" --pretrained_bert_model "$BASE" \
+        --glove_embs "$GLOVE" --glue_dir "$DATA" --task_name "$TASK" ${COPIES:+--N "$COPIES"}
+}
+
+score_bert_ft() {  # Taylor scores of bert_ft
+    say "score the weights of bert_ft"
+    (cd "$ROOT/Pruning" && "$PYTHON" run_glue.py --model_type bert --compute_taylor True \
+        --model_name_or_path "$MODELS/bert_ft/$NAME" --task_name "$TASK" --do_lower_case \
+        --data_dir "$DATA/$NAME")
+}
+
+score_bert_student() {  # Taylor scores of bert_student, from the distillation's gradients
+    say "score the weights of bert_student"
+    (cd "$ROOT/KD" && "$PYTHON" train.py --compute_taylor --pred_distill --do_lower_case \
+        --teacher_model "$MODELS/bert_ft/$NAME" --student_model "$MODELS/bert_student/$NAME" \
+        --task_name "$TASK" --data_dir "$DATA/$NAME" \
+        --output_dir "$MODELS/bert_student/$NAME/taylor_score")
+}
+
+prune_to_shape() {  # SOURCE TARGET: one step to the config's shape
+    say "prune $1 to $SHAPE"
+    (cd "$ROOT/Pruning" && "$PYTHON" pruning_one_step.py -model_path "$MODELS/$1" -task "$TASK" \
+        -output_dir "$MODELS/$2" -keep_heads "$HEADS" -num_layers "$LAYERS" \
+        -ffn_hidden_dim "$FFN" -emb_hidden_dim "$RANK")
+}
+
+distil() {  # CONFIG TEACHER STUDENT OUTPUT
+    say "distil: $1"
+    (cd "$ROOT/KD" && "$PYTHON" train.py --config_dir "$CONFIGS/config_$1.json" \
+        --task_name "$TASK" --do_lower_case --aug_train --teacher_model "$MODELS/$2" \
+        --student_model "$3" --data_dir "$DATA/$NAME" --output_dir "$MODELS/$4" \
+        ${EPOCHS:+--num_train_epochs "$EPOCHS"})
+}
+
+distil_bert_student() {  # bert_pt -> bert_student, taught by bert_ft
+    distil bert-student "bert_ft/$NAME" "$BASE" "bert_student/$NAME"
+}
+
+test_model() {  # MODEL: dev scores and test predictions
+    say "test $1"
+    (cd "$ROOT/KD" && "$PYTHON" test.py --student_model "$MODELS/$1" --task_name "$TASK" \
+        --do_lower_case --do_eval --do_predict --data_dir "$DATA/$NAME")
+}

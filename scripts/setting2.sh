@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Setting 2, two-stage KD: bert_ft -> bert_student -> its own one-step-pruned copy.
+source "$(dirname "$0")/common.sh"
+start "$@"
+fine_tune
+augment
+distil_bert_student
+score_bert_student
+prune_to_shape bert_student bert_student/one_step_prun
+distil setting2 "bert_student/$NAME" "$MODELS/bert_student/one_step_prun/$NAME/$SHAPE" \
+    "setting2/$NAME/$SHAPE"
+test_model "setting2/$NAME/$SHAPE"

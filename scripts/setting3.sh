@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Setting 3, two-stage KD: bert_student loses its top layers in one step, its width iteratively.
+source "$(dirname "$0")/common.sh"
+start "$@"
+fine_tune
+augment
+distil_bert_student
+say "drop the top layers of bert_student"
+(cd "$ROOT/KD" && "$PYTHON" pruning_one_step.py -model_path "$MODELS/bert_student" -task "$TASK" \
+    -output_dir "$MODELS/bert-8layer/one_step_prun" -num_layers "$LAYERS")
+CUT=$(cd "$MODELS/bert-8layer/one_step_prun/$NAME" && ls -d "a"*"_l${LAYERS}_f"*"_e-1")
+distil setting3 "bert_student/$NAME" "$MODELS/bert-8layer/one_step_prun/$NAME/$CUT" \
+    "setting3/$NAME/$SHAPE"
+test_model "setting3/$NAME/$SHAPE"

@@ -1,0 +1,109 @@
+"""Small things that many tests need: a tiny BERT folder, a tiny task, the scripts' own runner."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import BertConfig, BertModel
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+WORDS = (
+    "the a this that dog cat bird child teacher song book garden river she he they we it ran sings"
+    " reads finds sees likes slowly quickly never always red old small bright happy sad good bad"
+    " very not and but with near under house tree movie story end of is was are were"
+).split()
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+}
+
+
+def vocabulary() -> list[str]:
+    """[PAD] ..., the letters with and without ##, and `WORDS`: 100-odd pieces."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    pieces = [*letters, *(f"##{letter}" for letter in letters), *".,!?'\"-"]
+    return special + pieces + [word for word in WORDS if len(word) > 1]
+
+
+def make_bert(folder: Path, seed: int = 0, **sizes: int) -> Path:
+    """Write a random BERT without classifier, as transformers would, with vocab.txt."""
+    torch.manual_seed(seed)
+    words = vocabulary()
+    config = BertConfig(vocab_size=len(words), **(SMALL | sizes))
+    folder.mkdir(parents=True)
+    model = BertModel(config)
+    for weight in model.parameters():  # large enough for gradients and scores to differ
+        if weight.dim() > 1:
+            torch.nn.init.normal_(weight, std=0.15)
+    save_file(
+        {name: value.contiguous() for name, value in model.state_dict().items()},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    (folder / "config.json").write_text(json.dumps(config.to_dict()))
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    return folder
+
+
+def sentences(count: int, seed: int = 0) -> list[str]:
+    """Distinct random sentences over `WORDS`, of 3 to 9 words."""
+    generator = torch.Generator().manual_seed(seed)
+    found: dict[str, None] = {}
+    while len(found) < count:
+        length = int(torch.randint(3, 10, (), generator=generator))
+        picks = torch.randint(len(WORDS), (length,), generator=generator)
+        found[" ".join(WORDS[pick] for pick in picks)] = None
+    return list(found)
+
+
+def write_cola(folder: Path, train: int = 40, dev: int = 20, test: int = 10) -> Path:
+    """A tiny task in CoLA's layout: acceptable if the sentence has more letters than 25."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = sentences(train + dev + test)
+    for name, part in (("train", rows[:train]), ("dev", rows[train : train + dev])):
+        lines = [f"src\t{int(len(text) > 25)}\t\t{text}\n" for text in part]
+        (folder / f"{name}.tsv").write_text("".join(lines))
+    lines = [f"{number}\t{text}\n" for number, text in enumerate(rows[train + dev :])]
+    (folder / "test.tsv").write_text("index\tsentence\n" + "".join(lines))
+    return folder
+
+
+def run_script(
+    script: str, *arguments: object, cwd: Path = REPOSITORY, ok: bool = True
+) -> subprocess.CompletedProcess:
+    """Run a stage script as a user does; with `ok` it must succeed."""
+    command = [sys.executable, str(REPOSITORY / script), *map(str, arguments)]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=os.environ)
+    if ok:
+        assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def error_line(done: subprocess.CompletedProcess) -> str:
+    """The one line of a user's error: exit code 2, no traceback."""
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+@pytest.fixture
+def bert(tmp_path: Path) -> Path:
+    return make_bert(tmp_path / "models" / "bert_pt")
+
+
+@pytest.fixture
+def cola(tmp_path: Path) -> Path:
+    return write_cola(tmp_path / "data" / "CoLA")

@@ -1,0 +1,224 @@
+import json
+
+import pytest
+import torch
+from conftest import make_bert
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertModel
+
+from rosita.checkpoint import load_model, read_tokenizer, resolve_folder, save_model, weights_hash
+from rosita.errors import RositaError
+from rosita.pruning import Shape, prune
+from rosita.tasks import GLUE
+
+COLA = GLUE["CoLA"]
+IDS = torch.arange(5, 35).view(3, 10)
+
+
+@pytest.fixture
+def tuned(bert, tmp_path):
+    """A model folder of ours, dense, with a classifier for CoLA."""
+    torch.manual_seed(3)
+    model = load_model(bert, COLA, new_classifier=True)
+    save_model(tmp_path / "tuned", model, read_tokenizer(bert), COLA)
+    return tmp_path / "tuned"
+
+
+def reference_folder(tuned, folder, rank=-1, names="plain", keys=True, **config):
+    """The folder in the reference's format: state dict in a .bin, config with its three keys."""
+    model = load_model(tuned, COLA).eval()
+    shape = Shape(4, 3, 48, rank)
+    if rank != -1:
+        model = prune(model, shape).eval()
+    state = dict(model.state_dict())
+    if names == "gamma":
+        state = {
+            k.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+                "LayerNorm.bias", "LayerNorm.beta"
+            ): v
+            for k, v in state.items()
+        }
+    if names == "surplus":
+        state["fit_dense.weight"] = torch.zeros(5, 5)
+        state["bert.embeddings.position_ids"] = torch.arange(64)[None]
+    folder.mkdir()
+    torch.save(state, folder / "pytorch_model.bin")
+    values = {
+        "vocab_size": model.config.vocab_size, "hidden_size": 32, "num_hidden_layers": 3,
+        "num_attention_heads": 4, "intermediate_size": 48, "hidden_act": "gelu",
+        "max_position_embeddings": 64, "type_vocab_size": 2,
+        "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1,
+        "initializer_range": 0.02,
+    }  # fmt: skip
+    if keys:
+        values |= {"prun_hidden_size": 32, "prun_intermediate_size": 48, "emb_hidden_dim": rank}
+    (folder / "config.json").write_text(json.dumps(values | config))
+    (folder / "vocab.txt").write_text((tuned / "vocab.txt").read_text())
+    return model
+
+
+@pytest.mark.parametrize("rank", [-1, 8])
+@pytest.mark.parametrize("names", ["plain", "gamma", "surplus"])
+def test_a_folder_in_the_references_format_gives_logits_with_its_relu_head(
+    tuned, tmp_path, rank, names
+):
+    original = reference_folder(tuned, tmp_path / "ref", rank, names)
+    read = load_model(tmp_path / "ref", COLA).eval()
+    pooled = original.bert(IDS).pooler_output.relu()
+    expected = pooled @ original.classifier.weight.T + original.classifier.bias
+    torch.testing.assert_close(read(IDS).logits, expected)
+    without = load_model(tmp_path / "ref", COLA, classifier_activation="none").eval()
+    torch.testing.assert_close(without(IDS).logits, original(IDS).logits)
+
+
+def test_a_reference_folder_without_the_three_keys_is_not_cut(tuned, tmp_path):
+    original = reference_folder(tuned, tmp_path / "ref", keys=False)
+    read = load_model(tmp_path / "ref", COLA, classifier_activation="none").eval()
+    torch.testing.assert_close(read(IDS).logits, original(IDS).logits)
+    assert Shape.of(read.config) == Shape(4, 3, 48)
+
+
+def test_a_reference_folder_of_a_pruned_width_is_read_by_its_kept_sizes(tuned, tmp_path):
+    model = load_model(tuned, COLA)
+    scores = {
+        name.removeprefix("bert."): torch.rand_like(weight)
+        for name, weight in model.named_parameters()
+        if name.endswith("dense.weight")
+    }
+    small = prune(model, Shape(2, 2, 10, 8), scores).eval()
+    reference_folder(tuned, tmp_path / "ref")
+    torch.save(dict(small.state_dict()), tmp_path / "ref" / "pytorch_model.bin")
+    config = json.loads((tmp_path / "ref" / "config.json").read_text())
+    config |= {"num_attention_heads": 2, "prun_hidden_size": 16, "prun_intermediate_size": 10,
+               "emb_hidden_dim": 8, "num_hidden_layers": 2}  # fmt: skip
+    (tmp_path / "ref" / "config.json").write_text(json.dumps(config))
+    read = load_model(tmp_path / "ref", COLA, classifier_activation="none").eval()
+    torch.testing.assert_close(read(IDS).logits, small(IDS).logits)
+
+
+def test_a_plain_pretrained_bert_keeps_its_encoder_and_gets_a_new_classifier(bert):
+    oracle = BertModel.from_pretrained(bert).eval()
+    ours = load_model(bert, COLA, new_classifier=True).eval()
+    torch.testing.assert_close(
+        ours.bert(IDS).pooler_output, oracle(IDS, torch.ones_like(IDS)).pooler_output
+    )
+    assert ours.classifier.weight.shape == (2, 32)
+
+
+def test_what_is_saved_opens_in_transformers_with_labels_and_tokenizer(tuned):
+    ours = load_model(tuned, COLA).eval()
+    opened = AutoModelForSequenceClassification.from_pretrained(tuned).eval()
+    torch.testing.assert_close(opened(IDS).logits, ours(IDS).logits)
+    assert opened.config.id2label == {0: "0", 1: "1"}
+    text = "The dog ran, slowly."
+    theirs = AutoTokenizer.from_pretrained(tuned)(text)["input_ids"]
+    assert read_tokenizer(tuned).build().encode(text).ids == theirs
+
+
+def test_weights_hash_follows_the_weights_and_nothing_else(tuned):
+    model = load_model(tuned, COLA)
+    first = weights_hash(model.state_dict())
+    assert first == weights_hash(load_model(tuned, COLA).state_dict())
+    with torch.no_grad():
+        model.classifier.bias[0] += 1e-6
+    assert weights_hash(model.state_dict()) != first
+
+
+def change_state(folder, change):
+    state = load_file(folder / "model.safetensors")
+    change(state)
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def change_config(folder, **values):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+QUERY = "bert.encoder.layer.1.attention.self.query.weight"
+
+
+@pytest.mark.parametrize(
+    "harm, words",
+    [
+        (lambda f: change_state(f, lambda s: s.pop(QUERY)), f"lacks {QUERY}"),
+        (lambda f: change_state(f, lambda s: s.update(odd=torch.ones(2))), "surplus odd"),
+        (
+            lambda f: change_state(f, lambda s: s.update({QUERY: torch.ones(2, 2)})),
+            "has the shape [2, 2]",
+        ),
+        (lambda f: change_state(f, lambda s: s[QUERY].fill_(float("nan"))), "NaN"),
+        (
+            lambda f: change_state(f, lambda s: s.pop("classifier.weight")),
+            "not tuned on CoLA",
+        ),
+        (lambda f: change_config(f, id2label={"0": "1", "1": "0"}), "another order"),
+        (lambda f: change_config(f, model_type="gpt2"), "'gpt2'"),
+        (lambda f: change_config(f, num_attention_heads=5), "not a multiple"),
+        (lambda f: (f / "config.json").unlink(), "no config.json"),
+        (lambda f: (f / "config.json").write_text("{"), "line 1 column 2"),
+        (lambda f: (f / "model.safetensors").unlink(), "neither model.safetensors"),
+        (
+            lambda f: (f / "model.safetensors").write_bytes(
+                (f / "model.safetensors").read_bytes()[:5000]
+            ),
+            "cut off",
+        ),
+    ],
+)
+def test_a_damaged_model_folder_is_refused_with_what_is_wrong(tuned, harm, words):
+    harm(tuned)
+    with pytest.raises(RositaError) as caught:
+        load_model(tuned, COLA)
+    assert words in str(caught.value)
+
+
+def test_a_model_of_another_task_is_refused(tuned):
+    with pytest.raises(RositaError, match="2 labels, MNLI has 3"):
+        load_model(tuned, GLUE["MNLI"])
+    with pytest.raises(RositaError, match="another task"):
+        load_model(tuned, GLUE["RTE"])
+
+
+class Exploit:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return open, (str(self.target), "w")
+
+
+def test_code_in_a_pytorch_model_bin_is_not_run(tuned, tmp_path):
+    reference_folder(tuned, tmp_path / "ref")
+    torch.save({"x": Exploit(tmp_path / "owned")}, tmp_path / "ref" / "pytorch_model.bin")
+    with pytest.raises(RositaError, match="cannot be read"):
+        load_model(tmp_path / "ref", COLA)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_downloaded_name_finds_models_bert_pt(tmp_path, monkeypatch):
+    folder = make_bert(tmp_path / "models" / "bert_pt")
+    (folder / "run.json").write_text('{"model": "bert-base-uncased"}')
+    monkeypatch.chdir(tmp_path)
+    assert resolve_folder("bert-base-uncased").resolve() == folder
+    with pytest.raises(RositaError, match="download_bert.py"):
+        resolve_folder("bert-large-uncased")
+
+
+def test_saving_over_a_model_of_another_shape_never_mixes_the_two(tuned, monkeypatch):
+    import rosita.checkpoint
+
+    model = load_model(tuned, COLA)
+    small = prune(model, Shape(4, 2, 48))
+
+    def power_cut(*_args, **_kwargs):
+        raise OSError("power cut")
+
+    monkeypatch.setattr(rosita.checkpoint, "serialize", power_cut)
+    with pytest.raises(RositaError, match="power cut"):
+        save_model(tuned, small, read_tokenizer(tuned), COLA)
+    monkeypatch.undo()
+    with pytest.raises(RositaError, match="neither"):
+        load_model(tuned, COLA)  # none, and no mixture
+    save_model(tuned, small, read_tokenizer(tuned), COLA)
+    assert Shape.of(load_model(tuned, COLA).config) == Shape(4, 2, 48)

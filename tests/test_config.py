@@ -1,0 +1,127 @@
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+from rosita.config import FineTuneSettings, KDSettings, add_flags, load_config
+from rosita.errors import RositaError
+from rosita.pruning import Shape
+from rosita.tasks import GLUE, PAPER_TASKS, Task
+
+CONFIGS = sorted((REPOSITORY / "KD" / "configurations").rglob("*.json"))
+MINIMAL = {"teacher_model": "t", "student_model": "s", "output_dir": "o", "pred_distill": True}
+
+
+def write(tmp_path: Path, **sections) -> Path:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(sections))
+    return path
+
+
+def test_twelve_configs_are_shipped_and_every_one_serves_every_glue_task():
+    assert len(CONFIGS) == 12
+    checked = 0
+    for path in CONFIGS:
+        sections = json.loads(path.read_text())
+        assert set(sections) == {"default", *(name.lower() for name in PAPER_TASKS)}
+        for task in GLUE.values():
+            settings = load_config(KDSettings, task, {}, path, path.parent)
+            assert settings.data_dir.endswith(f"data/{task.name}")
+            checked += 1
+    assert checked == 108
+
+
+PUBLISHED = {  # task: learning rate, epochs, evaluation, proportion, patience (reference)
+    ("bert-student", "CoLA"): (2e-5, 5, 100, None, None),
+    ("bert-student", "MNLI"): (5e-5, 3, 500, None, None),
+    ("bert-8layer", "CoLA"): (1e-5, 10, 500, 0.2, None),
+    ("bert-8layer", "SST-2"): (2e-5, 5, 500, 0.5, None),
+    ("bert-8layer", "QNLI"): (3e-5, 3, 500, 0.2, None),
+    ("setting1", "CoLA"): (5e-5, 50, 500, None, 10),
+    ("setting2", "SST-2"): (5e-5, 10, 500, None, None),
+    ("setting3", "CoLA"): (1e-5, 50, 500, 0.1, 10),
+    ("setting3", "MNLI"): (5e-5, 5, 500, 0.1, None),
+    ("setting4", "CoLA"): (1e-5, 50, 500, 0.01, 10),
+    ("setting4", "QQP"): (3e-5, 5, 500, 0.1, None),
+}
+
+
+@pytest.mark.parametrize("config, task", PUBLISHED)
+def test_the_papers_configs_hold_the_published_values(config, task):
+    path = REPOSITORY / "KD" / "configurations" / f"config_{config}.json"
+    settings = load_config(KDSettings, GLUE[task], {}, path)
+    rate, epochs, every, proportion, patience = PUBLISHED[config, task]
+    assert (settings.learning_rate, settings.num_train_epochs) == (rate, epochs)
+    assert (settings.eval_step, settings.patience) == (every, patience)
+    if proportion:
+        assert settings.prun_period_proportion == proportion
+    if config.startswith("setting"):
+        assert settings.target == Shape(2, 8, 512, 128)
+        assert settings.repr_distill and settings.pred_distill
+
+
+def test_later_wins_default_task_json_default_json_task_command_line(tmp_path):
+    path = write(
+        tmp_path,
+        default=MINIMAL | {"learning_rate": 1e-5, "eval_step": 7, "temperature": 2},
+        mnli={"eval_step": 8},
+    )
+    settings = load_config(KDSettings, GLUE["MNLI"], {"temperature": "3"}, path)
+    assert settings.train_batch_size == 64  # the task's
+    assert settings.learning_rate == 1e-5  # the JSON's default section
+    assert settings.eval_step == 8  # the JSON's task section
+    assert settings.temperature == 3.0  # the command line
+    assert load_config(KDSettings, GLUE["CoLA"], {}, path).max_seq_length == 64
+
+
+def test_the_task_in_braces_and_paths_relative_to_kd_are_resolved(tmp_path):
+    path = write(tmp_path, default=MINIMAL | {"output_dir": "../models/x/{task}/y"})
+    settings = load_config(KDSettings, GLUE["SST-2"], {}, path, tmp_path / "KD")
+    assert Path(settings.output_dir).resolve() == tmp_path / "models/x/SST-2/y"
+
+
+@pytest.mark.parametrize(
+    "section, words",
+    [
+        ({"learning_rat": 1}, ["unknown setting 'learning_rat'", "did you mean 'learning_rate'"]),
+        ({"learning_rate": "fast"}, ["learning_rate 'fast'", "number"]),
+        ({"eval_step": 1.5}, ["eval_step 1.5"]),
+        ({"eval_step": 0, "temperature": -1}, ["eval_step 0", "temperature -1"]),
+        ({"keep_heads": 0}, ["keep_heads 0"]),
+        ({"pred_distill": False}, ["pred_distill or repr_distill"]),
+        ({"depth_or_width": "width"}, ["needs keep_heads"]),
+        ({"lr_schedule": "cosine"}, ["lr_schedule 'cosine'", "warmup_linear"]),
+    ],
+)
+def test_every_fault_of_a_config_is_named_in_one_line(tmp_path, section, words):
+    path = write(tmp_path, default=MINIMAL, cola=section)
+    with pytest.raises(RositaError) as caught:
+        load_config(KDSettings, GLUE["CoLA"], {}, path)
+    for word in words:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_task_without_a_section_needs_a_default_section(tmp_path):
+    path = write(tmp_path, cola=MINIMAL)
+    with pytest.raises(RositaError, match=r"no task 'MNLI'; it has \['cola'\]"):
+        load_config(KDSettings, GLUE["MNLI"], {}, path)
+    own = Task(name="Mine", labels=("a", "b"), metric="accuracy", text_columns=(0,))
+    path = write(tmp_path, default=MINIMAL)
+    assert load_config(KDSettings, own, {}, path).data_dir.endswith("data/Mine")
+
+
+def test_a_file_that_is_no_json_is_named_with_line_and_column(tmp_path):
+    (tmp_path / "c.json").write_text('{"default": {\n  "a": }\n}')
+    with pytest.raises(RositaError, match="line 2 column 8"):
+        load_config(KDSettings, GLUE["CoLA"], {}, tmp_path / "c.json")
+
+
+def test_switches_stand_alone_or_take_true_and_false():
+    parser = argparse.ArgumentParser()
+    add_flags(parser, FineTuneSettings)
+    line = "--model_name_or_path m --do_train --is_prun False --compute_taylor True"
+    settings = load_config(FineTuneSettings, GLUE["CoLA"], vars(parser.parse_args(line.split())))
+    assert settings.do_train and settings.compute_taylor and not settings.is_prun

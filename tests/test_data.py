@@ -1,0 +1,194 @@
+import numpy as np
+import pytest
+import torch
+from conftest import make_bert, sentences, write_cola
+from transformers import BertTokenizer
+
+from rosita.checkpoint import read_tokenizer
+from rosita.data import Sampler, batches_by_length, encode_file
+from rosita.errors import RositaError
+from rosita.tasks import GLUE, Task, find_task
+from rosita.tsv import TsvFile
+
+
+@pytest.fixture
+def tokenizer(bert):
+    return read_tokenizer(bert).build()
+
+
+def test_token_ids_are_those_of_transformers_bert_tokenizer(bert, cola, tokenizer):
+    oracle = BertTokenizer.from_pretrained(bert)
+    encoded = encode_file(cola / "train.tsv", GLUE["CoLA"], tokenizer, 8)
+    texts = [row.texts[0] for row in TsvFile(cola / "train.tsv", GLUE["CoLA"]).rows()]
+    expected = oracle(texts, truncation=True, max_length=8)["input_ids"]
+    for row, ids in enumerate(expected):
+        part = encoded.ids[encoded.offsets[row] : encoded.offsets[row + 1]]
+        assert part.tolist() == ids
+
+
+def test_pairs_are_cut_longest_first_with_token_types_of_transformers(bert, tmp_path, tokenizer):
+    oracle = BertTokenizer.from_pretrained(bert)
+    first, second = sentences(30, 1), sentences(30, 2)
+    pairs = zip(first, second, strict=True)
+    rows = [f"{i}\t{a}\t{b}\tentailment" for i, (a, b) in enumerate(pairs)]
+        f"{i}\t{a}\t{b}\tentailment" for i, (a, b) in enumerate(zip(first, second, strict=True))
+    ]
+    path = tmp_path / "train.tsv"
+    path.write_text("\n".join(["index\tsentence1\tsentence2\tlabel", *rows]) + "\n")
+    encoded = encode_file(path, GLUE["RTE"], tokenizer, 12)
+    batch = encoded.batch(np.arange(30))
+    expected = oracle(
+        first, second, truncation="longest_first", max_length=12, padding=True, return_tensors="pt"
+    )
+    for name, value in batch.inputs.items():
+        torch.testing.assert_close(value, expected[name], msg=name)
+
+
+def test_the_cache_is_used_for_the_same_and_never_for_other_content(cola, tokenizer, monkeypatch):
+    task = GLUE["CoLA"]
+    first = encode_file(cola / "dev.tsv", task, tokenizer, 32)
+    import rosita.data
+
+    monkeypatch.setattr(rosita.data, "_encode_rows", None)  # a second encoding would fail
+    again = encode_file(cola / "dev.tsv", task, tokenizer, 32)
+    assert np.array_equal(first.ids, again.ids)
+    monkeypatch.undo()
+    (cola / "dev.tsv").write_text("x\t1\t\tthe dog ran\n")
+    assert len(encode_file(cola / "dev.tsv", task, tokenizer, 32)) == 1
+    assert len(encode_file(cola / "train.tsv", task, tokenizer, 4).ids) < len(
+        encode_file(cola / "train.tsv", task, tokenizer, 32).ids
+    )
+
+
+def sampler(tmp_path, rows=(23, 40), size=4, seed=7) -> Sampler:
+    folder = make_bert(tmp_path / "bert")
+    built = read_tokenizer(folder).build()
+    files = [
+        encode_file(
+            write_cola(tmp_path / str(count), train=count) / "train.tsv", GLUE["CoLA"], built, 32
+        )
+        for count in rows
+    ]
+    return Sampler(files, size, seed)
+
+
+def test_an_epoch_visits_every_row_of_every_subset_once(tmp_path):
+    made = sampler(tmp_path)
+    seen: dict[int, list[int]] = {}
+    steps = list(made.epoch(0))
+    for file, rows in steps:
+        seen.setdefault(len(file), []).extend(rows.tolist())
+    assert {count: sorted(rows) for count, rows in seen.items()} == {
+        23: list(range(23)),
+        40: list(range(40)),
+    }
+    assert len(steps) == made.steps_per_epoch == 6 + 10
+
+
+def test_an_epoch_can_be_resumed_at_any_step_and_differs_from_the_next(tmp_path):
+    made = sampler(tmp_path)
+    whole = [rows.tolist() for _, rows in made.epoch(3)]
+    for start in range(len(whole) + 1):
+        assert [rows.tolist() for _, rows in made.epoch(3, start)] == whole[start:]
+    assert [rows.tolist() for _, rows in made.epoch(4)] != whole
+
+
+def test_bucketing_pads_less_than_half_of_what_random_batches_pad(tmp_path):
+    made = sampler(tmp_path, rows=(400,), size=8)
+    lengths = made.files[0].lengths()
+
+    def padding(batches):
+        return sum(lengths[rows].max() * len(rows) - lengths[rows].sum() for rows in batches)
+
+    order = np.random.default_rng(0).permutation(400)
+    random = [order[begin : begin + 8] for begin in range(0, 400, 8)]
+    assert padding([rows for _, rows in made.epoch(0)]) < 0.5 * padding(random)
+
+
+def test_evaluation_batches_hold_every_row_once(tmp_path):
+    file = sampler(tmp_path, rows=(40,)).files[0]
+    rows = np.concatenate(list(batches_by_length(file, 60)))
+    assert sorted(rows.tolist()) == list(range(40))
+
+
+def test_quotes_crlf_bom_and_blank_lines_at_the_end_are_read(tmp_path, tokenizer):
+    path = tmp_path / "train.tsv"
+    path.write_bytes(b'\xef\xbb\xbfa\t1\t\t"the dog\r\nb\t0\t\tthe cat"\r\n\r\n\r\n')
+    rows = list(TsvFile(path, GLUE["CoLA"]).rows())
+    assert [row.texts[0] for row in rows] == ['"the dog', 'the cat"']
+    assert len(encode_file(path, GLUE["CoLA"], tokenizer, 32)) == 2
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b"", "no rows"),
+        (b"a\t1\t\tx\n\nb\t1\t\ty\n", "line 2 is blank"),
+        (b"a\t1\t\tx\nb\t1\n", "line 2: 2 columns"),
+        (b"a\tyes\t\tx\n", "label 'yes' is not one of 0, 1"),
+        (b"a\t1\t\tx\nb\t1\t\t\xff\n", "line 2 is not UTF-8"),
+        (b"a\t1\t\tx\0\n", "line 1 has a NUL"),
+        (b"a\t1\t\t" + b"x" * 1_000_001, "longer than 1 MB"),
+        (b"only\tthree\tcolumns\n", "another task's file"),
+    ],
+)
+def test_faults_of_a_tsv_name_the_file_the_line_and_the_fault(tmp_path, tokenizer, content, words):
+    path = tmp_path / "train.tsv"
+    path.write_bytes(content)
+    with pytest.raises(RositaError, match="train.tsv") as caught:
+        encode_file(path, GLUE["CoLA"], tokenizer, 32)
+    assert words in str(caught.value)
+    assert not list((tmp_path / "cache").glob("*"))  # nothing half-written
+
+
+def test_short_rows_of_qqp_are_skipped_and_counted(tmp_path, tokenizer, capsys):
+    path = tmp_path / "train.tsv"
+    head = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
+    path.write_text(head + "1\t2\t3\tthe dog\tthe cat\t1\n4\t5\t6\tthe dog\n7\t8\t9\ta\tb\t0\n")
+    encoded = encode_file(path, GLUE["QQP"], tokenizer, 32)
+    assert len(encoded) == 2 and encoded.skipped == 1
+    assert "1 rows too short were skipped" in capsys.readouterr().out
+
+
+def test_pieces_of_a_split_file_are_read_with_and_without_a_header(tmp_path, tokenizer):
+    head = "sentence\tlabel"
+    (tmp_path / "train_aug0.tsv").write_text(f"{head}\nthe dog\t1\nthe cat\t0\n")
+    (tmp_path / "train_aug1.tsv").write_text("the bird\t1\na child\t0\n")
+    for name in ("train_aug0.tsv", "train_aug1.tsv"):
+        encoded = encode_file(tmp_path / name, GLUE["SST-2"], tokenizer, 32, train_header=head)
+        assert encoded.labels.tolist() == [1, 0]
+
+
+def test_a_task_of_the_users_own_reads_columns_by_name(tmp_path, tokenizer):
+    (tmp_path / "my.json").write_text(
+        '{"name": "Mood", "labels": ["glum", "merry"], "metric": "accuracy",'
+        ' "text_columns": ["text"], "label_column": "mood", "train_file": "t.tsv"}'
+    )
+    (tmp_path / "t.tsv").write_text("id\tmood\ttext\n1\tmerry\tthe dog ran\n2\tglum\ta cat\n")
+    task = find_task(str(tmp_path / "my.json"))
+    encoded = encode_file(tmp_path / "t.tsv", task, tokenizer, 32)
+    assert encoded.labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "change, word",
+    [
+        ('"labels": ["a"]', "two or more"),
+        ('"labels": "regression"', "pearson_and_spearman"),
+        ('"colour": 1', "unknown key 'colour'"),
+        ('"text_columns": []', "text_columns"),
+    ],
+)
+def test_faults_of_a_task_file_are_named(tmp_path, change, word):
+    values = '"name": "T", "labels": ["a", "b"], "metric": "accuracy", "text_columns": [0]'
+    (tmp_path / "t.json").write_text("{" + values + ", " + change + "}")
+    with pytest.raises(RositaError, match=word):
+        find_task(str(tmp_path / "t.json"))
+
+
+def test_task_names_of_any_case_and_short_forms_are_accepted():
+    assert find_task("sst-2") is find_task("SST") is GLUE["SST-2"]
+    assert find_task("stsb") is GLUE["STS-B"]
+    with pytest.raises(RositaError, match="did you mean 'CoLA'"):
+        find_task("colaa")
+    assert isinstance(GLUE["MNLI"], Task) and len(GLUE) == 9

@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL
+
+from rosita import RositaConfig, RositaForSequenceClassification
+from rosita.data import Batch
+from rosita.distillation import (
+    DistillationLoss,
+    LabelLoss,
+    layer_map,
+    prediction_loss,
+    representation_loss,
+)
+
+
+def test_prediction_loss_equals_the_formula_in_float64():
+    generator = np.random.default_rng(0)
+    student, teacher = generator.normal(size=(2, 5, 3))
+    expected = 0.0
+    for s, t in zip(student / 2.0, teacher / 2.0, strict=True):
+        soft = np.exp(t) / np.exp(t).sum()
+        expected += -(soft * (s - np.log(np.exp(s).sum()))).mean()
+    actual = prediction_loss(torch.tensor(student), torch.tensor(teacher), temperature=2.0)
+    assert actual.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_layer_map_is_that_of_the_paper():
+    assert layer_map(12, 8) == [0, 1, 3, 4, 6, 7, 9, 10, 12]
+    assert layer_map(6, 4) == [0, 1, 3, 4, 6]
+    assert layer_map(12, 4) == [0, 3, 6, 9, 12]
+    assert layer_map(8, 8) == list(range(9))
+
+
+def test_representation_loss_is_the_sum_over_layers_of_the_mse_at_real_tokens():
+    generator = torch.Generator().manual_seed(0)
+    student = tuple(torch.randn(2, 5, 4, generator=generator) for _ in range(3))
+    teacher = tuple(torch.randn(2, 5, 4, generator=generator) for _ in range(5))
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
+    expected = 0.0
+    for state, index in zip(student, (0, 2, 4), strict=True):
+        for row, length in ((0, 5), (1, 2)):
+            error = state[row, :length].double() - teacher[index][row, :length].double()
+            expected += (error**2).mean(dim=-1).sum().item()
+    assert representation_loss(student, teacher, mask).item() == pytest.approx(expected)
+
+
+def model(seed: int, num_labels: int = 2) -> RositaForSequenceClassification:
+    torch.manual_seed(seed)
+    config = RositaConfig(vocab_size=50, num_labels=num_labels, **SMALL)
+    return RositaForSequenceClassification(config).eval()
+
+
+def batch(padding: int = 0, labels=(0, 1, 1)) -> Batch:
+    """Rows of 6, 4 and 3 tokens, padded to 6 + padding."""
+    lengths = (6, 4, 3)
+    ids = torch.zeros(3, 6 + padding, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, length in enumerate(lengths):
+        ids[row, :length] = torch.arange(5 + row, 5 + row + length)
+        mask[row, :length] = 1
+    inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
+    return Batch(inputs, torch.tensor(labels), np.arange(3), 13)
+
+
+@pytest.mark.parametrize("objective", ["label", "distil"])
+def test_losses_do_not_change_with_padding(objective):
+    student = model(1)
+    made = LabelLoss() if objective == "label" else DistillationLoss(model(0), True, True)
+    short, long = made.losses(student, batch()), made.losses(student, batch(padding=9))
+    for name, loss in short.items():
+        torch.testing.assert_close(long[name].total, loss.total)
+
+
+def test_a_student_equal_to_its_teacher_has_no_representation_loss():
+    found = DistillationLoss(model(0), True, True).losses(model(0), batch())
+    assert found["representation"].total.item() == 0
+    assert found["representation"].unit == "tokens" and found["prediction"].unit == "rows"
+
+
+def test_regression_learns_the_gold_label_and_the_teachers_hidden_states():
+    objective = DistillationLoss(model(0, num_labels=1), True, True)
+    student, gold = model(1, num_labels=1), batch(labels=(0.5, 2.0, 4.5))
+    found = objective.losses(student, gold)
+    error = student(**gold.inputs).logits.squeeze(-1) - gold.labels
+    assert found["prediction"].total.item() == pytest.approx(error.square().sum().item())
+    assert found["representation"].total.item() > 0
+
+
+def test_the_teacher_teaches_in_evaluation_mode_and_gets_no_gradient():
+    teacher, student = model(0).train(), model(1)
+    objective = DistillationLoss(teacher, True, True)
+    assert not teacher.training
+    losses = objective.losses(student, batch())
+    sum(loss.total for loss in losses.values()).backward()
+    assert all(weight.grad is None for weight in teacher.parameters())
+    assert all(weight.grad is not None for weight in student.parameters())

@@ -1,0 +1,85 @@
+import pytest
+import torch
+from conftest import SMALL
+from transformers import AutoModelForSequenceClassification, BertConfig
+from transformers import BertForSequenceClassification as Bert
+
+from rosita import RositaConfig, RositaForSequenceClassification
+
+
+def twins(num_labels: int = 3) -> tuple[Bert, RositaForSequenceClassification]:
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=60, num_labels=num_labels, **SMALL)
+    bert = Bert(config).eval()
+    values = {name: value for name, value in config.to_dict().items() if name != "model_type"}
+    ours = RositaForSequenceClassification(RositaConfig(**values)).eval()
+    ours.load_state_dict(bert.state_dict())
+    return bert, ours
+
+
+def inputs() -> dict[str, torch.Tensor]:
+    ids = torch.randint(5, 60, (4, 11), generator=torch.Generator().manual_seed(1))
+    mask, types = torch.ones_like(ids), torch.zeros_like(ids)
+    mask[1, 6:], mask[3, 2:] = 0, 0
+    types[:, 5:] = 1
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+
+
+def test_dense_rosita_gives_the_logits_and_hidden_states_of_transformers_bert():
+    bert, ours = twins()
+    expected = bert(**inputs(), output_hidden_states=True)
+    actual = ours(**inputs(), output_hidden_states=True)
+    torch.testing.assert_close(actual.logits, expected.logits)
+    mask = inputs()["attention_mask"].bool()
+    for mine, theirs in zip(actual.hidden_states, expected.hidden_states, strict=True):
+        torch.testing.assert_close(mine[mask], theirs[mask])
+
+
+@pytest.mark.parametrize("num_labels", [1, 3])
+def test_dense_rosita_gives_the_loss_and_gradients_of_transformers_bert(num_labels):
+    bert, ours = twins(num_labels)
+    labels = torch.tensor([0.5, 1.0, 3.0, 2.0]) if num_labels == 1 else torch.tensor([0, 2, 1, 1])
+    expected, actual = bert(**inputs(), labels=labels), ours(**inputs(), labels=labels)
+    torch.testing.assert_close(actual.loss, expected.loss)
+    expected.loss.backward()
+    actual.loss.backward()
+    theirs = dict(bert.named_parameters())
+    for name, weight in ours.named_parameters():
+        torch.testing.assert_close(weight.grad, theirs[name].grad, msg=name)
+
+
+def test_token_types_left_out_are_all_zero():
+    _, ours = twins()
+    given = inputs()
+    zero = given | {"token_type_ids": torch.zeros_like(given["input_ids"])}
+    del given["token_type_ids"]
+    torch.testing.assert_close(ours(**given).logits, ours(**zero).logits)
+
+
+def test_relu_head_equals_a_classifier_that_never_sees_negative_pooled_values():
+    _, ours = twins()
+    pooled = ours.bert(**inputs()).pooler_output
+    ours.config.classifier_activation = "relu"
+    expected = pooled.clamp(min=0) @ ours.classifier.weight.T + ours.classifier.bias
+    torch.testing.assert_close(ours(**inputs()).logits, expected)
+
+
+def test_rosita_of_the_paper_has_14_474_754_parameters():
+    config = RositaConfig(
+        num_hidden_layers=8,
+        num_attention_heads=2,
+        prun_hidden_size=128,
+        prun_intermediate_size=512,
+        emb_hidden_dim=128,
+    )
+    with torch.device("meta"):
+        model = RositaForSequenceClassification(config)
+    assert sum(weight.numel() for weight in model.parameters()) == 14_474_754
+
+
+def test_auto_classes_open_a_saved_folder(tmp_path):
+    _, ours = twins()
+    ours.save_pretrained(tmp_path)
+    opened = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    assert type(opened) is RositaForSequenceClassification
+    torch.testing.assert_close(opened(**inputs()).logits, ours(**inputs()).logits)

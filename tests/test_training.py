@@ -1,0 +1,223 @@
+import copy
+import math
+
+import pytest
+import torch
+from conftest import make_bert, write_cola
+
+from rosita.checkpoint import load_model, read_tokenizer
+from rosita.config import KDSettings
+from rosita.data import Sampler, encode_file
+from rosita.distillation import DistillationLoss, LabelLoss
+from rosita.errors import RositaError
+from rosita.evaluation import Scores
+from rosita.pruning import PruningSchedule, Shape
+from rosita.tasks import GLUE
+from rosita.training import Interrupted, Plan, Training, start_accelerator
+
+COLA = GLUE["CoLA"]
+
+
+class Bench:
+    """A tiny model and task, and runs of the loop over them."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        bert = make_bert(folder / "bert")
+        self.model = load_model(bert, COLA, new_classifier=True)
+        write_cola(folder / "data")
+        path = folder / "data" / "train.tsv"
+        self.file = encode_file(path, COLA, read_tokenizer(bert).build(), 32)
+        self.saved = []
+
+    def training(self, name="run", plan=None, objective=None, evaluate=None, batch=8, **settings):
+        defaults = {"save_state_steps": 1000, "num_train_epochs": 2.0, "learning_rate": 1e-3}
+        made = KDSettings(
+            output_dir="o", teacher_model="t", student_model="s", pred_distill=True,
+            **(defaults | settings),
+        )  # fmt: skip
+        plan = Plan(made, micro_batch_size=batch, **(plan or {}))
+        return Training(
+            copy.deepcopy(self.model), objective or LabelLoss(), Sampler([self.file], batch, 1),
+            plan, start_accelerator(made), self.folder / name, evaluate,
+            lambda model, step: self.saved.append((step, str(Shape.of(model.config)))),
+        )  # fmt: skip
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return Bench(tmp_path)
+
+
+def weights(training):
+    return {name: value.clone() for name, value in training.student.state_dict().items()}
+
+
+def assert_equal(first, second):
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        torch.testing.assert_close(value, second[name], rtol=0, atol=0, msg=name)
+
+
+class Dev:
+    """Scores that are given, one per evaluation; the last one repeats."""
+
+    def __init__(self, *values):
+        self.values = list(values)
+
+    def __call__(self, model):
+        value = self.values.pop(0) if len(self.values) > 1 else self.values[0]
+        return Scores(value, "matthews", {"matthews": value})
+
+
+def teacher_loss(bench, seed=9):
+    torch.manual_seed(seed)
+    teacher = copy.deepcopy(bench.model)
+    for weight in teacher.parameters():
+        torch.nn.init.normal_(weight, std=0.2)
+    return DistillationLoss(teacher, True, True)
+
+
+WIDTH = {"lr_schedule": "warmup_linear"}
+
+
+def width_plan(bench, steps=8):
+    return WIDTH | {
+        "schedule": PruningSchedule.plan(bench.model.config, Shape(2, 3, 20, 8), "width", steps)
+    }
+
+
+@pytest.mark.parametrize("iterative", [False, True])
+@pytest.mark.parametrize("stop_at", [1, 4, 7])
+def test_a_run_cut_off_and_resumed_ends_with_bitwise_the_same(bench, iterative, stop_at):
+    plan = width_plan(bench) if iterative else {}
+    whole = bench.training("whole", plan, teacher_loss(bench), Dev(0.1, 0.3, 0.2), eval_step=3)
+    expected = whole.run()
+
+    dev = Dev(0.1, 0.3, 0.2)
+    first = bench.training("cut", plan, teacher_loss(bench), dev, eval_step=3)
+    after_step = first._after_step
+
+    def cut(step, bar):
+        after_step(step, bar)
+        if step == stop_at:
+            first.save_state()
+            raise Interrupted
+
+    first._after_step = cut
+    with pytest.raises(Interrupted):
+        first.run()
+    torch.manual_seed(12345)  # another process has another random state
+    second = bench.training("cut", plan, teacher_loss(bench), dev, eval_step=3)
+    torch.rand(17)
+    progress = second.run()
+    assert_equal(weights(second), weights(whole))
+    assert progress.best == expected.best
+    assert progress.history == expected.history
+
+
+def test_accumulating_micro_batches_gives_the_losses_and_weights_of_the_whole_batch(bench):
+    for module in bench.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if hasattr(module, "dropout_prob"):
+            module.dropout_prob = 0.0
+    objective = teacher_loss(bench)
+    whole = bench.training("a", {}, objective)
+    split = bench.training("b", {}, objective)
+    split.plan.micro_batch_size = 3  # 3 + 3 + 2 rows: uneven, and padded differently
+    first, second = whole.run(), split.run()
+    for mine, theirs in zip(first.history, second.history, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-4)
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(value, weights(split)[name], rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_scoring_changes_no_weight(bench):
+    before = {name: value.clone() for name, value in bench.model.state_dict().items()}
+    training = bench.training("score", {"update": False})
+    training.run()
+    assert_equal(weights(training), before)
+    assert training.importance.steps == training.total_steps == 10
+
+
+def test_the_rate_warms_up_linearly_and_decays_to_zero(bench):
+    plan = {"lr_schedule": "warmup_linear", "warmup_steps": 2}
+    training = bench.training("rate", plan)
+    assert training.total_steps == 10
+    rates = [training.rate(done) for done in range(11)]
+    expected = [0, 0.5, 1] + [(10 - done) / 8 for done in range(3, 11)]
+    assert rates == pytest.approx([1e-3 * value for value in expected])
+
+
+def test_after_a_pruning_the_rate_goes_on_from_where_it_was_and_ends_at_zero(bench):
+    training = bench.training("anchor", {"lr_schedule": "warmup_linear"})
+    training.progress.anchor_step, training.progress.anchor_rate = 4, 6e-4
+    assert training.rate(4) == pytest.approx(6e-4)
+    assert training.rate(7) == pytest.approx(3e-4)
+    assert training.rate(10) == 0
+
+
+def test_a_constant_rate_stays_through_prunings(bench):
+    training = bench.training("none", {"lr_schedule": "none"})
+    training.progress.anchor_step, training.progress.anchor_rate = 4, 1e-3
+    assert [training.rate(done) for done in (0, 5, 10)] == [1e-3] * 3
+
+
+def test_only_models_of_the_final_shape_are_candidates_whatever_their_score(bench):
+    dev = Dev(0.9, 0.8, -0.5, -0.7)  # the first two come before the last pruning
+    training = bench.training("best", width_plan(bench, 6) | {"eval_step": 2},
+                              teacher_loss(bench), dev)  # fmt: skip
+    progress = training.run()
+    assert progress.best["score"] == -0.5 and progress.best["shape"] == "a2_l3_f20_e8"
+    assert bench.saved == [(None, "a2_l3_f20_e8")]
+
+
+def test_iterative_pruning_visits_the_schedule_and_prunes_with_the_scores_so_far(bench):
+    training = bench.training("visit", width_plan(bench), teacher_loss(bench), Dev(0.1))
+    shapes = [(e["step"], e["shape"]) for e in training.run().history if "score" not in e
+              and "shape" in e]  # fmt: skip
+    assert shapes == [(4, "a3_l3_f34_e20"), (8, "a2_l3_f20_e8")]
+
+
+def test_a_run_that_ends_before_its_final_shape_is_an_error(bench):
+    training = bench.training("short", width_plan(bench), teacher_loss(bench), Dev(0.1),
+                              max_steps=5)  # fmt: skip
+    with pytest.raises(RositaError, match="before a2_l3_f20_e8 was reached"):
+        training.run()
+    assert bench.saved == []
+
+
+def test_patience_stops_after_that_many_epochs_without_a_gain(bench):
+    plan = {"eval_step": 1, "patience": 0.6}  # 3 of the 5 steps of an epoch
+    progress = bench.training("patience", plan, evaluate=Dev(0.1, 0.2, 0.15)).run()
+    assert progress.step == 5 and progress.best["step"] == 2
+
+
+def test_the_model_is_evaluated_at_the_end_once(bench):
+    for every, steps in ((4, [4, 8, 10]), (5, [5, 10]), (None, [10])):
+        progress = bench.training(f"end{every}", {"eval_step": every}, evaluate=Dev(0.1)).run()
+        assert [entry["step"] for entry in progress.history if "score" in entry] == steps
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_batch_and_rate(bench):
+    class Broken(LabelLoss):
+        calls = 0
+
+        def losses(self, model, batch):
+            found = super().losses(model, batch)
+            self.calls += 1
+            if self.calls == 7:
+                found["label"].total = found["label"].total * math.inf
+            return found
+
+    training = bench.training("nan", {}, Broken(), Dev(0.1))
+    with pytest.raises(RositaError, match=r"at step 7 \(epoch 2, batch 2\), learning rate"):
+        training.run()
+    assert bench.saved == []
+
+
+def test_training_reduces_the_loss_on_a_learnable_task(bench):
+    training = bench.training("learn", {}, num_train_epochs=60.0)
+    losses = [e["loss_label"] for e in training.run().history if "loss_label" in e]
+    assert losses[-1] < 0.5 * losses[0]
