@@ -22,6 +22,7 @@ from rosita.importance import save_scores
 from rosita.model import RositaForSequenceClassification
 from rosita.provenance import require_finished
 from rosita.pruning import PruningSchedule
+from rosita.runtime import start_accelerator
 from rosita.stage import (
     dev_scores,
     finish,
@@ -32,7 +33,7 @@ from rosita.stage import (
     train_file_names,
 )
 from rosita.tasks import Task, find_task
-from rosita.training import Plan, Training, start_accelerator, total_steps
+from rosita.training import Plan, Training, total_steps
 
 
 def main(argv: list[str] | None = None, subsets: bool = False) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from rosita.files import atomic_write
 from rosita.importance import CUT_MATRICES, TaylorImportance
 from rosita.model import RositaConfig, RositaForSequenceClassification
 from rosita.pruning import PruningSchedule, Shape, build_model, prune, shaped_config
+from rosita.runtime import build_optimizer, stop_on_signal
 
 CHECK_STEPS = 20  # losses are read from the device, and checked, this often at least
 LOGGED_POINTS = 200  # points of the loss curve that run.json and TensorBoard get
@@ -61,24 +61,6 @@ class Progress:
 
 class Interrupted(KeyboardInterrupt):
     """SIGTERM or SIGINT came; the state is saved."""
-
-
-def start_accelerator(settings: LoopSettings) -> Accelerator:
-    """Device, precision and processes of this run; seeds torch."""
-    precision = settings.precision
-    if precision == "auto":
-        precision = "bf16" if _has_bf16(settings.no_cuda) else "fp32"
-    accelerator = Accelerator(
-        cpu=settings.no_cuda, mixed_precision="no" if precision == "fp32" else precision
-    )
-    torch.manual_seed(settings.seed + accelerator.process_index)
-    return accelerator
-
-
-def _has_bf16(no_cuda: bool) -> bool:
-    if torch.cuda.is_available() and not no_cuda:
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 class Training:
@@ -428,41 +410,3 @@ def total_steps(settings: LoopSettings, sampler: Sampler) -> int:
     """Optimizer steps of the whole run."""
     steps = math.ceil(settings.num_train_epochs * sampler.steps_per_epoch)
     return min(steps, settings.max_steps) if settings.max_steps > 0 else steps
-
-
-def build_optimizer(model: nn.Module, settings: LoopSettings) -> torch.optim.AdamW:
-    """AdamW, fused; no weight decay on biases and LayerNorm."""
-    groups = [
-        {
-            "params": [
-                weight
-                for name, weight in model.named_parameters()
-                if (name.endswith("bias") or "LayerNorm" in name) != decays
-            ],
-            "weight_decay": settings.weight_decay if decays else 0.0,
-        }
-        for decays in (True, False)
-    ]
-    return torch.optim.AdamW(
-        groups, lr=settings.learning_rate, eps=settings.adam_epsilon, fused=True
-    )
-
-
-class _Stop:
-    requested = False
-
-
-@contextmanager
-def stop_on_signal() -> Iterator[_Stop]:
-    """Within the block SIGTERM and SIGINT only set `requested`; the loop stops at a good place."""
-    stop = _Stop()
-
-    def request(number: int, frame: object) -> None:
-        stop.requested = True
-
-    earlier = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)

@@ -31,8 +31,6 @@ def test_pairs_are_cut_longest_first_with_token_types_of_transformers(bert, tmp_
     first, second = sentences(30, 1), sentences(30, 2)
     pairs = zip(first, second, strict=True)
     rows = [f"{i}\t{a}\t{b}\tentailment" for i, (a, b) in enumerate(pairs)]
-        f"{i}\t{a}\t{b}\tentailment" for i, (a, b) in enumerate(zip(first, second, strict=True))
-    ]
     path = tmp_path / "train.tsv"
     path.write_text("\n".join(["index\tsentence1\tsentence2\tlabel", *rows]) + "\n")
     encoded = encode_file(path, GLUE["RTE"], tokenizer, 12)

@@ -12,8 +12,9 @@ from rosita.distillation import DistillationLoss, LabelLoss
 from rosita.errors import RositaError
 from rosita.evaluation import Scores
 from rosita.pruning import PruningSchedule, Shape
+from rosita.runtime import start_accelerator
 from rosita.tasks import GLUE
-from rosita.training import Interrupted, Plan, Training, start_accelerator
+from rosita.training import Interrupted, Plan, Training
 
 COLA = GLUE["CoLA"]
 

@@ -1,0 +1,148 @@
+"""Augment the training set of one task: words replaced by what fits in their place.
+
+    python data_augmentation.py --pretrained_bert_model models/bert_pt \\
+        --glove_embs glove/glove.42B.300d.txt --glue_dir data --task_name CoLA
+
+A word of one piece takes one of the M words that the masked language model puts in its place, a
+word of several pieces one of its M nearest GloVe neighbours; each with probability p, N times per
+sentence (TinyBERT's augmentation; ROSITA distils on its output).
+
+Reads   GLUE_DIR/TASK/train.tsv, a BERT folder (without masked-LM head: GloVe for every word), GloVe
+Writes  GLUE_DIR/TASK/train_aug.tsv (same columns and header), train_aug.json (how it was made);
+        with --subset_rows R also train_aug0.tsv, train_aug1.tsv, ... of R rows each;
+        cache/ (answers of the masked language model, for a second run)
+
+Cut off, the same command goes on where it was; finished, it does nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+from transformers import BertTokenizer
+
+from rosita.augmentation import CandidateFinder, Sampling, augment_rows
+from rosita.augmented_file import AugmentedFile, hold, write_subsets
+from rosita.errors import RositaError, run_script
+from rosita.files import sha256_file
+from rosita.glove import glove_hash, load_glove
+from rosita.masked_lm import (
+    AnswerCache,
+    has_masked_lm_head,
+    load_masked_lm,
+    load_tokenizer,
+    tokenizer_hash,
+    weights_hash,
+)
+from rosita.tasks import Task, find_task
+from rosita.tsv import TsvFile
+
+NO_HEAD = "none (no masked-LM head)"
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    task = find_task(args.task_name)
+    train = TsvFile(Path(args.glue_dir) / task.name / task.train_file, task)
+    rows_in = sum(1 for _ in train.rows())  # every fault of the file shows before hours of work
+    output = train.path.with_name("train_aug.tsv")
+    tokenizer = load_tokenizer(args.pretrained_bert_model)
+    settings = resolve_settings(args, task, train.path, tokenizer)
+
+    cache = output.with_name("cache")
+    with hold(cache / "augmentation.lock"):
+        augmented = AugmentedFile(output, settings)
+        if augmented.is_finished() and not args.overwrite:
+            augmented.clear_leftovers()
+            print(f"{output} is finished, nothing to do")
+        else:
+            if not args.overwrite:
+                augmented.refuse_to_overwrite()
+            finder = load_finder(args, settings, tokenizer, cache)
+            sampling = Sampling(settings["N"], args.p, args.seed)
+            grow = partial(
+                augment_rows, columns=train.text_columns, finder=finder, sampling=sampling
+            )
+            record = augmented.write(train, rows_in, grow, args.chunk_rows)
+            skipped = f" ({train.skipped} short rows skipped)" if train.skipped else ""
+            print(
+                f"{output}: {rows_in} rows{skipped} -> {record['rows_out']} rows"
+                f" in {record['seconds']} s"
+            )
+        if args.subset_rows:
+            number = write_subsets(output, args.subset_rows, train.header is not None)
+            print(f"{number} subsets of {args.subset_rows} rows: train_aug0.tsv ... beside it")
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--pretrained_bert_model", default="models/bert_pt", help="folder of a pretrained BERT")
+    add("--glove_embs", default="glove/glove.42B.300d.txt", help="text file, or npy + parquet")
+    add("--glue_dir", default="data", help="folder that holds TASK/train.tsv")
+    add("--task_name", required=True, help="a GLUE task, or the path of your own task.json")
+    add("--N", type=int, help="copies per sentence (default: the task's; CoLA 30, SST-2 20, ...)")
+    add("--M", type=int, default=15, help="candidates per word (15)")
+    add("--p", type=float, default=0.4, help="probability that a word is replaced (0.4)")
+    add("--seed", type=int, default=42)
+    add("--require_mlm", action="store_true", help="stop if the model has no masked-LM head")
+    add("--subset_rows", type=int, help="also split the result into subsets of so many rows")
+    add("--overwrite", action="store_true", help="start afresh over another run's result")
+    add("--batch_tokens", type=int, default=2048, help="padded tokens per forward pass (2048)")
+    add("--chunk_rows", type=int, default=256, help="rows between two saved states (256)")
+    args = parser.parse_args(argv)
+    for name in ("N", "M", "subset_rows", "batch_tokens", "chunk_rows"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise RositaError(f"--{name} {getattr(args, name)} must be at least 1")
+    if not 0 <= args.p <= 1:
+        raise RositaError(f"--p {args.p} must lie between 0 and 1")
+    if args.seed < 0:
+        raise RositaError(f"--seed {args.seed} must not be negative")
+    return args
+
+
+def resolve_settings(
+    args: argparse.Namespace, task: Task, train: Path, tokenizer: BertTokenizer
+) -> dict[str, object]:
+    """All that decides the result; it is saved beside it."""
+    folder = args.pretrained_bert_model
+    has_head = has_masked_lm_head(folder)
+    if not has_head and args.require_mlm:
+        raise RositaError(
+            f"{folder} has no masked-LM head (no weight cls.predictions.*); give a pretrained BERT"
+            " that has one, as `python download_bert.py` fetches, or leave out --require_mlm"
+        )
+    if not has_head:
+        print(f"{folder} has no masked-LM head: every word takes its GloVe neighbours")
+    return {
+        "task": task.name,
+        "seed": args.seed,
+        "N": args.N or task.augmentation_copies,
+        "M": args.M,
+        "p": args.p,
+        "train_sha256": sha256_file(train),
+        "model": weights_hash(folder) if has_head else NO_HEAD,
+        "tokenizer": tokenizer_hash(tokenizer),
+        "glove": glove_hash(args.glove_embs),
+    }
+
+
+def load_finder(
+    args: argparse.Namespace, settings: dict[str, object], tokenizer: BertTokenizer, cache: Path
+) -> CandidateFinder:
+    """The source of candidates, with its models in memory."""
+    glove = load_glove(args.glove_embs)
+    if settings["model"] == NO_HEAD:
+        return CandidateFinder(tokenizer, glove, args.M)
+    masked_lm = load_masked_lm(args.pretrained_bert_model, tokenizer, args.batch_tokens)
+    answers = AnswerCache(cache / "augmentation.sqlite3")
+    key = f"{settings['model']} {settings['tokenizer']}"
+    return CandidateFinder(tokenizer, glove, args.M, masked_lm, answers, key)
+
+
+if __name__ == "__main__":
+    run_script(main)

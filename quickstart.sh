@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# One command: watch a real BERT shrink. Sets everything up, then runs Setting 1 end to end.
+#
+#   ./quickstart.sh                                   on the sample task
+#   ./quickstart.sh --task CoLA                       on real GLUE data, from the internet
+#   ./quickstart.sh --task CoLA --glue_mirror DIR     from a mirror (a folder, URL or s3://)
+#
+# Run again, it resumes, or says that it is done. Its models are in models/quickstart/.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+SAMPLE=SST-2
+GLUE_TASK='' MIRROR=''
+while [ $# -gt 0 ]; do
+    case $1 in
+        --task) GLUE_TASK=${2:?--task needs a name} && shift 2 ;;
+        --glue_mirror) MIRROR=$(case ${2:?} in *://*) echo "$2" ;; *) realpath "$2" ;; esac) && shift 2 ;;
+        *) sed -n '2,8s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
+    esac
+done
+
+source scripts/environment.sh
+make_environment quickstart
+source scripts/common.sh
+
+STARTED=$SECONDS
+if [ -n "$GLUE_TASK" ]; then
+    FOLDER=$GLUE_TASK DATA_FOLDER=data
+else
+    FOLDER=sample-$SAMPLE DATA_FOLDER=data/sample
+fi
+SUMMARY=models/quickstart/summary.json
+TABLE=models/quickstart/$FOLDER/table.txt
+CLOCK=models/quickstart/$FOLDER/seconds  # of earlier runs that were cut off
+if [ -e "$TABLE" ] && grep -q "quickstart/$FOLDER/" "$SUMMARY"; then
+    cat "$TABLE"
+    echo "done already; to run it again: rm -r models/quickstart/$FOLDER"
+    exit
+fi
+mkdir -p "models/quickstart/$FOLDER"
+EARLIER=$(cat "$CLOCK" 2>/dev/null || echo 0)
+trap 'echo $((EARLIER + SECONDS - STARTED)) > "$CLOCK"' EXIT
+
+say "a real BERT (6 layers, 22.7 M parameters) and real GloVe vectors"
+"$PYTHON" download_bert.py --model all-MiniLM-L6-v2 --output_dir models/quickstart/bert_pt
+"$PYTHON" download_glove.py --name glove.6B.50d
+if [ -n "$GLUE_TASK" ]; then
+    say "GLUE data: $GLUE_TASK"
+    "$PYTHON" download_glue_data.py --data_dir data --tasks "$GLUE_TASK" ${MIRROR:+--mirror "$MIRROR"}
+else
+    say "the sample task $SAMPLE"
+    "$PYTHON" data/sample_tasks.py --tasks "$SAMPLE" --data_dir data/sample
+fi
+
+start "${GLUE_TASK:-$SAMPLE}" --data "$DATA_FOLDER" --models "models/quickstart/$FOLDER" \
+    --base models/quickstart/bert_pt --glove glove/glove.6B.50d --N 3
+fine_tune
+augment
+score_bert_ft
+prune_to_shape bert_ft one_step_prun
+distil setting1 "bert_ft/$NAME" "$MODELS/one_step_prun/$NAME/$SHAPE" "setting1/$NAME/$SHAPE"
+test_model "bert_ft/$NAME"
+test_model "setting1/$NAME/$SHAPE"
+"$PYTHON" scripts/summarize.py --task_name "$TASK" --data_dir "$DATA/$NAME" \
+    --teacher "$MODELS/bert_ft/$NAME" --student "$MODELS/setting1/$NAME/$SHAPE" \
+    --output "$SUMMARY" --seconds $((EARLIER + SECONDS - STARTED)) | tee "$TABLE.new"
+mv "$TABLE.new" "$TABLE"

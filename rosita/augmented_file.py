@@ -1,0 +1,196 @@
+"""train_aug.tsv on disk: grown chunk by chunk, resumed after a kill, split into subsets."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from rosita.errors import RositaError
+from rosita.files import atomic_write, read_json, sync_folder, write_json
+from rosita.tsv import Row, TsvFile
+
+Grow = Callable[[int, list[Row]], list[list[str]]]  # first row's number, rows -> fields of rows
+
+
+@contextmanager
+def hold(lock: Path) -> Iterator[None]:
+    """Keep other processes out of the block; `RositaError` says who is in it."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise RositaError(f"{lock.parent.parent} is being augmented by {holder}") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()}")
+        file.flush()
+        yield
+
+
+class AugmentedFile:
+    """The augmented rows of one train.tsv, made from `settings` (JSON values).
+
+    Rows go to a hidden partial file, and a small progress record says how far it is good; both
+    are flushed after each chunk. The file takes its name by one rename, and `train_aug.json`
+    beside it says what it was made from.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        self.path = path
+        self.settings = settings
+        self.record = path.with_suffix(".json")
+        self._partial = path.with_name(f".{path.name}.partial")
+        self._progress = path.with_name(f".{path.stem}.progress.json")
+
+    def is_finished(self) -> bool:
+        """Whether the file is whole, and was made from these settings."""
+        if not (self.path.exists() and self.record.exists()):
+            return False
+        same_size = read_json(self.record).get("bytes") == self.path.stat().st_size
+        return same_size and not self._differences(self.record)
+
+    def clear_leftovers(self) -> None:
+        """Remove what a kill just before the end left beside the finished file."""
+        if self._progress.exists() and not self._differences(self._progress):
+            self._partial.unlink(missing_ok=True)
+            self._progress.unlink(missing_ok=True)
+
+    def refuse_to_overwrite(self) -> None:
+        """`RositaError` if there is a file, whole or in the making, from other settings."""
+        if self._progress.exists():
+            self._compare("was begun", self._progress)
+        elif self.path.exists() and self.record.exists():
+            self._compare("is there, made", self.record)
+        elif self.path.exists():
+            raise RositaError(
+                f"{self.path} is there, but no {self.record.name} says how it was made;"
+                " replace it with --overwrite"
+            )
+
+    def _compare(self, what: str, record_path: Path) -> None:
+        if changed := self._differences(record_path):
+            raise RositaError(
+                f"{self.path} {what} from other settings or files ({'; '.join(changed)});"
+                " start afresh with --overwrite"
+            )
+
+    def _differences(self, record_path: Path) -> list[str]:
+        """The settings that a record has otherwise, each as `p 0.4, now 0.3`."""
+        record = read_json(record_path)
+        return [
+            key if len(str(value)) > 20 else f"{key} {record.get(key)}, now {value}"  # no hashes
+            for key, value in self.settings.items()
+            if record.get(key) != value
+        ]
+
+    def write(self, train: TsvFile, rows_in: int, grow: Grow, chunk_rows: int) -> dict[str, Any]:
+        """Grow the `rows_in` rows of `train` from where an earlier run was cut off; the record."""
+        state = self._last_state()
+        try:
+            if not self._is_renamed(state, rows_in):
+                self._append(state, train, rows_in, grow, chunk_rows)
+                if self.path.exists():
+                    remove_subsets(self.path)  # they are pieces of the file that goes
+                os.replace(self._partial, self.path)
+                sync_folder(self.path.parent)
+        except OSError as error:
+            raise RositaError(
+                f"cannot write {self.path}: {error.strerror or error}; make room and give the same"
+                " command again, it goes on from there"
+            ) from error
+        record = {"stage": "data_augmentation", "finished": True, **state}
+        write_json(self.record, record)
+        self._progress.unlink(missing_ok=True)
+        return record
+
+    def _last_state(self) -> dict[str, Any]:
+        """The progress record if it is of these settings and its file is there, or a fresh one."""
+        if self._progress.exists():
+            state = read_json(self._progress)
+            same = not self._differences(self._progress)
+            file = self._partial if self._partial.exists() else self.path
+            if same and file.exists() and file.stat().st_size >= state["bytes"]:
+                return state
+        return {**self.settings, "rows_in": 0, "rows_out": 0, "bytes": 0, "seconds": 0.0}
+
+    def _is_renamed(self, state: dict[str, Any], rows_in: int) -> bool:
+        """Whether an earlier run was cut off between the rename and the record."""
+        return 0 < state["rows_in"] == rows_in and not self._partial.exists()
+
+    def _append(
+        self, state: dict[str, Any], train: TsvFile, rows_in: int, grow: Grow, chunk_rows: int
+    ) -> None:
+        if state["bytes"] and not self._partial.exists():  # its file was taken away
+            state |= {"rows_in": 0, "rows_out": 0, "bytes": 0, "seconds": 0.0}
+        started = time.monotonic() - state["seconds"]
+        with (
+            open(self._partial, "ab") as file,
+            tqdm(total=rows_in, initial=state["rows_in"], unit=" rows") as bar,
+        ):
+            file.truncate(state["bytes"])  # cuts what a killed run wrote of its last chunk
+            rows = islice(train.rows(), state["rows_in"], None)
+            while chunk := list(islice(rows, chunk_rows)):
+                grown = grow(state["rows_in"], chunk)
+                lines = ["\t".join(fields) for fields in grown]
+                if not state["bytes"] and train.header is not None:
+                    lines.insert(0, train.header)
+                file.write(("\n".join(lines) + "\n").encode())
+                file.flush()
+                os.fsync(file.fileno())
+                state["rows_in"] += len(chunk)
+                state["rows_out"] += len(grown)
+                state["bytes"] = file.tell()
+                state["seconds"] = round(time.monotonic() - started, 1)
+                write_json(self._progress, state)
+                bar.update(len(chunk))
+
+
+def subset_files(path: Path) -> dict[int, Path]:
+    """The subsets beside `path` (train_aug.tsv): their numbers and files."""
+    pattern = re.compile(rf"{re.escape(path.stem)}(\d+){re.escape(path.suffix)}")
+    matches = [(pattern.fullmatch(file.name), file) for file in path.parent.iterdir()]
+    return {int(match[1]): file for match, file in sorted(matches, key=str) if match}
+
+
+def remove_subsets(path: Path) -> None:
+    """Remove all subsets of `path`, number 0 first: without it there is no set of subsets."""
+    for _, file in sorted(subset_files(path).items()):
+        file.unlink()
+
+
+def write_subsets(path: Path, rows: int, has_header: bool) -> int:
+    """Split `path` into train_aug0.tsv, train_aug1.tsv, ... of `rows` rows; their number.
+
+    Like Unix `split`: only number 0 carries the header. It is written last, so that whoever
+    finds it finds the others whole.
+    """
+    remove_subsets(path)
+    with open(path, "rb") as file:
+        first_lines = rows + has_header
+        for _ in islice(file, first_lines):
+            pass
+        number = 1
+        while line := file.readline():
+            with atomic_write(_subset(path, number), "wb") as subset:
+                subset.write(line)
+                subset.writelines(islice(file, rows - 1))
+            number += 1
+        file.seek(0)
+        with atomic_write(_subset(path, 0), "wb") as subset:
+            subset.writelines(islice(file, first_lines))
+    return number
+
+
+def _subset(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.stem}{number}{path.suffix}")

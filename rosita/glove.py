@@ -1,0 +1,146 @@
+"""GloVe vectors: read from text or from npy + parquet, nearest neighbours by cosine."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rosita.errors import RositaError
+
+FIRST_WORDS = 100_000  # the file is ordered by frequency; what comes later is mostly noise
+_BLOCK = 128  # words whose similarities to all others are computed in one matrix product
+_MARGIN = 8  # extra neighbours found in float32, so that float64 decides who is among the nearest
+_HASHED_BYTES = 1 << 20
+_HOW_TO_GET = "get it with `python download_glove.py`"
+
+
+class Glove:
+    """Word vectors and their neighbours; answers are kept per word.
+
+    `vectors` has shape (words, dimensions); rows need not be normalised.
+    """
+
+    def __init__(self, words: list[str], vectors: np.ndarray) -> None:
+        self.words = words
+        self.vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+        self.norms = np.maximum(np.linalg.norm(self.vectors.astype(np.float64), axis=1), 1e-12)
+        self.index: dict[str, int] = {}
+        for position, word in enumerate(words):
+            self.index.setdefault(word, position)
+        self._known: dict[tuple[str, int], list[str]] = {}
+
+    def neighbours(self, words: Iterable[str], count: int) -> dict[str, list[str]]:
+        """The `count` nearest words of each word by cosine, itself excluded; [] if it is unknown.
+
+        An answer does not depend on the words asked for beside it.
+        """
+        asked = dict.fromkeys(words)
+        new = [word for word in asked if word in self.index and (word, count) not in self._known]
+        for start in range(0, len(new), _BLOCK):
+            block = new[start : start + _BLOCK]
+            for word, near in zip(block, self._nearest(block, count), strict=True):
+                self._known[word, count] = near
+        return {word: self._known.get((word, count), []) for word in asked}
+
+    def _nearest(self, block: list[str], count: int) -> Iterator[list[str]]:
+        rows = [self.index[word] for word in block]
+        cosines = self.vectors[rows] @ self.vectors.T  # (block, words)
+        cosines /= self.norms.astype(np.float32)  # the asked word's own norm changes no order
+        wanted = min(count + _MARGIN, len(self.words))
+        found = torch.from_numpy(cosines).topk(wanted, dim=1).indices.numpy()
+        for word, row, near in zip(block, rows, found, strict=True):
+            near = np.sort(near)
+            near = near[[self.words[other] != word for other in near]]
+            # float32 sums differ with the block's size; float64, one word at a time, does not.
+            exact = self.vectors[near].astype(np.float64) @ self.vectors[row].astype(np.float64)
+            order = np.argsort(-exact / self.norms[near], kind="stable")[:count]
+            yield [self.words[other] for other in near[order]]
+
+
+def load_glove(path: str | Path, first_words: int = FIRST_WORDS) -> Glove:
+    """Read the first words of a text file, or of a folder with one .npy and one .parquet file.
+
+    Text: a word and its numbers per line. Parquet: the words in a column `index`, in the order of
+    the matrix's rows. Raises `RositaError` for a missing file or one of another kind.
+    """
+    files = glove_files(path)
+    if len(files) == 1:
+        words, vectors = _read_text(files[0], first_words)
+    else:
+        words, vectors = _read_matrix(*files, first_words)
+    if not np.isfinite(vectors).all():
+        raise RositaError(f"{path} holds NaN or infinite numbers; {_HOW_TO_GET} again")
+    return Glove(words, vectors)
+
+
+def glove_files(path: str | Path) -> tuple[Path, ...]:
+    """The text file, or the matrix and the words, that `path` (a file or a folder) stands for."""
+    path = Path(path)
+    if not path.exists():
+        raise RositaError(f"--glove_embs {path} does not exist; {_HOW_TO_GET}")
+    if path.is_file() and path.suffix not in (".npy", ".parquet"):
+        return (path,)
+    folder = path if path.is_dir() else path.parent
+    matrices, indexes = sorted(folder.rglob("*.npy")), sorted(folder.rglob("*.parquet"))
+    if len(matrices) == 1 and len(indexes) == 1:
+        return matrices[0], indexes[0]
+    texts = sorted(folder.glob("*.txt"))
+    if not matrices and not indexes and len(texts) == 1:
+        return (texts[0],)
+    raise RositaError(
+        f"{folder} must hold one .npy and one .parquet file, or one .txt file; it has"
+        f" {len(matrices)}, {len(indexes)} and {len(texts)}; {_HOW_TO_GET}"
+    )
+
+
+def glove_hash(path: str | Path) -> str:
+    """SHA-256 over the size and the first megabyte of each file: the whole would take minutes."""
+    digest = hashlib.sha256()
+    for file in glove_files(path):
+        digest.update(str(file.stat().st_size).encode())
+        with open(file, "rb") as content:
+            digest.update(content.read(_HASHED_BYTES))
+    return digest.hexdigest()
+
+
+def _read_text(path: Path, first_words: int) -> tuple[list[str], np.ndarray]:
+    words: list[str] = []
+    with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
+        dimensions = len(file.readline(100_000).split(" ")) - 1
+        file.seek(0)
+        if not 2 <= dimensions <= 4096:
+            raise RositaError(f"{path} line 1 is not a word and its numbers; {_HOW_TO_GET}")
+        vectors = np.empty((first_words, dimensions), dtype=np.float32)
+        for number, line in enumerate(islice(file, first_words)):
+            # From the right: some words of the larger GloVe files contain spaces.
+            word, *numbers = line.rstrip("\r\n").rsplit(" ", dimensions)
+            try:
+                vectors[number] = np.array(numbers, dtype=np.float32)
+            except ValueError:
+                fault = f"is not a word and {dimensions} numbers"
+                raise RositaError(f"{path} line {number + 1} {fault}; {_HOW_TO_GET}") from None
+            words.append(word)
+    return words, vectors[: len(words)]
+
+
+def _read_matrix(matrix: Path, index: Path, first_words: int) -> tuple[list[str], np.ndarray]:
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise RositaError(f"{index} needs pyarrow; install it with pip install pyarrow") from None
+    try:
+        column = pyarrow.parquet.read_table(index, columns=["index"]).column("index")
+        vectors = np.load(matrix, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, KeyError, EOFError, pyarrow.ArrowException) as error:
+        raise RositaError(f"cannot read {matrix} with {index}: {error}; {_HOW_TO_GET}") from None
+    if vectors.ndim != 2 or len(vectors) != len(column):
+        raise RositaError(
+            f"{matrix} has shape {vectors.shape}, but {index} has {len(column)} words;"
+            f" {_HOW_TO_GET}"
+        )
+    return column.slice(0, first_words).to_pylist(), vectors[:first_words]

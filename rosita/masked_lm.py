@@ -1,0 +1,268 @@
+"""A masked language model asked for replacements: many words of many sentences in one batch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import BertForMaskedLM, BertTokenizer
+from transformers.utils import logging as transformers_logging
+
+from rosita.errors import RositaError
+from rosita.files import sha256_file
+
+_HEAD = "cls.predictions."  # BERT's names of the masked-LM head begin so
+
+# Logits of one query in batches of different shape differ by rounding. Where the M-th and the
+# next piece are nearer than this, the query is asked again alone: the answer then depends on the
+# sentence only, not on its neighbours in the batch (BERT-base's shape differs by 1e-5 at most).
+_NEAR_TIE = 3e-4
+
+
+@dataclass(frozen=True)
+class Query:
+    """One masked place: the word-piece ids of a sentence, and which of them is hidden."""
+
+    pieces: Sequence[int]
+    place: int
+
+
+@dataclass(frozen=True)
+class SpecialPieces:
+    """Ids of the pieces that BERT's input is built with."""
+
+    cls: int
+    sep: int
+    mask: int
+    pad: int
+
+
+def load_tokenizer(folder: str | Path) -> BertTokenizer:
+    """The word-piece tokenizer of a model folder, without its truncation and padding."""
+    folder = Path(folder)
+    if not any((folder / name).is_file() for name in ("vocab.txt", "tokenizer.json")):
+        raise RositaError(
+            f"{folder} has no vocab.txt; put a pretrained BERT there with `python download_bert.py`"
+        )
+    try:
+        tokenizer = BertTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise RositaError(f"cannot read the tokenizer of {folder}: {error}") from None
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
+    return tokenizer
+
+
+def tokenizer_hash(tokenizer: BertTokenizer) -> str:
+    """SHA-256 of what decides the pieces: vocabulary, and the rules of normalisation."""
+    rules = tokenizer.backend_tokenizer.normalizer.__getstate__().decode()
+    content = json.dumps([sorted(tokenizer.get_vocab().items()), rules])
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def weight_files(folder: str | Path) -> list[Path]:
+    """The weight files of a BERT folder, safetensors first; `RositaError` if there are none."""
+    folder = Path(folder)
+    for pattern in ("*.safetensors", "pytorch_model*.bin"):
+        if files := sorted(folder.glob(pattern)):
+            return files
+    raise RositaError(
+        f"{folder} has no model.safetensors or pytorch_model.bin;"
+        " put a pretrained BERT there with `python download_bert.py`"
+    )
+
+
+def has_masked_lm_head(folder: str | Path) -> bool:
+    """Whether the weights of a BERT folder include a masked-LM head; only names are looked at."""
+    return any(name.startswith(_HEAD) for file in weight_files(folder) for name in _names(file))
+
+
+def _names(file: Path) -> list[str]:
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(file, "pt") as weights:
+                return list(weights.keys())
+        return list(torch.load(file, map_location="cpu", weights_only=True))
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
+        raise RositaError(f"cannot read {file}: {error}; download it again") from None
+    except Exception as error:  # pickle's own errors: code in the file, or no pickle at all
+        reason = type(error).__name__
+        raise RositaError(f"{file} is not a file of plain weights ({reason})") from None
+
+
+def weights_hash(folder: str | Path) -> str:
+    """SHA-256 over the SHA-256 of each weight file of a BERT folder."""
+    hashes = "".join(sha256_file(file) for file in weight_files(folder))
+    return hashlib.sha256(hashes.encode()).hexdigest()
+
+
+def masked_pair(
+    query: Query, special: SpecialPieces, max_positions: int
+) -> tuple[list[int], int, int]:
+    """`[CLS] masked sentence [SEP] original sentence [SEP]` as (ids, masked place, second half).
+
+    The last two are positions in the ids. A pair longer than `max_positions` is read through a
+    window around the masked piece, the same in both halves.
+    """
+    width = min(len(query.pieces), (max_positions - 3) // 2)
+    start = min(max(query.place - width // 2, 0), len(query.pieces) - width)
+    original = list(query.pieces[start : start + width])
+    masked = original.copy()
+    masked[query.place - start] = special.mask
+    ids = [special.cls, *masked, special.sep, *original, special.sep]
+    return ids, 1 + query.place - start, width + 2
+
+
+class MaskedLM:
+    """A pretrained BERT with its masked-LM head, in evaluation mode, fp32.
+
+    `batch_tokens` bounds the padded tokens of one forward pass.
+    """
+
+    def __init__(self, model: BertForMaskedLM, special: SpecialPieces, batch_tokens: int) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = model.eval().to(self.device)
+        self.special = special
+        self.batch_tokens = batch_tokens
+        self.max_positions = model.config.max_position_embeddings
+
+    def top_pieces(self, queries: Sequence[Query], count: int) -> np.ndarray:
+        """Ids of the `count` most probable pieces per query, ascending: (queries, count) int32.
+
+        An answer depends on its query only, not on what is asked beside it.
+        """
+        count = min(count, self.model.config.vocab_size)
+        answers = np.empty((len(queries), count), dtype=np.int32)
+        for batch in self._batches(queries):
+            logits, ids = self._read([queries[index] for index in batch], count + 1)
+            for row, index in enumerate(batch):
+                if len(batch) > 1 and self._is_near_tie(logits[row], count):
+                    _, alone = self._read([queries[index]], count + 1)
+                    ids[row] = alone[0]
+            answers[batch] = np.sort(ids[:, :count], axis=1)
+        return answers
+
+    @staticmethod
+    def _is_near_tie(logits: np.ndarray, count: int) -> bool:
+        return len(logits) > count and logits[count - 1] - logits[count] < _NEAR_TIE
+
+    def _batches(self, queries: Sequence[Query]) -> Iterator[list[int]]:
+        """Indices of queries of similar length, at most `batch_tokens` padded tokens together."""
+        lengths = [min(2 * len(query.pieces) + 3, self.max_positions) for query in queries]
+        batch: list[int] = []
+        for index in sorted(range(len(queries)), key=lengths.__getitem__):
+            if batch and (len(batch) + 1) * lengths[index] > self.batch_tokens:
+                yield batch
+                batch = []
+            batch.append(index)
+        if batch:
+            yield batch
+
+    @torch.inference_mode()
+    def _read(self, queries: list[Query], top: int) -> tuple[np.ndarray, np.ndarray]:
+        """The `top` highest logits at the masked places and their ids, each (queries, top)."""
+        pairs = [masked_pair(query, self.special, self.max_positions) for query in queries]
+        longest = max(len(ids) for ids, _, _ in pairs)
+        input_ids = torch.full((len(pairs), longest), self.special.pad)
+        for row, (ids, _, _) in enumerate(pairs):
+            input_ids[row, : len(ids)] = torch.tensor(ids)
+        positions = torch.arange(longest)
+        lengths = torch.tensor([len(ids) for ids, _, _ in pairs])
+        second = torch.tensor([start for _, _, start in pairs])
+        masked = torch.tensor([place for _, place, _ in pairs])
+
+        mask = positions < lengths[:, None]  # (queries, longest)
+        segments = (positions >= second[:, None]) & mask
+        hidden = self.model.bert(
+            input_ids=input_ids.to(self.device),
+            attention_mask=mask.long().to(self.device),
+            token_type_ids=segments.long().to(self.device),
+        ).last_hidden_state
+        # The output layer is as wide as the vocabulary: only where the answer is.
+        rows = torch.arange(len(pairs), device=self.device)
+        logits = self.model.cls(hidden[rows, masked.to(self.device)])
+        best = logits.topk(min(top, logits.shape[1]), dim=1)
+        if not torch.isfinite(best.values).all():
+            raise RositaError("the masked LM gives NaN or infinite logits: download it again")
+        return best.values.cpu().numpy(), best.indices.cpu().numpy()
+
+
+def load_masked_lm(folder: str | Path, tokenizer: BertTokenizer, batch_tokens: int) -> MaskedLM:
+    """The masked LM of a local BERT folder; a missing weight or special piece is an error."""
+    with _quiet_transformers():
+        try:
+            model, report = BertForMaskedLM.from_pretrained(
+                folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
+            )
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise RositaError(f"cannot read the model in {folder}: {error}") from None
+    if missing := sorted(report["missing_keys"]):
+        raise RositaError(f"{folder} has a masked-LM head, but no weight {missing[0]!r}")
+    if len(tokenizer) > model.config.vocab_size:
+        raise RositaError(
+            f"{folder}: the tokenizer has {len(tokenizer)} pieces, the model"
+            f" {model.config.vocab_size}; they belong to different checkpoints"
+        )
+    special = [tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id]
+    return MaskedLM(model, SpecialPieces(*special, tokenizer.pad_token_id), batch_tokens)
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No bar, and no warning about surplus weights (pooler, next sentence), which are usual."""
+    verbosity = transformers_logging.get_verbosity()
+    with_bar = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if with_bar:
+            transformers_logging.enable_progress_bar()
+
+
+class AnswerCache:
+    """Answers of a masked LM on disk, so that a second run over the same sentences reads them.
+
+    An SQLite file: runs in parallel may share it, and a kill never tears it. The keys must hold
+    all that decides an answer (weights, vocabulary, M, sentence).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._errors_in_one_line():
+            self.database = sqlite3.connect(path, timeout=300)
+            self.database.execute(
+                "CREATE TABLE IF NOT EXISTS answers (key BLOB PRIMARY KEY, ids BLOB) WITHOUT ROWID"
+            )
+
+    @contextmanager
+    def _errors_in_one_line(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise RositaError(
+                f"cannot use the cache {self.path}: {error}; it may be deleted"
+            ) from None
+
+    def get(self, key: bytes) -> np.ndarray | None:
+        """The ids kept for `key`, flat, or None."""
+        with self._errors_in_one_line():
+            row = self.database.execute("SELECT ids FROM answers WHERE key = ?", (key,)).fetchone()
+        return None if row is None else np.frombuffer(row[0], dtype=np.int32)
+
+    def put(self, answers: Iterable[tuple[bytes, np.ndarray]]) -> None:
+        """Keep all of `answers`, in one transaction."""
+        rows = [(key, ids.astype(np.int32).tobytes()) for key, ids in answers]
+        with self._errors_in_one_line(), self.database:
+            self.database.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?)", rows)

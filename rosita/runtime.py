@@ -1,0 +1,69 @@
+"""Device, precision, optimizer and signals of a run."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from rosita.config import LoopSettings
+
+
+def start_accelerator(settings: LoopSettings) -> Accelerator:
+    """Device, precision and processes of this run; seeds torch."""
+    precision = settings.precision
+    if precision == "auto":
+        precision = "bf16" if _has_bf16(settings.no_cuda) else "fp32"
+    accelerator = Accelerator(
+        cpu=settings.no_cuda, mixed_precision="no" if precision == "fp32" else precision
+    )
+    torch.manual_seed(settings.seed + accelerator.process_index)
+    return accelerator
+
+
+def _has_bf16(no_cuda: bool) -> bool:
+    if torch.cuda.is_available() and not no_cuda:
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def build_optimizer(model: nn.Module, settings: LoopSettings) -> torch.optim.AdamW:
+    """AdamW, fused; no weight decay on biases and LayerNorm."""
+    groups = [
+        {
+            "params": [
+                weight
+                for name, weight in model.named_parameters()
+                if (name.endswith("bias") or "LayerNorm" in name) != decays
+            ],
+            "weight_decay": settings.weight_decay if decays else 0.0,
+        }
+        for decays in (True, False)
+    ]
+    return torch.optim.AdamW(
+        groups, lr=settings.learning_rate, eps=settings.adam_epsilon, fused=True
+    )
+
+
+class _Stop:
+    requested = False
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[_Stop]:
+    """Within the block SIGTERM and SIGINT only set `requested`; the loop stops at a good place."""
+    stop = _Stop()
+
+    def request(number: int, frame: object) -> None:
+        stop.requested = True
+
+    earlier = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)

@@ -1,0 +1,172 @@
+"""Every command of the README runs as written, in its order, on a tiny BERT-base look-alike."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import REPOSITORY, WORDS, make_bert, sentences, write_cola
+
+from rosita.checkpoint import load_model
+from rosita.pruning import Shape
+from rosita.tasks import GLUE
+
+# 12 layers of 12 heads and 3072 FFN units, as the configs of BERT-base want them; narrow heads
+BASE_LIKE = {
+    "hidden_size": 132,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+}
+OWN_COMMANDS = ("./quickstart.sh", "./run_tests.sh")  # each has, or is, a test of its own
+
+
+def bash_blocks() -> list[str]:
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    return re.findall(r"^```bash\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def shorten(configs: Path) -> None:
+    """What a user does who has little time: edit the JSON files."""
+    for path in configs.glob("*.json"):
+        sections = json.loads(path.read_text())
+        for section in sections.values():
+            section.pop("patience", None)
+            section |= {"num_train_epochs": 1, "eval_step": 10}
+            if "depth_or_width" in sections["default"]:
+                section |= {"num_train_epochs": 2, "prun_period_proportion": 0.9}
+        path.write_text(json.dumps(sections))
+
+
+def make_sandbox(folder: Path) -> Path:
+    """A copy of the repository with tiny data, a tiny BERT and tiny vectors in place."""
+    shutil.copytree(
+        REPOSITORY,
+        folder,
+        ignore=shutil.ignore_patterns(
+            ".git", ".venv", "models", "data", "glove", "__pycache__", "*.egg-info", ".*_cache"
+        ),
+    )
+    shorten(folder / "KD" / "configurations")
+    bert = make_bert(folder / "models" / "bert_pt", **BASE_LIKE)
+    run = {"stage": "download_bert", "finished": True, "model": "bert-base-uncased"}
+    (bert / "run.json").write_text(json.dumps(run))
+    (folder / "glove").mkdir()
+    generator = torch.Generator().manual_seed(0)
+    with open(folder / "glove" / "glove.42B.300d.txt", "w") as file:
+        for word in dict.fromkeys(WORDS):
+            vector = torch.randn(5, generator=generator).tolist()
+            file.write(word + "".join(f" {value:.4f}" for value in vector) + "\n")
+    write_cola(folder / "data" / "CoLA", train=16)
+    for name, header, row in (
+        ("SST-2", "sentence\tlabel", "{text}\t{label}"),
+        ("Mood", "id\ttext\tmood", "7\t{text}\t{mood}"),
+    ):
+        (folder / "data" / name).mkdir()
+        for split, seed in (("train", 1), ("dev", 2), ("test", 3)):
+            lines = [header]
+            for number, text in enumerate(sentences(12, seed)):
+                mood = ("glum", "merry")[number % 2]
+                lines.append(row.format(text=text, label=number % 2, mood=mood))
+            (folder / "data" / name / f"{split}.tsv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def make_authors_model(sandbox: Path) -> None:
+    """A folder in the reference's format, as the authors published theirs."""
+    ours = sandbox / "models" / "setting1" / "CoLA" / "a2_l8_f512_e128"
+    folder = sandbox / "models" / "authors" / "CoLA"
+    folder.mkdir(parents=True)
+    state = load_model(ours, GLUE["CoLA"]).state_dict()
+    torch.save(dict(state), folder / "pytorch_model.bin")
+    config = json.loads((ours / "config.json").read_text())
+    for name in ("model_type", "architectures", "id2label", "label2id", "transformers_version"):
+        config.pop(name, None)
+    (folder / "config.json").write_text(json.dumps(config))
+    shutil.copy(ours / "vocab.txt", folder)
+
+
+def run_block(block: str, sandbox: Path) -> str:
+    python = Path(sys.executable)
+    environment = os.environ | {
+        "PATH": f"{python.parent}:{os.environ['PATH']}",
+        "PYTHON": str(python),
+        "PYTHONPATH": str(sandbox),  # the copy, not the installed original
+    }
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block],
+        cwd=sandbox, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory) -> tuple[Path, dict[str, str]]:
+    """Run all blocks once; what each printed."""
+    sandbox = make_sandbox(tmp_path_factory.mktemp("readme") / "rosita")
+    printed = {}
+    for block in bash_blocks():
+        if block.strip() in OWN_COMMANDS:
+            continue
+        if "models/authors" in block:
+            make_authors_model(sandbox)
+        printed[block] = run_block(block, sandbox)
+    return sandbox, printed
+
+
+def test_every_command_of_the_readme_runs_as_written(outputs):
+    assert len(outputs[1]) == 13
+
+
+def test_every_setting_ends_at_its_shape_with_a_dev_score_and_its_lineage(outputs):
+    sandbox, _ = outputs
+    expected = {
+        "bert_ft/CoLA": "a12_l12_f3072_e-1",
+        "no_kd/CoLA/a2_l8_f512_e128": "a2_l8_f512_e128",
+        "bert_student/CoLA": "a12_l12_f3072_e-1",
+        "bert-8layer/iter_depth_prun/CoLA": "a12_l8_f3072_e-1",
+        **{f"setting{n}/CoLA/a2_l8_f512_e128": "a2_l8_f512_e128" for n in (1, 2, 3, 4)},
+        "setting1_subset/CoLA/a2_l8_f512_e128": "a2_l8_f512_e128",
+        "setting1/Mood/a2_l8_f512_e128": "a2_l8_f512_e128",
+    }
+    runs = {}
+    for name, shape in expected.items():
+        folder = sandbox / "models" / name
+        run = runs[name] = json.loads((folder / "run.json").read_text())
+        assert run["finished"] and run["shape"] == shape
+        assert isinstance(run["dev_score"], float)
+        assert not (folder / "last").exists()
+        config = json.loads((folder / "config.json").read_text())
+        assert config["num_hidden_layers"] == Shape.parse(shape).keep_layers
+    teacher = runs["setting4/CoLA/a2_l8_f512_e128"]["parents"]["teacher"]["weights"]
+    assert teacher == runs["bert-8layer/iter_depth_prun/CoLA"]["weights"]
+
+
+def test_the_setting_scripts_find_what_the_commands_made_and_start_nothing(outputs):
+    block = next(block for block in outputs[1] if "scripts/setting4.sh CoLA" in block)
+    printed = outputs[1][block]
+    assert printed.count("finished already") >= 15
+    assert "tokenize" not in printed and "best dev" not in printed
+
+
+def test_result_files_of_the_reference_are_written(outputs):
+    folder = outputs[0] / "models" / "setting4" / "CoLA" / "a2_l8_f512_e128"
+    assert "matthews = " in (folder / "eval_results.txt").read_text()
+    lines = (folder / "test_results_cola.txt").read_text().splitlines()
+    assert lines[0] == "index\tprediction" and len(lines) == 11
+    assert {line.split("\t")[1] for line in lines[1:]} <= {"0", "1"}
+    submitted = outputs[0] / "models" / "submission" / "CoLA.tsv"
+    assert submitted.read_text() == (folder / "test_results_cola.txt").read_text()
+
+
+def test_the_authors_format_is_read_with_its_relu_and_says_so(outputs):
+    block = next(block for block in outputs[1] if "models/authors" in block)
+    assert "ReLU" in outputs[1][block]
