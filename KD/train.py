@@ -76,7 +76,8 @@ def main(argv: list[str] | None = None, subsets: bool = False) -> None:
         return
     training = Training(student, objective, sampler, plan, accelerator, folder,
                         dev_scores(data, settings.eval_batch_size),
-                        saver(folder, tokenizer, task))  # fmt: skip
+                        saver(folder, tokenizer, task),
+                        data.used_tokens(student.config.vocab_size))  # fmt: skip
     best = finish(run, training.run(folder / "logging"), load_model(folder, task))
     print(f"best dev {best['metric']} {best['score']:.4f} at step {best['step']}, shape"
           f" {best['shape']}; the student is in {folder}")  # fmt: skip

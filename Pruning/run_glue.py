@@ -60,7 +60,8 @@ def fine_tune(task: Task, settings: FineTuneSettings) -> None:
     sampler = Sampler(data.train, batch_rows(settings, accelerator), settings.seed)
     evaluate = dev_scores(data, settings.per_gpu_eval_batch_size)
     training = Training(model, LabelLoss(), sampler, plan, accelerator, folder, evaluate,
-                        saver(folder, tokenizer, task))  # fmt: skip
+                        saver(folder, tokenizer, task),
+                        data.used_tokens(model.config.vocab_size))  # fmt: skip
     progress = training.run(Path(settings.logging_dir or folder / "logging"))
 
     best = finish(run, progress, load_model(folder, task))

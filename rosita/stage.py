@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from torch import Tensor
 
 from rosita.checkpoint import TokenizerFiles, save_model, weights_hash
 from rosita.config import LoopSettings
@@ -21,6 +22,7 @@ from rosita.pruning import Shape, parameter_count
 from rosita.tasks import Task
 from rosita.training import Progress
 from rosita.tsv import TsvFile
+from rosita.vocabulary import used_tokens
 
 # Settings that say where and how to run, but do not change the outcome.
 _NOT_IDENTITY = {
@@ -38,6 +40,10 @@ class Data:
     task: Task
     train: list[Encoded]
     dev: Encoded
+
+    def used_tokens(self, vocab_size: int) -> Tensor:
+        """Ids of all tokens that training and the evaluation on dev can meet."""
+        return used_tokens([*self.train, self.dev], vocab_size)
 
 
 def load_data(

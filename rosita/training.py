@@ -20,11 +20,12 @@ from rosita.data import Batch, Sampler
 from rosita.distillation import Objective
 from rosita.errors import RositaError
 from rosita.evaluation import Scores
-from rosita.files import atomic_write
+from rosita.files import atomic_write, read_torch
 from rosita.importance import CUT_MATRICES, TaylorImportance
 from rosita.model import RositaConfig, RositaForSequenceClassification
 from rosita.pruning import PruningSchedule, Shape, build_model, prune, shaped_config
 from rosita.runtime import build_optimizer, stop_on_signal
+from rosita.vocabulary import Vocabulary
 
 CHECK_STEPS = 20  # losses are read from the device, and checked, this often at least
 LOGGED_POINTS = 200  # points of the loss curve that run.json and TensorBoard get
@@ -67,7 +68,8 @@ class Training:
     """One run of the loop. `run` goes on from the state in `folder`/last, if there is one.
 
     `evaluate(model)` scores the dev set; `save(model, step)` writes the best model so far, or with
-    a step an intermediate one.
+    a step an intermediate one. `used`: ids of all tokens of the data; the embedding rows of others
+    are left out of the training, which changes nothing but its speed (see `vocabulary`).
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Training:
         folder: Path,
         evaluate: Callable[[nn.Module], Scores] | None = None,
         save: Callable[[RositaForSequenceClassification, int | None], None] | None = None,
+        used: Tensor | None = None,
     ) -> None:
         self.objective = objective
         self.sampler = sampler
@@ -89,6 +92,7 @@ class Training:
         self.folder = folder
         self.evaluate = evaluate
         self.save = save
+        self.vocabulary = Vocabulary(used) if used is not None else None
         self.progress = Progress()
         self.total_steps = total_steps(plan.settings, sampler)
         self.unread: list[tuple[int, dict[str, Tensor]]] = []  # losses still on the device
@@ -135,7 +139,7 @@ class Training:
             self._log_losses(bar)
         if plan.checkpoint_steps and step % plan.checkpoint_steps == 0 and self.save:
             if self.accelerator.is_main_process:
-                self.save(self.student, step)
+                self.save(self.whole_model, step)
         if step % self.settings.save_state_steps == 0 and step < self.total_steps:
             self.save_state()
 
@@ -153,6 +157,11 @@ class Training:
         self.progress.seconds += time.perf_counter() - self.started
         if self.writer:
             self.writer.close()
+
+    @property
+    def whole_model(self) -> RositaForSequenceClassification:
+        """The model being trained, with the embedding rows of all tokens."""
+        return self.vocabulary.restore(self.student) if self.vocabulary else self.student
 
     @property
     def student(self) -> RositaForSequenceClassification:
@@ -190,8 +199,11 @@ class Training:
             self.importance.add(self.student)
         if self.plan.update:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
+            rate = self.rate(step - 1)
             for group in self.optimizer.param_groups:
-                group["lr"] = self.rate(step - 1)
+                group["lr"] = rate
+            if self.vocabulary:
+                self.vocabulary.decay *= 1 - rate * self.settings.weight_decay
             self.optimizer.step()
 
     def _backward(self, batch: Batch, micro_batches: list[Batch]) -> dict[str, Tensor]:
@@ -235,7 +247,7 @@ class Training:
         self._read_losses()
         period = self.plan.schedule.period
         scores = self.importance and self.importance.scores(self.student, divide_by=period)
-        self._use(prune(self.student, shape, scores))
+        self._use(prune(self.whole_model, shape, scores))
         self.progress.anchor_step, self.progress.anchor_rate = step - 1, rate
         self.progress.last_gain = step
         self._record({"step": step, "shape": str(shape)})
@@ -252,6 +264,8 @@ class Training:
         elif schedule and schedule.depth_or_width == "width":
             if Shape.of(model.config) != schedule.target:
                 self.importance = TaylorImportance(model, CUT_MATRICES)
+        if self.vocabulary:
+            self.vocabulary.shrink(model)
         optimizer = build_optimizer(model, self.settings)
         self.accelerator.free_memory()
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
@@ -277,7 +291,7 @@ class Training:
             progress.best = entry
             progress.last_gain = progress.step
             if self.save and self.accelerator.is_main_process:
-                self.save(self.student, None)
+                self.save(self.whole_model, None)
         self._record(entry)
         best = f", best {progress.best['score']:.4f}" if progress.best else ""
         bar.write(f"step {progress.step}: dev {scores.metric} {scores.main:.4f}{best}")
@@ -375,7 +389,8 @@ class Training:
             if self.writer:
                 self.writer.flush()
             state = {
-                "model": self.student.state_dict(),
+                "model": self.whole_model.state_dict(),
+                "vocabulary": self.vocabulary.state_dict() if self.vocabulary else None,
                 "shape": str(Shape.of(self.config)),
                 "optimizer": self.optimizer.state_dict(),
                 "importance": self.importance.state_dict() if self.importance else None,
@@ -390,9 +405,11 @@ class Training:
     def _resume(self) -> None:
         if not self.state_file.exists():
             return
-        state = torch.load(self.state_file, map_location="cpu", weights_only=True)
+        state = read_torch(self.state_file)
         config = shaped_config(self.config, Shape.parse(state["shape"]))
         self._use(build_model(config, state["model"]))
+        if self.vocabulary:
+            self.vocabulary.load_state_dict(state["vocabulary"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.importance:
             self.importance.load_state_dict(state["importance"])

@@ -15,6 +15,7 @@ from rosita.pruning import PruningSchedule, Shape
 from rosita.runtime import start_accelerator
 from rosita.tasks import GLUE
 from rosita.training import Interrupted, Plan, Training
+from rosita.vocabulary import used_tokens
 
 COLA = GLUE["CoLA"]
 
@@ -30,9 +31,15 @@ class Bench:
         path = folder / "data" / "train.tsv"
         self.file = encode_file(path, COLA, read_tokenizer(bert).build(), 32)
         self.saved = []
+        self.used = None
 
     def training(self, name="run", plan=None, objective=None, evaluate=None, batch=8, **settings):
-        defaults = {"save_state_steps": 1000, "num_train_epochs": 2.0, "learning_rate": 1e-3}
+        defaults = {
+            "weight_decay": 0.01,
+            "save_state_steps": 1000,
+            "num_train_epochs": 2.0,
+            "learning_rate": 1e-3,
+        }
         made = KDSettings(
             output_dir="o", teacher_model="t", student_model="s", pred_distill=True,
             **(defaults | settings),
@@ -41,7 +48,7 @@ class Bench:
         return Training(
             copy.deepcopy(self.model), objective or LabelLoss(), Sampler([self.file], batch, 1),
             plan, start_accelerator(made), self.folder / name, evaluate,
-            lambda model, step: self.saved.append((step, str(Shape.of(model.config)))),
+            lambda model, step: self.saved.append((step, str(Shape.of(model.config)))), self.used,
         )  # fmt: skip
 
 
@@ -51,7 +58,7 @@ def bench(tmp_path):
 
 
 def weights(training):
-    return {name: value.clone() for name, value in training.student.state_dict().items()}
+    return {name: value.clone() for name, value in training.whole_model.state_dict().items()}
 
 
 def assert_equal(first, second):
@@ -88,9 +95,32 @@ def width_plan(bench, steps=8):
     }
 
 
+def use_few_tokens(bench):
+    """Leave some words of the vocabulary out of the training; [PAD] and unused rows are there."""
+    bench.used = used_tokens([bench.file], bench.model.config.vocab_size)
+    assert 10 < len(bench.used) < bench.model.config.vocab_size - 10
+
+
+@pytest.mark.parametrize("iterative", [False, True])
+def test_leaving_unused_embedding_rows_out_changes_nothing(bench, iterative):
+    plan = width_plan(bench) if iterative else {}
+    settings = {"weight_decay": 0.1, "learning_rate": 1e-2}
+    dense = bench.training("dense", plan, teacher_loss(bench), **settings)
+    torch.manual_seed(5)
+    dense.run()
+    use_few_tokens(bench)
+    compact = bench.training("compact", plan, teacher_loss(bench), **settings)
+    assert compact.student.bert.get_input_embeddings().weight.shape[0] == len(bench.used)
+    torch.manual_seed(5)
+    compact.run()
+    for name, value in weights(dense).items():
+        torch.testing.assert_close(weights(compact)[name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
 @pytest.mark.parametrize("iterative", [False, True])
 @pytest.mark.parametrize("stop_at", [1, 4, 7])
 def test_a_run_cut_off_and_resumed_ends_with_bitwise_the_same(bench, iterative, stop_at):
+    use_few_tokens(bench)
     plan = width_plan(bench) if iterative else {}
     whole = bench.training("whole", plan, teacher_loss(bench), Dev(0.1, 0.3, 0.2), eval_step=3)
     expected = whole.run()
