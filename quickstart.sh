@@ -19,8 +19,10 @@ while [ $# -gt 0 ]; do
     esac
 done
 
-source scripts/environment.sh
-make_environment quickstart
+if [ -z "${PYTHON:-}" ]; then  # PYTHON=... takes an environment of your own as it is
+    source scripts/environment.sh
+    make_environment quickstart
+fi
 source scripts/common.sh
 
 STARTED=$SECONDS

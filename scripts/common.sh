@@ -68,6 +68,7 @@ choose_base_settings() {
     fi
     if grep -q '"num_hidden_layers": 6,' "$BASE/config.json"; then
         FT_FLAGS=(--learning_rate 5e-5 --num_train_epochs 3)
+        if [ "$NAME" = CoLA ]; then FT_FLAGS=(--learning_rate 5e-5 --num_train_epochs 5); fi
         [ -n "$CONFIGS" ] || CONFIGS=KD/configurations/minilm
         [ -n "$COPIES" ] || COPIES=3
     else

@@ -8,11 +8,11 @@ make_environment() {
     if [ -e "$stamp" ]; then return; fi
     echo "== install into .venv ($extras)"
     if [ ! -x .venv/bin/python ]; then
-        "${PYTHON:-python3}" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
-            echo "error: Python 3.11 or later is needed; name one: PYTHON=python3.11 $0" >&2
+        "${BASE_PYTHON:-python3}" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+            echo "error: Python 3.11 or later is needed; name one: BASE_PYTHON=python3.11 $0" >&2
             exit 2
         }
-        "${PYTHON:-python3}" -m venv .venv
+        "${BASE_PYTHON:-python3}" -m venv .venv
     fi
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".[$extras]"

@@ -25,6 +25,9 @@ BASE_LIKE = {
     "num_attention_heads": 12,
     "intermediate_size": 3072,
 }
+IGNORED = shutil.ignore_patterns(  # what is no part of the repository; data/ has the generators
+    ".git", ".venv", "models", "glove", "sample", *GLUE, "__pycache__", "*.egg-info", ".*_cache"
+)
 OWN_COMMANDS = ("./quickstart.sh", "./run_tests.sh")  # each has, or is, a test of its own
 
 
@@ -47,13 +50,7 @@ def shorten(configs: Path) -> None:
 
 def make_sandbox(folder: Path) -> Path:
     """A copy of the repository with tiny data, a tiny BERT and tiny vectors in place."""
-    shutil.copytree(
-        REPOSITORY,
-        folder,
-        ignore=shutil.ignore_patterns(
-            ".git", ".venv", "models", "data", "glove", "__pycache__", "*.egg-info", ".*_cache"
-        ),
-    )
+    shutil.copytree(REPOSITORY, folder, ignore=IGNORED)
     shorten(folder / "KD" / "configurations")
     bert = make_bert(folder / "models" / "bert_pt", **BASE_LIKE)
     run = {"stage": "download_bert", "finished": True, "model": "bert-base-uncased"}
@@ -69,7 +66,7 @@ def make_sandbox(folder: Path) -> Path:
         ("SST-2", "sentence\tlabel", "{text}\t{label}"),
         ("Mood", "id\ttext\tmood", "7\t{text}\t{mood}"),
     ):
-        (folder / "data" / name).mkdir()
+        (folder / "data" / name).mkdir(parents=True)
         for split, seed in (("train", 1), ("dev", 2), ("test", 3)):
             lines = [header]
             for number, text in enumerate(sentences(12, seed)):

