@@ -39,13 +39,12 @@ from rosita.training import Plan, Training, total_steps
 def main(argv: list[str] | None = None, subsets: bool = False) -> None:
     task, settings = parse_args(argv)
     print(describe(settings))
-    for role, model in (("teacher", settings.teacher_model), ("student", settings.student_model)):
-        require_finished(resolve_folder(model), task.name, f"give another --{role}_model")
+    check_parents(task, settings)
     accelerator = start_accelerator(settings)
     teacher, student = open_models(task, settings)
     tokenizer = read_tokenizer(resolve_folder(settings.student_model), settings.do_lower_case)
     files = train_file_names(Path(settings.data_dir), task, settings.aug_train, subsets)
-    data = load_data(settings, task, tokenizer, accelerator, files)
+    data = load_data(settings, task, tokenizer, accelerator, student.config, files)
 
     folder = Path(settings.output_dir)
     stage = "taylor" if settings.compute_taylor else "distil"
@@ -110,6 +109,19 @@ def plan_of(settings: KDSettings, student: RositaForSequenceClassification, samp
         schedule=schedule,
         update=not settings.compute_taylor,
     )
+
+
+def check_parents(task: Task, settings: KDSettings) -> None:
+    """Both models come from finished runs on this task; the teacher is not freshly pruned."""
+    student = resolve_folder(settings.student_model)
+    require_finished(student, task.name, "give another --student_model")
+    teacher = resolve_folder(settings.teacher_model)
+    run = require_finished(teacher, task.name, "give another --teacher_model")
+    if run.get("stage") == "one_step_prune":
+        raise RositaError(
+            f"the teacher {teacher} was pruned and not trained since; the teacher of a setting is"
+            " bert_ft, bert_student or bert-8layer"
+        )
 
 
 def open_models(task: Task, settings: KDSettings):

@@ -49,7 +49,7 @@ def fine_tune(task: Task, settings: FineTuneSettings) -> None:
     accelerator = start_accelerator(settings)
     tokenizer = read_tokenizer(source, settings.do_lower_case)
     model = open_model(task, settings, new_classifier=True)
-    data = load_data(settings, task, tokenizer, accelerator)
+    data = load_data(settings, task, tokenizer, accelerator, model.config)
     folder = Path(settings.output_dir)
     parents = {"model": (settings.model_name_or_path, model)}
     run = new_run("fine_tune", settings, data, parents, folder, accelerator.num_processes)
@@ -76,7 +76,8 @@ def compute_taylor(task: Task, settings: FineTuneSettings) -> None:
     folder = Path(settings.output_dir or source) / "taylor_score"
     accelerator = start_accelerator(settings)
     model = open_model(task, settings, new_classifier=False)
-    data = load_data(settings, task, read_tokenizer(source, settings.do_lower_case), accelerator)
+    tokenizer = read_tokenizer(source, settings.do_lower_case)
+    data = load_data(settings, task, tokenizer, accelerator, model.config)
     parents = {"model": (str(source), model)}
     run = new_run("taylor", settings, data, parents, folder, accelerator.num_processes)
     if not run.claim(settings.overwrite_output_dir):

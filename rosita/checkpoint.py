@@ -183,6 +183,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     return values
 
 
+def check_length(max_seq_length: int, config: RositaConfig) -> None:
+    """Raise `RositaError` if texts may be longer than the model has positions."""
+    if max_seq_length > config.max_position_embeddings:
+        raise RositaError(
+            f"--max_seq_length {max_seq_length} is too much: the model has"
+            f" {config.max_position_embeddings} positions"
+        )
+
+
 def _config_text(config: RositaConfig, task: Task) -> str:
     config.id2label = dict(enumerate(task.labels or ("score",)))
     config.label2id = {name: index for index, name in config.id2label.items()}

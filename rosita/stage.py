@@ -10,13 +10,13 @@ from typing import Any
 from accelerate import Accelerator
 from torch import Tensor
 
-from rosita.checkpoint import TokenizerFiles, save_model, weights_hash
+from rosita.checkpoint import TokenizerFiles, check_length, save_model, weights_hash
 from rosita.config import LoopSettings
 from rosita.data import Encoded, encode_file
 from rosita.errors import RositaError
 from rosita.evaluation import Scores, predict, score
 from rosita.files import read_json
-from rosita.model import RositaForSequenceClassification
+from rosita.model import RositaConfig, RositaForSequenceClassification
 from rosita.provenance import Run
 from rosita.pruning import Shape, parameter_count
 from rosita.tasks import Task
@@ -51,9 +51,11 @@ def load_data(
     task: Task,
     tokenizer: TokenizerFiles,
     accelerator: Accelerator,
+    config: RositaConfig,
     train_files: list[str] | None = None,
 ) -> Data:
     """Encode the training files (default: the task's own) and dev; report their rows."""
+    check_length(settings.max_seq_length, config)
     folder = Path(settings.data_dir)
     header = _train_header(folder, task)
     built = tokenizer.build()

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from rosita.checkpoint import load_model, read_tokenizer
+from rosita.checkpoint import check_length, load_model, read_tokenizer
 from rosita.data import Encoded, encode_file
 from rosita.evaluation import (
     Scores,
@@ -95,6 +95,7 @@ def collect_submission(folder: Path, written: dict[str, Path]) -> None:
 
 def _open(folder: Path, task: Task, settings: TestSettings) -> RositaForSequenceClassification:
     model = load_model(folder, task, classifier_activation=settings.classifier_activation)
+    check_length(settings.max_seq_length, model.config)
     use_cuda = torch.cuda.is_available() and not settings.no_cuda
     return model.to("cuda" if use_cuda else "cpu").eval()
 

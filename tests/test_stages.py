@@ -1,0 +1,307 @@
+"""Every stage script on every GLUE task, each next stage opening what the last one wrote."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import REPOSITORY, error_line, make_bert, run_script, sentences, write_cola
+
+from rosita.checkpoint import load_model, read_tokenizer
+from rosita.data import encode_file
+from rosita.errors import RositaError
+from rosita.evaluation import predict
+from rosita.tasks import GLUE, Task
+
+SHAPE = "a2_l2_f20_e8"
+
+
+def stage(script: str):
+    """The `main` of a stage script, to be called in this process."""
+    spec = importlib.util.spec_from_file_location(Path(script).stem, REPOSITORY / script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return lambda *arguments: module.main([str(argument) for argument in arguments])
+
+
+fine_tune, prune = stage("Pruning/run_glue.py"), stage("Pruning/pruning_one_step.py")
+distil, evaluate = stage("KD/train.py"), stage("KD/test.py")
+
+
+def write_task(folder: Path, task: Task, rows: int = 24) -> None:
+    """The files in GLUE's layout: as many columns as the table reads, labels in turn."""
+    folder.mkdir(parents=True)
+    kinds = [(task.train_file, True), *((name, True) for name in task.dev_files)]
+    kinds += [(name, False) for name in task.test_files]
+    for seed, (name, labelled) in enumerate(kinds):
+        columns = task.text_columns_of(name)
+        label = task.label_column if labelled else max(columns)
+        width = max(*columns, label, 0) + (2 if labelled and label == -1 else 1)
+        lines = []
+        if task.header or not labelled:
+            lines.append("\t".join(f"column{number}" for number in range(width)))
+        for number, text in enumerate(sentences(rows, seed)):
+            fields = ["x"] * width
+            for column in columns:
+                fields[column] = " ".join(reversed(text.split())) if column % 2 else text
+            if labelled:
+                labels = task.labels or [f"{value:.2f}" for value in np.linspace(0, 5, 7)]
+                fields[label] = labels[number % len(labels)]
+            lines.append("\t".join(fields))
+        (folder / name).write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("name", sorted(GLUE))
+def test_all_stages_of_a_setting_work_on_every_glue_task(tmp_path, name, capsys):
+    task = GLUE[name]
+    data, models = tmp_path / "data" / name, tmp_path / "models"
+    write_task(data, task)
+    bert = make_bert(models / "bert_pt")
+    common = ("--task_name", name.lower(), "--data_dir", data, "--max_seq_length", 32)
+
+    tuned = models / "bert_ft" / name
+    fine_tune(*common, "--model_name_or_path", bert, "--do_train", "--num_train_epochs", 1,
+              "--output_dir", tuned, "--learning_rate", "1e-3", "--do_eval")  # fmt: skip
+    fine_tune(*common, "--model_name_or_path", tuned, "--compute_taylor", "True")
+    prune("-model_path", models / "bert_ft", "-output_dir", models / "cut", "-task", name,
+          "-keep_heads", 2, "-num_layers", 2, "-ffn_hidden_dim", 20,
+          "-emb_hidden_dim", 8)  # fmt: skip
+    shutil.copy(data / "train.tsv", data / "train_aug.tsv")
+    distil(*common, "--teacher_model", tuned, "--student_model", models / "cut" / name / SHAPE,
+           "--pred_distill", "--repr_distill", "--aug_train", "--num_train_epochs", 2,
+           "--output_dir", models / "kd" / name)  # fmt: skip
+    evaluate(*common, "--student_model", models / "kd" / name, "--do_eval", "--do_predict",
+         "--submission_dir", models / "submission")  # fmt: skip
+
+    run = json.loads((models / "kd" / name / "run.json").read_text())
+    assert run["finished"] and run["shape"] == SHAPE and run["task"] == name
+    for suffix, file in task.split_names("test").items():
+        path = models / "kd" / name / f"test_results_{name.lower()}{suffix}.txt"
+        lines = path.read_text().splitlines()
+        assert lines[0] == "index\tprediction" and len(lines) == 25, file
+        for number, line in enumerate(lines[1:]):
+            index, value = line.split("\t")
+            assert int(index) == number
+            assert value in task.labels if task.labels else 0 <= float(value) <= 5
+    for suffix in task.split_names("dev"):
+        results = json.loads((models / "kd" / name / f"eval_results{suffix}.json").read_text())
+        assert set(results) >= {"metric", "score", "rows"}
+    # the dev score in run.json is that of the weights in the folder
+    model = load_model(models / "kd" / name, task).eval()
+    dev = encode_file(data / task.dev_files[0], task, read_tokenizer(bert).build(), 32)
+    logits = predict(model, dev, 1)
+    if task.labels and task.metric != "matthews":
+        accuracy = (logits.argmax(1) == dev.labels).mean()
+        assert run["dev_score"] == pytest.approx(accuracy)
+
+
+def test_the_submission_zip_holds_every_file_that_the_glue_server_wants(tmp_path):
+    from rosita.testing import collect_submission
+
+    wanted = ["CoLA", "SST-2", "MRPC", "STS-B", "QQP", "MNLI-m", "MNLI-mm", "QNLI", "RTE", "WNLI",
+              "AX"]  # fmt: skip
+    for name in wanted:
+        result = tmp_path / f"{name}.txt"
+        result.write_text("index\tprediction\n0\t1\n")
+        collect_submission(tmp_path / "sub", {f"{name}.tsv": result})
+    with zipfile.ZipFile(tmp_path / "sub" / "submission.zip") as box:
+        assert sorted(box.namelist()) == sorted(f"{name}.tsv" for name in wanted)
+
+
+def test_mnli_also_predicts_the_diagnostic_set_that_a_submission_needs(tmp_path):
+    data = tmp_path / "data" / "MNLI"
+    write_task(data, GLUE["MNLI"])
+    diagnostic = tmp_path / "data" / "diagnostic"
+    diagnostic.mkdir()
+    (diagnostic / "diagnostic.tsv").write_text("index\tsentence1\tsentence2\n0\ta dog\ta cat\n")
+    bert = make_bert(tmp_path / "bert")
+    fine_tune("--task_name", "mnli", "--data_dir", data, "--model_name_or_path", bert,
+              "--do_train", "--max_steps", 1, "--output_dir", tmp_path / "ft",
+              "--max_seq_length", 32)  # fmt: skip
+    evaluate("--task_name", "mnli", "--data_dir", data, "--student_model", tmp_path / "ft",
+         "--do_predict", "--max_seq_length", 32)  # fmt: skip
+    lines = (tmp_path / "ft" / "test_results_ax.txt").read_text().splitlines()
+    assert len(lines) == 2 and lines[1].split("\t")[1] in GLUE["MNLI"].labels
+
+
+class Chain:
+    """A tuned and scored teacher on a tiny CoLA, and the flags that every call needs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.models = folder / "models"
+        self.data = write_cola(folder / "data" / "CoLA")
+        self.bert = make_bert(self.models / "bert_pt")
+        self.common = ("--task_name", "CoLA", "--data_dir", self.data)
+        self.tuned = self.models / "bert_ft" / "CoLA"
+        self.fine_tune()
+
+    def fine_tune(self, *more: object) -> None:
+        fine_tune(*self.common, "--model_name_or_path", self.bert, "--do_train",
+                  "--num_train_epochs", 1, "--output_dir", self.tuned, *more)  # fmt: skip
+
+    def score(self, *more: object) -> None:
+        fine_tune(*self.common, "--model_name_or_path", self.tuned, "--compute_taylor", *more)
+
+    def prune(self, heads: int = 2, **paths: Path) -> None:
+        prune("-model_path", paths.get("source", self.models / "bert_ft"), "-task", "CoLA",
+              "-output_dir", self.models / "cut", "-keep_heads", heads)  # fmt: skip
+
+    def distil(self, *more: object) -> None:
+        distil(*self.common, "--teacher_model", self.tuned, "--student_model", self.tuned,
+               "--pred_distill", "--num_train_epochs", 1, "--output_dir", self.models / "kd",
+               *more)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory) -> Chain:
+    return Chain(tmp_path_factory.mktemp("chain"))
+
+
+@pytest.fixture
+def chain(shared, tmp_path) -> Chain:
+    """A copy that a test may harm."""
+    shutil.copytree(shared.models.parent, tmp_path / "chain")
+    copy = object.__new__(Chain)
+    root = tmp_path / "chain"
+    copy.models, copy.data = root / "models", root / "data" / "CoLA"
+    copy.bert, copy.tuned = copy.models / "bert_pt", copy.models / "bert_ft" / "CoLA"
+    copy.common = ("--task_name", "CoLA", "--data_dir", copy.data)
+    return copy
+
+
+def test_a_finished_stage_starts_nothing_and_another_run_is_not_overwritten(chain, capsys):
+    weights = (chain.tuned / "model.safetensors").read_bytes()
+    chain.fine_tune()
+    assert "finished already" in capsys.readouterr().out
+    with pytest.raises(RositaError, match="learning_rate: 2e-05 there, 0.001 now"):
+        chain.fine_tune("--learning_rate", "1e-3")
+    assert (chain.tuned / "model.safetensors").read_bytes() == weights
+    chain.fine_tune("--learning_rate", "1e-3", "--overwrite_output_dir")
+    assert (chain.tuned / "model.safetensors").read_bytes() != weights
+
+
+def test_changed_data_are_another_run(chain):
+    with open(chain.data / "train.tsv", "a") as file:
+        file.write("x\t1\t\tthe small dog ran\n")
+    with pytest.raises(RositaError, match="data.train"):
+        chain.fine_tune()
+
+
+def test_pruning_wants_the_scores_of_this_very_model(chain):
+    with pytest.raises(RositaError, match="no taylor_score/taylor.pkl; create it with"):
+        chain.prune()
+    chain.score()
+    chain.prune()
+    chain.fine_tune("--learning_rate", "1e-3", "--overwrite_output_dir")
+    chain.score()  # overwriting the model took the old scores away
+    old = chain.models / "old"
+    shutil.copytree(chain.tuned, old / "CoLA")
+    with torch.no_grad():
+        from rosita.checkpoint import save_model
+
+        model = load_model(old / "CoLA", GLUE["CoLA"])
+        model.classifier.bias += 1
+        save_model(old / "CoLA", model, read_tokenizer(old / "CoLA"), GLUE["CoLA"])
+    with pytest.raises(RositaError, match="scores of other weights"):
+        chain.prune(heads=1, source=old)
+
+
+def test_layers_are_dropped_without_scores(chain):
+    prune("-model_path", chain.models / "bert_ft", "-task", "CoLA", "-output_dir",
+          chain.models / "cut", "-num_layers", 2)  # fmt: skip
+    assert (chain.models / "cut" / "CoLA" / "a4_l2_f48_e-1" / "model.safetensors").exists()
+
+
+def test_an_untuned_teacher_a_pruned_one_and_one_of_another_task_are_refused(chain):
+    with pytest.raises(RositaError, match="no classifier: it is not tuned on CoLA"):
+        chain.distil("--teacher_model", chain.bert)
+    chain.score()
+    chain.prune()
+    with pytest.raises(RositaError, match="not trained since"):
+        chain.distil("--teacher_model", chain.models / "cut" / "CoLA" / "a2_l3_f48_e-1")
+    with pytest.raises(RositaError, match="made for CoLA, not for SST-2"):
+        distil("--task_name", "sst-2", "--teacher_model", chain.tuned, "--student_model",
+               chain.tuned, "--pred_distill", "--output_dir", chain.models / "x",
+               "--data_dir", chain.data)  # fmt: skip
+
+
+def test_a_teacher_of_another_width_is_refused_with_both_sizes(chain):
+    wide = make_bert(chain.models / "wide_pt", hidden_size=40)
+    fine_tune(*chain.common, "--model_name_or_path", wide, "--do_train", "--max_steps", 1,
+              "--output_dir", chain.models / "wide")  # fmt: skip
+    with pytest.raises(RositaError, match="hidden_size 40.*has 32"):
+        chain.distil("--teacher_model", chain.models / "wide")
+
+
+def test_a_model_of_a_run_that_was_cut_off_is_not_a_parent(chain):
+    run = json.loads((chain.tuned / "run.json").read_text()) | {"finished": False}
+    (chain.tuned / "run.json").write_text(json.dumps(run))
+    with pytest.raises(RositaError, match="was cut off; run its command again"):
+        chain.distil()
+
+
+def test_is_prun_must_agree_with_the_model(chain):
+    chain.score()
+    chain.prune()
+    cut = chain.models / "cut" / "CoLA" / "a2_l3_f48_e-1"
+    flags = (*chain.common, "--model_name_or_path", cut, "--do_train", "--max_steps", 2,
+             "--output_dir", chain.models / "no_kd")  # fmt: skip
+    with pytest.raises(RositaError, match="add --is_prun True"):
+        fine_tune(*flags)
+    fine_tune(*flags, "--is_prun", "True")
+    assert json.loads((chain.models / "no_kd" / "run.json").read_text())["shape"] == "a2_l3_f48_e-1"
+
+
+def test_missing_augmented_data_and_subsets_name_the_command_that_makes_them(chain):
+    with pytest.raises(RositaError, match="data_augmentation.py --task_name CoLA"):
+        chain.distil("--aug_train")
+    (chain.data / "train_aug.tsv").write_text((chain.data / "train.tsv").read_text())
+    (chain.data / "train_aug.json").write_text('{"task": "SST-2"}')
+    with pytest.raises(RositaError, match="made for SST-2"):
+        chain.distil("--aug_train")
+
+
+def test_more_tokens_than_positions_are_refused(chain):
+    with pytest.raises(RositaError, match="max_seq_length 65.*64 positions"):
+        chain.fine_tune("--max_seq_length", 65)
+
+
+def test_kd_scores_are_divided_by_the_steps_and_bound_to_the_student(chain):
+    out = chain.models / "student" / "CoLA" / "taylor_score"
+    chain.distil("--compute_taylor", "--output_dir", out, "--overwrite_output_dir")
+    run = json.loads((out / "run.json").read_text())
+    assert run["steps"] == 2 and run["stage"] == "taylor"
+    scores = torch.load(out / "taylor.pkl", weights_only=True)
+    assert set(scores) == {
+        f"encoder.layer.{layer}.{name}.weight"
+        for layer in range(3)
+        for name in ("attention.self.query", "attention.self.key", "attention.self.value",
+                     "attention.output.dense", "intermediate.dense", "output.dense")
+    }  # fmt: skip
+
+
+def test_subsets_train_as_one_file_does_in_rows_and_result_shape(chain):
+    rows = (chain.data / "train.tsv").read_text().splitlines(keepends=True)
+    (chain.data / "train_aug0.tsv").write_text("".join(rows[:25]))
+    (chain.data / "train_aug1.tsv").write_text("".join(rows[25:]))
+    done = run_script("KD/train_with_subset.py", *chain.common, "--teacher_model", chain.tuned,
+                      "--student_model", chain.tuned, "--pred_distill", "--num_train_epochs", 1,
+                      "--output_dir", chain.models / "sub")  # fmt: skip
+    assert "40 rows to train on (train_aug0.tsv, train_aug1.tsv)" in done.stdout
+    assert json.loads((chain.models / "sub" / "run.json").read_text())["steps"] == 2
+
+
+def test_a_mistake_is_one_line_with_exit_code_2(chain):
+    done = run_script("KD/train.py", *chain.common, "--teacher_model", "nowhere",
+                      "--student_model", chain.tuned, "--pred_distill", "--output_dir",
+                      chain.models / "x", ok=False)  # fmt: skip
+    assert "the model folder nowhere does not exist" in error_line(done)
+    assert not (chain.models / "x").exists()
+    done = run_script("KD/train.py", "--task_name", "colla", ok=False)
+    assert "did you mean 'CoLA'" in error_line(done)
