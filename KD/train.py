@@ -16,7 +16,7 @@ from pathlib import Path
 from rosita.checkpoint import load_model, read_tokenizer, resolve_folder
 from rosita.config import KDSettings, add_flags, describe, load_config
 from rosita.data import Sampler
-from rosita.distillation import DistillationLoss
+from rosita.distillation import DistillationLoss, cache_teacher_logits
 from rosita.errors import RositaError, run_script
 from rosita.importance import save_scores
 from rosita.model import RositaForSequenceClassification
@@ -59,8 +59,12 @@ def main(argv: list[str] | None = None, subsets: bool = False) -> None:
     if not run.claim(settings.overwrite_output_dir):
         return
 
+    teacher = teacher.to(accelerator.device)
+    if not settings.repr_distill and not task.is_regression:
+        with accelerator.main_process_first(), accelerator.autocast():
+            cache_teacher_logits(teacher, run.identity["parents"]["teacher"], data.train)
     objective = DistillationLoss(
-        teacher.to(accelerator.device),
+        teacher,
         settings.pred_distill,
         settings.repr_distill,
         settings.temperature,

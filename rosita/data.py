@@ -38,12 +38,15 @@ class Batch:
     labels: Tensor
     rows: np.ndarray  # their numbers in the data
     tokens: int  # real ones, without padding
+    teacher_logits: Tensor | None = None  # (rows, num_labels), where they are cached
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
         inputs = {name: value.to(device, non_blocking=True) for name, value in self.inputs.items()}
         labels = self.labels.to(device, non_blocking=True)
-        return Batch(inputs, labels, self.rows, self.tokens)
+        logits = self.teacher_logits
+        logits = None if logits is None else logits.to(device, non_blocking=True)
+        return Batch(inputs, labels, self.rows, self.tokens, logits)
 
     def count(self, unit: str) -> int:
         """Number of "rows" or of "tokens"."""
@@ -64,7 +67,9 @@ class Encoded:
     first: np.ndarray
     labels: np.ndarray
     sha256: str  # of the file it was read from
+    cache: Path  # folder of the arrays; its name is the hash of all that decides them
     skipped: int = 0
+    teacher_logits: np.ndarray | None = None  # (rows, num_labels) once `distillation` cached them
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -90,7 +95,9 @@ class Encoded:
             ),
         }
         labels = torch.from_numpy(np.asarray(self.labels[rows]))
-        return Batch(inputs, labels, rows, int(lengths.sum()))
+        logits = self.teacher_logits
+        logits = None if logits is None else torch.from_numpy(np.asarray(logits[rows]))
+        return Batch(inputs, labels, rows, int(lengths.sum()), logits)
 
 
 class Sampler:
@@ -273,5 +280,12 @@ def _open(folder: Path, path: Path, content: str) -> Encoded:
     if done["skipped"]:
         print(f"{path}: {done['skipped']} rows too short were skipped, {done['rows']} read")
     return Encoded(
-        path, arrays["ids"], offsets, arrays["first"], arrays["labels"], content, done["skipped"]
+        path,
+        arrays["ids"],
+        offsets,
+        arrays["first"],
+        arrays["labels"],
+        content,
+        folder,
+        done["skipped"],
     )

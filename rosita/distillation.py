@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rosita.data import Batch
+from rosita.data import Batch, Encoded
+from rosita.evaluation import predict
+from rosita.files import atomic_write
 
 
 @dataclass
@@ -79,18 +82,18 @@ def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
 class DistillationLoss:
     """ROSITA's distillation losses: prediction, representation, or their sum.
 
-    The teacher is in evaluation mode. On a regression task the prediction loss is the squared
-    error against the gold label.
+    The teacher is in evaluation mode; it may be None where all its logits are cached. On a
+    regression task the prediction loss is the squared error against the gold label.
     """
 
     def __init__(
         self,
-        teacher: nn.Module,
+        teacher: nn.Module | None,
         pred_distill: bool,
         repr_distill: bool,
         temperature: float = 1.0,
     ) -> None:
-        self.teacher = teacher.eval().requires_grad_(False)
+        self.teacher = teacher.eval().requires_grad_(False) if teacher else None
         self.pred_distill = pred_distill
         self.repr_distill = repr_distill
         self.temperature = temperature
@@ -98,10 +101,11 @@ class DistillationLoss:
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, LossSum]:
         student = model(**batch.inputs, output_hidden_states=self.repr_distill)
         regression = batch.labels.is_floating_point()
-        teacher = None
-        if self.repr_distill or not regression:
+        teacher, teacher_logits = None, batch.teacher_logits
+        if self.repr_distill or (teacher_logits is None and not regression):
             with torch.no_grad():
                 teacher = self.teacher(**batch.inputs, output_hidden_states=self.repr_distill)
+            teacher_logits = teacher.logits
         found = {}
         if self.repr_distill:
             mask = batch.inputs["attention_mask"]
@@ -111,6 +115,21 @@ class DistillationLoss:
             total = label_loss(student.logits.float(), batch.labels)
             found["prediction"] = LossSum(total, "rows")
         elif self.pred_distill:
-            total = prediction_loss(student.logits, teacher.logits, self.temperature)
+            total = prediction_loss(student.logits, teacher_logits, self.temperature)
             found["prediction"] = LossSum(total, "rows")
         return found
+
+
+def cache_teacher_logits(teacher: nn.Module, teacher_hash: str, files: list[Encoded]) -> None:
+    """Run the teacher once over all rows; batches of `files` carry its logits from then on.
+
+    The logits are kept beside the token ids, whose folder is named by the hash of data, tokenizer
+    and length, under the hash of the teacher's weights: they are read again only for the same.
+    """
+    for file in files:
+        path = file.cache / f"logits-{teacher_hash[:32]}.npy"
+        if not path.exists():
+            logits = predict(teacher, file, batch_size=32, progress="teacher")
+            with atomic_write(path, "wb") as target:
+                np.save(target, logits)
+        file.teacher_logits = np.load(path, mmap_mode="r")

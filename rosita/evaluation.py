@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from rosita.data import Encoded, batches_by_length
 from rosita.errors import RositaError
@@ -66,18 +67,26 @@ def score(task: Task, logits: np.ndarray, labels: np.ndarray) -> Scores:
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, data: Encoded, batch_size: int) -> np.ndarray:
-    """Logits (rows, num_labels) in float32, in the order of the file; rows batched by length."""
+def predict(
+    model: nn.Module, data: Encoded, batch_size: int, progress: str | None = None
+) -> np.ndarray:
+    """Logits (rows, num_labels) in float32, in the order of the file; rows batched by length.
+
+    `progress` names the bar that is shown; None shows none.
+    """
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
     logits: np.ndarray | None = None
+    bar = tqdm(total=len(data), desc=progress, unit="row", disable=progress is None)
     for rows in batches_by_length(data, batch_size * EVAL_TOKENS_PER_ROW):
+        bar.update(len(rows))
         batch = data.batch(rows).to(device)
         found = model(**batch.inputs).logits.float().cpu().numpy()
         if logits is None:
             logits = np.empty((len(data), found.shape[1]), dtype=np.float32)
         logits[rows] = found
+    bar.close()
     model.train(was_training)
     if not np.isfinite(logits).all():
         raise RositaError(f"the model gives NaN or infinite logits on {data.path}")

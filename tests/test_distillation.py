@@ -1,17 +1,20 @@
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL
+from conftest import SMALL, make_bert, write_cola
 
 from rosita import RositaConfig, RositaForSequenceClassification
-from rosita.data import Batch
+from rosita.checkpoint import load_model, read_tokenizer, weights_hash
+from rosita.data import Batch, encode_file
 from rosita.distillation import (
     DistillationLoss,
     LabelLoss,
+    cache_teacher_logits,
     layer_map,
     prediction_loss,
     representation_loss,
 )
+from rosita.tasks import GLUE
 
 
 def test_prediction_loss_equals_the_formula_in_float64():
@@ -95,3 +98,25 @@ def test_the_teacher_teaches_in_evaluation_mode_and_gets_no_gradient():
     sum(loss.total for loss in losses.values()).backward()
     assert all(weight.grad is None for weight in teacher.parameters())
     assert all(weight.grad is not None for weight in student.parameters())
+
+
+def test_cached_logits_are_the_teachers_and_never_those_of_another_teacher(tmp_path):
+    tokenizer = read_tokenizer(make_bert(tmp_path / "bert")).build()
+    path = write_cola(tmp_path / "data") / "train.tsv"
+    file = encode_file(path, GLUE["CoLA"], tokenizer, 32)
+    teacher = load_model(tmp_path / "bert", GLUE["CoLA"], new_classifier=True).eval()
+    rows = np.array([7, 1, 30])
+    live = DistillationLoss(teacher, True, False).losses(teacher, file.batch(rows))
+    cache_teacher_logits(teacher, weights_hash(teacher.state_dict()), [file])
+    cached = DistillationLoss(None, True, False).losses(teacher, file.batch(rows))
+    torch.testing.assert_close(cached["prediction"].total, live["prediction"].total)
+
+    with torch.no_grad():
+        teacher.classifier.bias[0] += 5
+    live = DistillationLoss(teacher, True, False)
+    again = encode_file(path, GLUE["CoLA"], tokenizer, 32)
+    expected = live.losses(teacher, again.batch(rows))["prediction"].total
+    cache_teacher_logits(teacher, weights_hash(teacher.state_dict()), [again])
+    actual = live.losses(teacher, again.batch(rows))["prediction"].total
+    torch.testing.assert_close(actual, expected)
+    assert len(list(file.cache.glob("logits-*.npy"))) == 2
