@@ -24,9 +24,9 @@ from pathlib import Path
 from transformers import BertTokenizer
 
 from rosita.augmentation import CandidateFinder, Sampling, augment_rows
-from rosita.augmented_file import AugmentedFile, hold, write_subsets
+from rosita.augmented_file import AugmentedFile, write_subsets
 from rosita.errors import RositaError, run_script
-from rosita.files import sha256_file
+from rosita.files import hold, sha256_file
 from rosita.glove import glove_hash, load_glove
 from rosita.masked_lm import (
     AnswerCache,
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     settings = resolve_settings(args, task, train.path, tokenizer)
 
     cache = output.with_name("cache")
-    with hold(cache / "augmentation.lock"):
+    with hold(cache / "augmentation.lock", f"{cache.parent} is being augmented by"):
         augmented = AugmentedFile(output, settings)
         if augmented.is_finished() and not args.overwrite:
             augmented.clear_leftovers()

@@ -33,13 +33,15 @@ def main(argv: list[str] | None = None) -> None:
     if settings.compute_taylor:
         compute_taylor(task, settings)
         return
-    folder = Path(settings.output_dir or settings.model_name_or_path)
+    folder = resolve_folder(settings.model_name_or_path)
+    output = Path(settings.output_dir or folder)
     if settings.do_train:
         fine_tune(task, settings)
+        folder = output
     if settings.do_eval:
-        evaluate_folder(folder, task, settings, names=f"eval_results_{task.name.lower()}")
+        evaluate_folder(folder, task, settings, f"eval_results_{task.name.lower()}", output)
     if settings.do_predict:
-        predict_folder(folder, task, settings)
+        predict_folder(folder, task, settings, output)
 
 
 def fine_tune(task: Task, settings: FineTuneSettings) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,23 +17,6 @@ from rosita.files import atomic_write, read_json, sync_folder, write_json
 from rosita.tsv import Row, TsvFile
 
 Grow = Callable[[int, list[Row]], list[list[str]]]  # first row's number, rows -> fields of rows
-
-
-@contextmanager
-def hold(lock: Path) -> Iterator[None]:
-    """Keep other processes out of the block; `RositaError` says who is in it."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock, "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise RositaError(f"{lock.parent.parent} is being augmented by {holder}") from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()}")
-        file.flush()
-        yield
 
 
 class AugmentedFile:

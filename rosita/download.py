@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -17,7 +16,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from rosita.errors import RositaError
-from rosita.files import sync_folder
+from rosita.files import hold, sync_folder
 from rosita.sources import Access, Cut, Opened, check_source, open_source, redact
 
 LONGEST_WAIT = 30  # seconds between two tries
@@ -160,31 +159,12 @@ def remove_staging(folder: Path) -> None:
 
 @contextmanager
 def holding(target: Path) -> Iterator[None]:
-    """Let one process at a time fill `target`; a second one is told which holds it, and stops.
-
-    The lock is the kernel's, so it ends with its process, however that dies.
-    """
+    """Let one process at a time fill `target`; a second one is told which holds it, and stops."""
     lock = target.with_name(f".{target.name}.lock")
     with writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        file = open(lock, "a+")
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            same = os.path.samestat(os.fstat(file.fileno()), os.stat(lock))
-        except (BlockingIOError, FileNotFoundError):
-            same = False
-        if not same:  # held, or removed by its holder between our opening and locking it
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise RositaError(f"{target} is being filled by {holder}; wait for it or stop it")
-        file.truncate(0)
-        file.write(f"process {os.getpid()}")
-        file.flush()
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
+        lock.parent.mkdir(parents=True, exist_ok=True)
+    with hold(lock, f"{target} is being filled by"):
+        yield
 
 
 @contextmanager

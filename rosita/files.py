@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -35,6 +36,40 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
         raise RositaError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         new.unlink(missing_ok=True)
+
+
+def lock_file(lock: Path, busy: str) -> IO[str]:
+    """Take `lock` for this process; `RositaError` "`busy` process N" if another one has it.
+
+    The lock is the kernel's, so it ends with its process, however that dies.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    file = open(lock, "a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        same = os.path.samestat(os.fstat(file.fileno()), os.stat(lock))
+    except (BlockingIOError, FileNotFoundError):
+        same = False
+    if not same:  # held, or removed by its holder between our opening and locking it
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        file.close()
+        raise RositaError(f"{busy} {holder}; wait for it or stop it")
+    file.truncate(0)
+    file.write(f"process {os.getpid()}")
+    file.flush()
+    return file
+
+
+@contextmanager
+def hold(lock: Path, busy: str) -> Iterator[None]:
+    """`lock_file` for the length of a block; the file goes with the lock."""
+    file = lock_file(lock, busy)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        file.close()
 
 
 def sync_folder(folder: Path) -> None:

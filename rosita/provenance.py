@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import atexit
 import shutil
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from rosita.errors import RositaError
-from rosita.files import read_json, write_json
+from rosita.files import lock_file, read_json, write_json
 
 # What a run writes into its folder, and so what starting afresh removes.
 OUTPUTS = (
     "model.safetensors config.json vocab.txt tokenizer.json tokenizer_config.json run.json last"
     " logging eval_results* test_results* checkpoint-* taylor_score taylor.pkl"
 ).split()
+
+
+_HELD: dict[Path, IO[str]] = {}  # locks of this process, until it ends
 
 
 @dataclass
@@ -35,6 +39,7 @@ class Run:
 
         Raises `RositaError` if the folder holds another run, or a model of unknown origin.
         """
+        self._hold()
         if overwrite:
             self._clear()
         earlier = read_run(self.folder)
@@ -66,6 +71,13 @@ class Run:
             "versions": _versions(),
         }
         write_json(self.folder / "run.json", record)
+
+    def _hold(self) -> None:
+        """Keep other processes out of the folder until this one ends."""
+        lock = self.folder.resolve() / ".lock"
+        if lock not in _HELD:
+            _HELD[lock] = lock_file(lock, f"{self.folder} is being written by")
+            atexit.register(lock.unlink, missing_ok=True)
 
     def _clear(self) -> None:
         for pattern in OUTPUTS:

@@ -17,8 +17,8 @@ from transformers import BertConfig, BertForMaskedLM, BertModel
 import data_augmentation
 from rosita import augmentation, augmented_file, masked_lm
 from rosita.augmentation import CandidateFinder, Sampling, eligible_tokens, sample_copies
-from rosita.augmented_file import hold
 from rosita.errors import RositaError
+from rosita.files import hold
 from rosita.glove import Glove, glove_hash, load_glove
 from rosita.masked_lm import AnswerCache, MaskedLM, Query, SpecialPieces, masked_pair
 from rosita.tsv import Row
@@ -539,7 +539,7 @@ def test_a_file_of_unknown_origin_is_not_overwritten(home, model):
 
 def test_a_second_run_into_the_same_folder_says_who_holds_it(home, model):
     with (
-        hold(home / "CoLA" / "cache" / "augmentation.lock"),
+        hold(home / "CoLA" / "cache" / "augmentation.lock", "CoLA is being augmented by"),
         pytest.raises(RositaError, match=r"CoLA is being augmented by process \d+"),
     ):
         run(home, model)

@@ -1,0 +1,301 @@
+"""CoLA, MNLI, QNLI and QQP as rules: the same words in texts that differ in little but the label.
+
+A rule is its slots (`name:kind`, see `sample_words`) and its texts, with `{name}` for a word and
+`{name.form}` for a form of it: `{a.p}` the plural of noun a, `{v.past}` the past of verb v. Its
+filling is its first two slots: a pair of words that dev gives to a rule, train never gives it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from sample_draw import Draw, Filling
+from sample_words import WORDS
+
+# slots, acceptable, not acceptable
+_COLA = (
+    # agreement of subject and verb, with other nouns in between
+    ("a:person v:intransitive t:habit", "The {a.s} {v.s} {t}.", "The {a.s} {v.base} {t}."),
+    ("a:person v:intransitive t:habit", "The {a.p} {v.base} {t}.", "The {a.p} {v.s} {t}."),
+    ("a:person j:mood b:thing p:near", "The {a.s} {p} the {b.p} is {j}.",
+     "The {a.s} {p} the {b.p} are {j}."),
+    ("a:person j:mood b:thing p:near", "The {a.p} {p} the {b.s} are {j}.",
+     "The {a.p} {p} the {b.s} is {j}."),
+    ("a:person v:treat b:person j:mood", "The {a.s} that the {b.p} {v.base} is {j}.",
+     "The {a.s} that the {b.p} {v.base} are {j}."),
+    ("a:person v:treat b:person j:mood", "The {a.p} who {v.base} the {b.s} were {j}.",
+     "The {a.p} who {v.base} the {b.s} was {j}."),
+    ("a:person v:treat b:person t:habit", "The {a.s} and the {b.s} {v.base} each other {t}.",
+     "The {a.s} and the {b.s} {v.s} each other {t}."),
+    ("a:person j:mood t:before", "One of the {a.p} was {j} {t}.", "One of the {a.p} were {j} {t}."),
+    ("b:thing p:near c:building", "There are two {b.p} {p} the {c.s}.",
+     "There is two {b.p} {p} the {c.s}."),
+    # reflexives and pronouns
+    ("a:man v:reflexive t:before", "The {a.s} {v.past} himself {t}.",
+     "The {a.s} {v.past} herself {t}."),
+    ("a:woman v:reflexive t:before", "The {a.s} {v.past} herself {t}.",
+     "The {a.s} {v.past} himself {t}."),
+    ("a:person v:reflexive t:before", "The {a.p} {v.past} themselves {t}.",
+     "The {a.p} {v.past} himself {t}."),
+    ("b:woman v:reflexive a:man", "The {a.s} thinks that the {b.s} {v.past} herself.",
+     "The {a.s} thinks that the {b.s} {v.past} himself."),
+    ("b:man v:reflexive a:woman", "The {a.s} thinks that the {b.s} {v.past} himself.",
+     "The {a.s} thinks that the {b.s} {v.past} herself."),
+    ("a:person v:treat t:before", "They {v.past} the {a.s} {t}.", "Them {v.past} the {a.s} {t}."),
+    ("a:person v:treat t:before", "The {a.s} {v.past} us {t}.", "The {a.s} {v.past} we {t}."),
+    # arguments: objects, infinitives, gerunds
+    ("a:person v:intransitive t:before", "The {a.s} {v.past} {t}.",
+     "The {a.s} {v.past} the room {t}."),
+    ("a:person v:transitive b:thing t:before", "The {a.s} {v.past} a {b.s} {t}.",
+     "The {a.s} {v.past} {t}."),
+    ("a:person v:intransitive b:person", "The {b.s} made the {a.s} {v.base}.",
+     "The {b.s} {v.past} the {a.s}."),
+    ("h:hope v:handle a:person b:thing", "The {a.s} {h.past} to {v.base} the {b.s}.",
+     "The {a.s} {h.past} {v.ing} the {b.s}."),
+    ("h:enjoy v:handle a:person b:thing", "The {a.s} {h.past} {v.ing} the {b.s}.",
+     "The {a.s} {h.past} to {v.base} the {b.s}."),
+    ("h:persuade a:person b:person v:handle c:thing",
+     "The {a.s} {h.past} the {b.s} to {v.base} the {c.s}.",
+     "The {a.s} {h.past} to {v.base} the {b.s} the {c.s}."),
+    ("a:person v:handle b:thing", "The {b.s} that the {a.s} {v.past} was expensive.",
+     "The {b.s} that the {a.s} {v.past} it was expensive."),
+    # word order
+    ("a:person v:handle b:thing t:before", "The {a.s} {v.past} the {b.s} {t}.",
+     "The {a.s} the {b.s} {v.past} {t}."),
+    ("a:person v:handle b:thing d:adverb", "The {a.s} {d} {v.past} the {b.s}.",
+     "The {a.s} {v.past} {d} the {b.s}."),
+    ("a:person j:mood v:intransitive t:before", "The {j} {a.s} {v.past} {t}.",
+     "The {a.s} {j} {v.past} {t}."),
+    ("a:person v:handle b:thing", "Why has the {a.s} {v.part} the {b.s}?",
+     "Why the {a.s} has {v.part} the {b.s}?"),
+    ("a:person v:handle b:thing t:before", "What did the {a.s} {v.base} {t}?",
+     "What did the {a.s} {v.base} the {b.s} {t}?"),
+    # forms of the verb after an auxiliary
+    ("a:person v:handle b:thing", "The {a.s} will {v.base} the {b.s} tomorrow.",
+     "The {a.s} will {v.past} the {b.s} tomorrow."),
+    ("a:person v:handle b:thing t:before", "The {a.s} did not {v.base} the {b.s} {t}.",
+     "The {a.s} did not {v.past} the {b.s} {t}."),
+    ("a:person v:handle b:thing", "The {a.p} are {v.ing} the {b.s} now.",
+     "The {a.p} are {v.base} the {b.s} now."),
+    ("a:person v:handle b:thing t:before", "The {b.s} was {v.part} by the {a.s} {t}.",
+     "The {b.s} was {v.base} by the {a.s} {t}."),
+    ("a:person v:handle b:thing t:before", "Did the {a.s} {v.base} the {b.s} {t}?",
+     "Did the {a.s} {v.past} the {b.s} {t}?"),
+    # determiners, comparison, words that need a negation
+    ("b:thing a:person", "These {b.p} belong to the {a.s}.", "These {b.s} belong to the {a.s}."),
+    ("a:person v:handle b:thing", "Every {a.s} has {v.part} a {b.s}.",
+     "Every {a.p} has {v.part} a {b.s}."),
+    ("a:person v:handle b:thing t:before", "The {a.s} {v.past} several {b.p} {t}.",
+     "The {a.s} {v.past} several {b.s} {t}."),
+    ("a:person j:compared b:person", "The {a.s} is {j} than the {b.s}.",
+     "The {a.s} is more {j} than the {b.s}."),
+    ("a:person v:handle b:thing", "No {a.s} has ever {v.part} this {b.s}.",
+     "Some {a.s} has ever {v.part} this {b.s}."),
+    ("a:person v:handle b:thing", "Neither the {a.s} nor I {v.past} any {b.p}.",
+     "Both the {a.s} and I {v.past} any {b.p}."),
+)  # fmt: skip
+
+# slots, premise, then a hypothesis that it entails, contradicts, leaves open
+_MNLI = (
+    ("a:person v:handle b:person o:thing", "The {a.s} and the {b.s} {v.past} the {o.s}.",
+     "The {a.s} {v.past} the {o.s}.", "The {a.s} did not {v.base} the {o.s}.",
+     "The {a.s} {v.past} the {o.s} against her will."),
+    ("a:person v:handle o:thing t:before", "All the {a.p} {v.past} the {o.s} {t}.",
+     "Some of the {a.p} {v.past} the {o.s}.", "None of the {a.p} {v.past} the {o.s} {t}.",
+     "All the {a.p} {v.past} the {o.s} again today."),
+    ("a:person v:handle o:thing b:thing", "The {o.s} was {v.part} by the {a.s}.",
+     "The {a.s} {v.past} the {o.s}.", "Nobody has ever {v.part} the {o.s}.",
+     "The {a.s} {v.past} the {o.s} and the {b.s}."),
+    ("a:person b:person v:treat", "The {a.s} was {v.part} by the {b.s}.",
+     "The {b.s} {v.past} the {a.s}.", "The {b.s} did not {v.base} the {a.s}.",
+     "The {a.s} {v.past} the {b.s}."),
+    ("a:person b:person", "The {a.s} is taller than the {b.s}.",
+     "The {b.s} is shorter than the {a.s}.", "The {b.s} is taller than the {a.s}.",
+     "The {b.s} is richer than the {a.s}."),
+    ("a:person b:person n:building", "The {a.s} left the {n.s} before the {b.s} did.",
+     "The {b.s} left the {n.s} after the {a.s}.", "The {b.s} left the {n.s} before the {a.s}.",
+     "The {b.s} left the {n.s} without the keys."),
+    ("a:person v:handle o:thing t:before", "The {a.s} forgot to {v.base} the {o.s} {t}.",
+     "The {a.s} did not {v.base} the {o.s} {t}.", "The {a.s} {v.past} the {o.s} {t}.",
+     "The {a.s} has never {v.part} anything."),
+    ("a:person v:handle o:thing t:before", "The {a.s} managed to {v.base} the {o.s}.",
+     "The {a.s} {v.past} the {o.s}.", "The {a.s} failed to {v.base} the {o.s}.",
+     "The {a.s} {v.past} the {o.s} {t}."),
+    ("a:person v:handle o:thing b:person", "The {a.s} refused to {v.base} the {o.s}.",
+     "The {a.s} was not willing to {v.base} the {o.s}.",
+     "The {a.s} was glad to {v.base} the {o.s}.", "The {b.s} {v.past} the {o.s}."),
+    ("a:person v:handle o:thing", "The {a.s} wanted to {v.base} the {o.s}.",
+     "The {a.s} had a wish to {v.base} the {o.s}.", "The {a.s} had no wish to {v.base} the {o.s}.",
+     "The {a.s} {v.past} the {o.s}."),
+    ("a:person v:handle o:thing b:person",
+     "Without the {b.s}, the {a.s} would not have {v.part} the {o.s}.",
+     "The {a.s} {v.past} the {o.s}.", "The {a.s} did not {v.base} the {o.s}.",
+     "The {a.s} thanked the {b.s}."),
+    ("a:person v:handle o:thing b:person", "Only the {a.s} {v.past} the {o.s}, not the {b.s}.",
+     "The {b.s} did not {v.base} the {o.s}.", "The {b.s} {v.past} the {o.s}.",
+     "The {b.s} was angry about the {o.s}."),
+    ("a:person n:number v:handle o:thing", "Exactly {n} {a.p} {v.past} the {o.s}.",
+     "Some {a.p} {v.past} the {o.s}.", "No {a.p} {v.past} the {o.s}.",
+     "Exactly {n} {a.p} {v.past} the {o.s} in May."),
+    ("a:person b:person n:building", "Neither the {a.s} nor the {b.s} went to the {n.s}.",
+     "The {b.s} stayed away from the {n.s}.", "The {b.s} went to the {n.s}.",
+     "The {a.s} wanted to go to the {n.s}."),
+    ("a:person b:person o:thing", "The {a.s} sold the {b.s} an old {o.s}.",
+     "The {b.s} bought an old {o.s} from the {a.s}.", "The {b.s} sold the {a.s} a new {o.s}.",
+     "The {b.s} paid too much for the old {o.s}."),
+    ("a:person j:mood b:person n:building", "The {a.s} who met the {b.s} at the {n.s} was {j}.",
+     "The {a.s} was {j}.", "The {a.s} was not {j}.", "The {b.s} was {j}."),
+)  # fmt: skip
+
+# slots, question and a sentence that answers it, twice: neither answers the other question
+_QNLI = (
+    ("n:building c:city y:year p:name",
+     "When was the {n.s} in {c} built?", "The {n.s} in {c} was built in {y} after a long dispute.",
+     "Who built the {n.s} in {c}?", "The {n.s} in {c} was built by {p} after a long dispute."),
+    ("p:name c:city y:year q:name",
+     "When did {p} move to {c}?", "After the war, in {y}, {p} moved to {c}.",
+     "With whom did {p} move to {c}?", "After the war, with {q}, {p} moved to {c}."),
+    ("p:name d:city c:city y:year",
+     "Where was {p} born?", "{p}, whose parents came from {d}, was born in {c}.",
+     "When was {p} born?", "{p}, whose parents came from {d}, was born in {y}."),
+    ("p:name q:name c:city y:year",
+     "Who taught {p}?", "In {y}, {p} was taught by {q} in {c}.",
+     "Whom did {p} teach?", "In {y}, {p} taught {q} in {c}."),
+    ("p:name q:name c:city y:year",
+     "Whom did {p} defeat in {c}?", "In {c}, {p} won the final of {y} against {q}.",
+     "Who defeated {p} in {c}?", "In {c}, {p} lost the final of {y} against {q}."),
+    ("n:building c:city m:many",
+     "How many rooms does the {n.s} in {c} have?", "The {n.s} in {c} has a garden and {m} rooms.",
+     "How old is the {n.s} in {c}?", "The {n.s} in {c} has a garden and is {m} years old."),
+    ("n:building c:city m:material p:name",
+     "What is the {n.s} in {c} made of?", "The {n.s} in {c} is famous and made of {m}.",
+     "Who designed the {n.s} in {c}?", "The {n.s} in {c} is famous and a work of {p}."),
+    ("n:building c:city x:disaster y:year",
+     "Why was the {n.s} in {c} closed?", "The {n.s} in {c} was closed because of a {x}.",
+     "In which year was the {n.s} in {c} closed?", "The {n.s} in {c} was closed early in {y}."),
+    ("p:name c:city y:year n:building",
+     "Which city did {p} leave in {y}?", "In {y}, {p} left {c} for good.",
+     "Which building did {p} leave in {y}?", "In {y}, {p} left the {n.s} for good."),
+    ("c:city m:many y:year",
+     "How long is the bridge in {c}?", "The bridge in {c}, opened in {y}, measures {m} meters.",
+     "How much does it cost to cross the bridge in {c}?",
+     "The bridge in {c}, opened in {y}, takes a toll of {m} cents."),
+    ("c:city l:language p:name",
+     "What language do most people in {c} speak?", "Most people in {c} speak {l} at home.",
+     "Of whom do most people in {c} speak well?", "Most people in {c} speak well of {p}."),
+    ("p:name s:subject c:city",
+     "What does {p} teach?", "{p} gives lessons in {s} at a large school.",
+     "Where does {p} teach?", "{p} gives lessons in {c} at a large school."),
+    ("n:building c:city d:city y:year",
+     "When did the {n.s} in {c} open?",
+     "The {n.s} in {c} opened in {y}, long before the one in {d}.",
+     "When did the {n.s} in {d} open?",
+     "The {n.s} in {d} opened in {y}, long before the one in {c}."),
+    ("p:name q:name y:year c:city",
+     "When did {p} marry {q}?", "{p} and {q} were married in {y} by a judge.",
+     "Where did {p} marry {q}?", "{p} and {q} were married in {c} by a judge."),
+    ("a:person c:city s:subject p:name",
+     "What did the {a.s} from {c} study?", "The {a.s} from {c} was a student of {s}.",
+     "With whom did the {a.s} from {c} study?", "The {a.s} from {c} was a student of {p}."),
+    ("p:name x:thing c:city a:person",
+     "Where did {p} buy the {x.s}?", "{p} bought the {x.s} in {c} for little money.",
+     "From whom did {p} buy the {x.s}?", "{p} bought the {x.s} from a {a.s} for little money."),
+)  # fmt: skip
+
+# slots, a question in two wordings, another question in nearly the same two wordings
+_QQP = (
+    ("s:skill c:city",
+     "Where can I learn to {s} in {c}?", "Which place in {c} is good for learning to {s}?",
+     "Where can I teach people to {s} in {c}?",
+     "Which place in {c} is good for teaching people to {s}?"),
+    ("s:skill a:person",
+     "How can a {a.s} learn to {s}?", "What is the best way for a {a.s} to learn to {s}?",
+     "How can a {a.s} forget how to {s}?", "What is the best way for a {a.s} to forget to {s}?"),
+    ("c:city d:city",
+     "How do I get from {c} to {d} by train?", "What is the best train to {d} if I start in {c}?",
+     "How do I get from {d} to {c} by train?", "What is the best train to {c} if I start in {d}?"),
+    ("c:city d:city",
+     "Is {c} safer than {d}?", "Is {d} more dangerous than {c}?",
+     "Is {d} safer than {c}?", "Is {c} more dangerous than {d}?"),
+    ("a:animal b:animal",
+     "Why do {a.p} fear {b.p}?", "What makes {a.p} afraid of {b.p}?",
+     "Why do {b.p} fear {a.p}?", "What makes {b.p} afraid of {a.p}?"),
+    ("x:thing y:thing",
+     "Should I buy a new {x.s} or {y.s}?", "Which should I buy, a {y.s} or a {x.s}?",
+     "Should I sell my {x.s} or {y.s}?", "Which should I sell, my {y.s} or my {x.s}?"),
+    ("x:thing c:city",
+     "How much does a {x.s} cost in {c}?", "What is the price of a {x.s} in {c}?",
+     "How much does a {x.s} weigh in {c}?", "What is the weight of a {x.s} in {c}?"),
+    ("x:thing c:city",
+     "Who can repair my {x.s} in {c}?", "Where in {c} can I have my {x.s} fixed?",
+     "Who can steal my {x.s} in {c}?", "Where in {c} can I have my {x.s} stolen?"),
+    ("a:person s:subject",
+     "Can I become a {a.s} without {s}?", "Is it possible to be a {a.s} and know no {s}?",
+     "Can I become a {a.s} with nothing but {s}?",
+     "Is it possible to be a {a.s} and know only {s}?"),
+    ("a:animal f:food",
+     "How do I stop my {a.s} from eating {f}?", "How can I keep my {a.s} away from {f}?",
+     "How do I get my {a.s} to start eating {f}?", "How can I make my {a.s} like {f}?"),
+    ("a:animal f:food",
+     "Is it healthy for {a.p} to eat {f}?", "Do {f} do {a.p} any good?",
+     "Is it usual for {a.p} to eat {f}?", "Do {a.p} often feed on {f}?"),
+    ("a:person b:person",
+     "Who earns more, a {a.s} or a {b.s}?", "Which job is better paid, {b.s} or {a.s}?",
+     "Who works more, a {a.s} or a {b.s}?", "Which job takes longer hours, {b.s} or {a.s}?"),
+    ("p:name q:name c:city",
+     "Did {p} ever meet {q} in {c}?", "Have {q} and {p} ever seen each other in {c}?",
+     "Did {p} ever fight {q} in {c}?", "Have {q} and {p} ever hit each other in {c}?"),
+    ("p:name c:city",
+     "Why did {p} leave {c}?", "What was the reason that {p} moved away from {c}?",
+     "Why did {p} come to {c}?", "What was the reason that {p} moved to {c}?"),
+    ("f:food g:food",
+     "How can I cook {f} without {g}?", "Is there a way to prepare {f} that needs no {g}?",
+     "How can I cook {g} without {f}?", "Is there a way to prepare {g} that needs no {f}?"),
+    ("c:city s:subject",
+     "Is {c} a good place to study {s}?", "Should I go to {c} if I want to learn {s}?",
+     "Is {c} a good place to teach {s}?", "Should I go to {c} if I want to give lessons in {s}?"),
+    ("l:language c:city",
+     "Do I need to speak {l} in {c}?", "Can I not live in {c} without knowing {l}?",
+     "Am I allowed to speak {l} in {c}?", "Can I be punished in {c} for using {l}?"),
+    ("a:person x:thing v:handle",
+     "Why did the {a.s} {v.base} my {x.s}?", "For what reason did the {a.s} {v.base} my {x.s}?",
+     "When did the {a.s} {v.base} my {x.s}?", "At what time did the {a.s} {v.base} my {x.s}?"),
+)  # fmt: skip
+
+_RULES = {
+    task: {rule[1]: (rule[0].split(), rule[1:]) for rule in rules}
+    for task, rules in {"CoLA": _COLA, "MNLI": _MNLI, "QNLI": _QNLI, "QQP": _QQP}.items()
+}  # by the first text, a name that no other rule has
+
+
+def draw_texts(
+    draw: Draw, task: str, label: str, words: Mapping[str, Sequence] = WORDS
+) -> tuple[str, ...]:
+    """The text, or the two, of a new example of `task` with `label`."""
+    rules, names = _RULES[task], tuple(_RULES[task])
+
+    def propose() -> Filling:
+        name = draw.one(names)
+        return name, draw.different([words[_kind(slot)] for slot in rules[name][0][:2]])
+
+    name, key = draw.filling(propose)
+    slots, texts = rules[name]
+    rest = [words[_kind(slot)] for slot in slots[2:]]
+    found = draw.different([*((word,) for word in key), *rest])
+    values = {slot.split(":")[0]: word for slot, word in zip(slots, found, strict=True)}
+    return tuple(text.format(**values) for text in _choose(draw, task, label, texts))
+
+
+def _choose(draw: Draw, task: str, label: str, texts: tuple[str, ...]) -> tuple[str, ...]:
+    if task == "CoLA":
+        return (texts[("1", "0").index(label)],)
+    if task == "MNLI":
+        return texts[0], texts[1 + ("entailment", "contradiction", "neutral").index(label)]
+    # Each text stands in as many pairs of either label: no word of it gives the label away.
+    first = draw.one((0, 2))
+    other = first if label in ("1", "entailment") else 2 - first
+    return texts[first], texts[other + 1]
+
+
+def _kind(slot: str) -> str:
+    return slot.split(":")[1]
