@@ -7,17 +7,23 @@
 #
 # Run again, it resumes, or says that it is done. Its models are in models/quickstart/.
 set -euo pipefail
-cd "$(dirname "$0")"
 
 SAMPLE=SST-2
 GLUE_TASK='' MIRROR=''
 while [ $# -gt 0 ]; do
     case $1 in
         --task) GLUE_TASK=${2:?--task needs a name} && shift 2 ;;
-        --glue_mirror) MIRROR=$(case ${2:?} in *://*) echo "$2" ;; *) realpath "$2" ;; esac) && shift 2 ;;
+        --glue_mirror)
+            case ${2:?--glue_mirror needs a folder or an address} in
+                *://*) MIRROR=$2 ;;
+                *) MIRROR=$(realpath "$2") ;;
+            esac
+            shift 2
+            ;;
         *) sed -n '2,8s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
     esac
 done
+cd "$(dirname "$0")"
 
 if [ -z "${PYTHON:-}" ]; then  # PYTHON=... takes an environment of your own as it is
     source scripts/environment.sh
@@ -27,7 +33,7 @@ source scripts/common.sh
 
 STARTED=$SECONDS
 if [ -n "$GLUE_TASK" ]; then
-    FOLDER=$GLUE_TASK DATA_FOLDER=data
+    FOLDER=$GLUE_TASK DATA_FOLDER=data/quickstart  # data/TASK is left to the paper's commands
 else
     FOLDER=sample-$SAMPLE DATA_FOLDER=data/sample
 fi
@@ -44,18 +50,23 @@ EARLIER=$(cat "$CLOCK" 2>/dev/null || echo 0)
 trap 'echo $((EARLIER + SECONDS - STARTED)) > "$CLOCK"' EXIT
 
 say "a real BERT (6 layers, 22.7 M parameters) and real GloVe vectors"
-"$PYTHON" download_bert.py --model all-MiniLM-L6-v2 --output_dir models/quickstart/bert_pt
+BASE_FOLDER=models/bert_pt
+if [ -e models/bert_pt ] && ! grep -q all-MiniLM-L6-v2 models/bert_pt/run.json; then
+    BASE_FOLDER=models/quickstart/bert_pt  # models/bert_pt holds another BERT
+fi
+"$PYTHON" download_bert.py --model all-MiniLM-L6-v2 --output_dir "$BASE_FOLDER"
 "$PYTHON" download_glove.py --name glove.6B.50d
 if [ -n "$GLUE_TASK" ]; then
     say "GLUE data: $GLUE_TASK"
-    "$PYTHON" download_glue_data.py --data_dir data --tasks "$GLUE_TASK" ${MIRROR:+--mirror "$MIRROR"}
+    "$PYTHON" download_glue_data.py --data_dir "$DATA_FOLDER" --tasks "$GLUE_TASK" \
+        ${MIRROR:+--mirror "$MIRROR"}
 else
     say "the sample task $SAMPLE"
     "$PYTHON" data/sample_tasks.py --tasks "$SAMPLE" --data_dir data/sample
 fi
 
 start "${GLUE_TASK:-$SAMPLE}" --data "$DATA_FOLDER" --models "models/quickstart/$FOLDER" \
-    --base models/quickstart/bert_pt --glove glove/glove.6B.50d --N 3
+    --base "$BASE_FOLDER" --glove glove/glove.6B.50d --N 3
 fine_tune
 augment
 score_bert_ft

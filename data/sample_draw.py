@@ -16,10 +16,11 @@ Filling = tuple[str, tuple]  # a template and the words that decide its split
 def split_of(template: str, words: Sequence[object]) -> str | None:
     """The one split in which `template` may be filled with `words`; a hash of them decides.
 
+    Their order does not matter: `Is Lima safer than Oslo?` goes with `Is Oslo safer than Lima?`.
     A template or word that starts with `*` never occurs in train (such a filling may belong
     nowhere): what it means, a pretrained model has to know.
     """
-    parts = [template, *map(str, words)]
+    parts = [template, *sorted(map(str, words))]
     percent = int.from_bytes(hashlib.sha256("|".join(parts).encode()).digest()[:4], "big") % 100
     if percent < TRAIN_SHARE:
         return None if any(part.startswith("*") for part in parts) else "train"

@@ -2,21 +2,42 @@
 
 A rule is its slots (`name:kind`, see `sample_words`) and its texts, with `{name}` for a word and
 `{name.form}` for a form of it: `{a.p}` the plural of noun a, `{v.past}` the past of verb v. Its
-filling is its first two slots: a pair of words that dev gives to a rule, train never gives it.
+filling is its first two slots, or those before a `|`: with what dev fills a rule, train never does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from sample_draw import Draw, Filling
 from sample_words import WORDS
 
+
+class Slots(NamedTuple):
+    """Kinds of a rule's words by their name; those of `key` decide the split."""
+
+    key: dict[str, str]
+    rest: dict[str, str]
+
+
+def _slots(text: str) -> Slots:
+    key, bar, rest = text.partition(" | ")
+    if not bar:
+        key, rest = text.split()[:2], text.split()[2:]
+        return Slots(_kinds(key), _kinds(rest))
+    return Slots(_kinds(key.split()), _kinds(rest.split()))
+
+
+def _kinds(slots: Sequence[str]) -> dict[str, str]:
+    return dict(slot.split(":") for slot in slots)
+
+
 # slots, acceptable, not acceptable
 _COLA = (
     # agreement of subject and verb, with other nouns in between
-    ("a:person v:intransitive t:habit", "The {a.s} {v.s} {t}.", "The {a.s} {v.base} {t}."),
-    ("a:person v:intransitive t:habit", "The {a.p} {v.base} {t}.", "The {a.p} {v.s} {t}."),
+    ("v:intransitive | a:person t:habit", "The {a.s} {v.s} {t}.", "The {a.s} {v.base} {t}."),
+    ("v:intransitive | a:person t:habit", "The {a.p} {v.base} {t}.", "The {a.p} {v.s} {t}."),
     ("a:person j:mood b:thing p:near", "The {a.s} {p} the {b.p} is {j}.",
      "The {a.s} {p} the {b.p} are {j}."),
     ("a:person j:mood b:thing p:near", "The {a.p} {p} the {b.s} are {j}.",
@@ -25,30 +46,30 @@ _COLA = (
      "The {a.s} that the {b.p} {v.base} are {j}."),
     ("a:person v:treat b:person j:mood", "The {a.p} who {v.base} the {b.s} were {j}.",
      "The {a.p} who {v.base} the {b.s} was {j}."),
-    ("a:person v:treat b:person t:habit", "The {a.s} and the {b.s} {v.base} each other {t}.",
-     "The {a.s} and the {b.s} {v.s} each other {t}."),
+    ("v:treat | a:person b:person t:habit", "The {a.s} and the {b.s} {v.base} you {t}.",
+     "The {a.s} and the {b.s} {v.s} you {t}."),
+    ("v:treat | a:person b:person t:habit", "The {a.s} of the {b.p} {v.s} you {t}.",
+     "The {a.s} of the {b.p} {v.base} you {t}."),
     ("a:person j:mood t:before", "One of the {a.p} was {j} {t}.", "One of the {a.p} were {j} {t}."),
-    ("b:thing p:near c:building", "There are two {b.p} {p} the {c.s}.",
-     "There is two {b.p} {p} the {c.s}."),
+    ("a:person j:mood t:before", "Two of the {a.p} were {j} {t}.", "Two of the {a.p} was {j} {t}."),
     # reflexives and pronouns
     ("a:man v:reflexive t:before", "The {a.s} {v.past} himself {t}.",
      "The {a.s} {v.past} herself {t}."),
     ("a:woman v:reflexive t:before", "The {a.s} {v.past} herself {t}.",
      "The {a.s} {v.past} himself {t}."),
-    ("a:person v:reflexive t:before", "The {a.p} {v.past} themselves {t}.",
-     "The {a.p} {v.past} himself {t}."),
     ("b:woman v:reflexive a:man", "The {a.s} thinks that the {b.s} {v.past} herself.",
      "The {a.s} thinks that the {b.s} {v.past} himself."),
     ("b:man v:reflexive a:woman", "The {a.s} thinks that the {b.s} {v.past} himself.",
      "The {a.s} thinks that the {b.s} {v.past} herself."),
-    ("a:person v:treat t:before", "They {v.past} the {a.s} {t}.", "Them {v.past} the {a.s} {t}."),
-    ("a:person v:treat t:before", "The {a.s} {v.past} us {t}.", "The {a.s} {v.past} we {t}."),
+    ("a:man v:reflexive", "The {a.p} {v.past} themselves.", "The {a.s} {v.past} themselves."),
+    ("v:treat | a:person t:before", "They {v.past} the {a.s} {t}.", "Them {v.past} the {a.s} {t}."),
+    ("v:treat | a:person t:before", "The {a.s} {v.past} them {t}.", "The {a.s} {v.past} they {t}."),
     # arguments: objects, infinitives, gerunds
-    ("a:person v:intransitive t:before", "The {a.s} {v.past} {t}.",
+    ("v:intransitive | a:person t:before", "The {a.s} {v.past} {t}.",
      "The {a.s} {v.past} the room {t}."),
-    ("a:person v:transitive b:thing t:before", "The {a.s} {v.past} a {b.s} {t}.",
+    ("v:transitive | a:person t:before", "The {a.s} {v.past} the room {t}.",
      "The {a.s} {v.past} {t}."),
-    ("a:person v:intransitive b:person", "The {b.s} made the {a.s} {v.base}.",
+    ("v:intransitive | a:person b:person", "The {b.s} made the {a.s} {v.base}.",
      "The {b.s} {v.past} the {a.s}."),
     ("h:hope v:handle a:person b:thing", "The {a.s} {h.past} to {v.base} the {b.s}.",
      "The {a.s} {h.past} {v.ing} the {b.s}."),
@@ -57,94 +78,119 @@ _COLA = (
     ("h:persuade a:person b:person v:handle c:thing",
      "The {a.s} {h.past} the {b.s} to {v.base} the {c.s}.",
      "The {a.s} {h.past} to {v.base} the {b.s} the {c.s}."),
-    ("a:person v:handle b:thing", "The {b.s} that the {a.s} {v.past} was expensive.",
+    ("v:handle | a:person b:thing", "The {b.s} that the {a.s} {v.past} was expensive.",
      "The {b.s} that the {a.s} {v.past} it was expensive."),
     # word order
     ("a:person v:handle b:thing t:before", "The {a.s} {v.past} the {b.s} {t}.",
      "The {a.s} the {b.s} {v.past} {t}."),
-    ("a:person v:handle b:thing d:adverb", "The {a.s} {d} {v.past} the {b.s}.",
+    ("d:adverb v:handle a:person b:thing", "The {a.s} {d} {v.past} the {b.s}.",
      "The {a.s} {v.past} {d} the {b.s}."),
     ("a:person j:mood v:intransitive t:before", "The {j} {a.s} {v.past} {t}.",
      "The {a.s} {j} {v.past} {t}."),
-    ("a:person v:handle b:thing", "Why has the {a.s} {v.part} the {b.s}?",
+    ("v:handle a:person b:thing", "Why has the {a.s} {v.part} the {b.s}?",
      "Why the {a.s} has {v.part} the {b.s}?"),
-    ("a:person v:handle b:thing t:before", "What did the {a.s} {v.base} {t}?",
+    ("v:handle | a:person b:thing t:before", "What did the {a.s} {v.base} {t}?",
      "What did the {a.s} {v.base} the {b.s} {t}?"),
+    ("v:handle | a:person b:thing t:before", "Did the {a.s} {v.base} the {b.s} {t}?",
+     "Did the {a.s} {v.base} {t} the {b.s}?"),
     # forms of the verb after an auxiliary
-    ("a:person v:handle b:thing", "The {a.s} will {v.base} the {b.s} tomorrow.",
+    ("v:handle | a:person b:thing", "The {a.s} will {v.base} the {b.s} tomorrow.",
      "The {a.s} will {v.past} the {b.s} tomorrow."),
-    ("a:person v:handle b:thing t:before", "The {a.s} did not {v.base} the {b.s} {t}.",
+    ("v:handle | a:person b:thing t:before", "The {a.s} did not {v.base} the {b.s} {t}.",
      "The {a.s} did not {v.past} the {b.s} {t}."),
-    ("a:person v:handle b:thing", "The {a.p} are {v.ing} the {b.s} now.",
+    ("v:handle | a:person b:thing", "The {a.p} are {v.ing} the {b.s} now.",
      "The {a.p} are {v.base} the {b.s} now."),
-    ("a:person v:handle b:thing t:before", "The {b.s} was {v.part} by the {a.s} {t}.",
+    ("v:handle | a:person b:thing t:before", "The {b.s} was {v.part} by the {a.s} {t}.",
      "The {b.s} was {v.base} by the {a.s} {t}."),
-    ("a:person v:handle b:thing t:before", "Did the {a.s} {v.base} the {b.s} {t}?",
-     "Did the {a.s} {v.past} the {b.s} {t}?"),
     # determiners, comparison, words that need a negation
-    ("b:thing a:person", "These {b.p} belong to the {a.s}.", "These {b.s} belong to the {a.s}."),
-    ("a:person v:handle b:thing", "Every {a.s} has {v.part} a {b.s}.",
+    ("b:thing | a:person", "These {b.p} belong to the {a.s}.", "These {b.s} belong to the {a.s}."),
+    ("b:thing | a:person", "This {b.s} belongs to the {a.s}.", "This {b.p} belongs to the {a.s}."),
+    ("a:person | v:handle b:thing", "Every {a.s} has {v.part} a {b.s}.",
      "Every {a.p} has {v.part} a {b.s}."),
-    ("a:person v:handle b:thing t:before", "The {a.s} {v.past} several {b.p} {t}.",
+    ("b:thing | v:handle a:person t:before", "The {a.s} {v.past} several {b.p} {t}.",
      "The {a.s} {v.past} several {b.s} {t}."),
-    ("a:person j:compared b:person", "The {a.s} is {j} than the {b.s}.",
+    ("j:compared | a:person b:person", "The {a.s} is {j} than the {b.s}.",
      "The {a.s} is more {j} than the {b.s}."),
+    ("j:polite | a:person b:person", "The {a.s} is more {j} than the {b.s}.",
+     "The {a.s} is {j} than the {b.s}."),
     ("a:person v:handle b:thing", "No {a.s} has ever {v.part} this {b.s}.",
      "Some {a.s} has ever {v.part} this {b.s}."),
-    ("a:person v:handle b:thing", "Neither the {a.s} nor I {v.past} any {b.p}.",
-     "Both the {a.s} and I {v.past} any {b.p}."),
 )  # fmt: skip
 
-# slots, premise, then a hypothesis that it entails, contradicts, leaves open
+# slots, two premises, a hypothesis that only the first entails and the second contradicts, one the
+# other way round, one that both leave open
 _MNLI = (
-    ("a:person v:handle b:person o:thing", "The {a.s} and the {b.s} {v.past} the {o.s}.",
+    ("a:person v:handle b:person o:thing",
+     "The {a.s} and the {b.s} {v.past} the {o.s}.", "The {b.s}, not the {a.s}, {v.past} the {o.s}.",
      "The {a.s} {v.past} the {o.s}.", "The {a.s} did not {v.base} the {o.s}.",
-     "The {a.s} {v.past} the {o.s} against her will."),
-    ("a:person v:handle o:thing t:before", "All the {a.p} {v.past} the {o.s} {t}.",
-     "Some of the {a.p} {v.past} the {o.s}.", "None of the {a.p} {v.past} the {o.s} {t}.",
-     "All the {a.p} {v.past} the {o.s} again today."),
-    ("a:person v:handle o:thing b:thing", "The {o.s} was {v.part} by the {a.s}.",
-     "The {a.s} {v.past} the {o.s}.", "Nobody has ever {v.part} the {o.s}.",
-     "The {a.s} {v.past} the {o.s} and the {b.s}."),
-    ("a:person b:person v:treat", "The {a.s} was {v.part} by the {b.s}.",
+     "The {a.s} and the {b.s} were friends."),
+    ("a:person v:handle o:thing t:before",
+     "All the {a.p} {v.past} the {o.s} {t}.", "None of the {a.p} {v.past} the {o.s} {t}.",
+     "Some of the {a.p} {v.past} the {o.s}.", "Not one of the {a.p} {v.past} the {o.s} {t}.",
+     "Some of the {a.p} were tired {t}."),
+    ("a:person v:handle o:thing c:thing",
+     "The {o.s} was {v.part} by the {a.s}.", "The {o.s} was not {v.part} by the {a.s}.",
+     "The {a.s} {v.past} the {o.s}.", "The {a.s} did not {v.base} the {o.s}.",
+     "The {a.s} did not {v.base} the {c.s}."),
+    ("a:person b:person v:treat",
+     "The {a.s} was {v.part} by the {b.s}.", "The {a.s} was not {v.part} by the {b.s}.",
      "The {b.s} {v.past} the {a.s}.", "The {b.s} did not {v.base} the {a.s}.",
      "The {a.s} {v.past} the {b.s}."),
-    ("a:person b:person", "The {a.s} is taller than the {b.s}.",
-     "The {b.s} is shorter than the {a.s}.", "The {b.s} is taller than the {a.s}.",
+    ("a:person b:person",
+     "The {a.s} is taller than the {b.s}.", "The {b.s} is taller than the {a.s}.",
+     "The {b.s} is shorter than the {a.s}.", "The {a.s} is shorter than the {b.s}.",
      "The {b.s} is richer than the {a.s}."),
-    ("a:person b:person n:building", "The {a.s} left the {n.s} before the {b.s} did.",
-     "The {b.s} left the {n.s} after the {a.s}.", "The {b.s} left the {n.s} before the {a.s}.",
-     "The {b.s} left the {n.s} without the keys."),
-    ("a:person v:handle o:thing t:before", "The {a.s} forgot to {v.base} the {o.s} {t}.",
+    ("a:person b:person n:building",
+     "The {a.s} left the {n.s} before the {b.s}.", "The {b.s} left the {n.s} before the {a.s}.",
+     "The {b.s} left the {n.s} after the {a.s}.", "The {a.s} left the {n.s} after the {b.s}.",
+     "The {b.s} wanted to leave the {n.s} with the {a.s}."),
+    ("a:person v:handle o:thing t:before",
+     "The {a.s} forgot to {v.base} the {o.s} {t}.",
+     "The {a.s} remembered to {v.base} the {o.s} {t}.",
      "The {a.s} did not {v.base} the {o.s} {t}.", "The {a.s} {v.past} the {o.s} {t}.",
-     "The {a.s} has never {v.part} anything."),
-    ("a:person v:handle o:thing t:before", "The {a.s} managed to {v.base} the {o.s}.",
-     "The {a.s} {v.past} the {o.s}.", "The {a.s} failed to {v.base} the {o.s}.",
-     "The {a.s} {v.past} the {o.s} {t}."),
-    ("a:person v:handle o:thing b:person", "The {a.s} refused to {v.base} the {o.s}.",
+     "The {a.s} talked about the {o.s} {t}."),
+    ("a:person v:handle o:thing b:person",
+     "The {a.s} managed to {v.base} the {o.s}.", "The {a.s} failed to {v.base} the {o.s}.",
+     "The {a.s} {v.past} the {o.s}.", "The {a.s} did not {v.base} the {o.s}.",
+     "The {b.s} did not {v.base} the {o.s}."),
+    ("a:person v:handle o:thing b:person",
+     "The {a.s} refused to {v.base} the {o.s}.", "The {a.s} was glad to {v.base} the {o.s}.",
      "The {a.s} was not willing to {v.base} the {o.s}.",
-     "The {a.s} was glad to {v.base} the {o.s}.", "The {b.s} {v.past} the {o.s}."),
-    ("a:person v:handle o:thing", "The {a.s} wanted to {v.base} the {o.s}.",
-     "The {a.s} had a wish to {v.base} the {o.s}.", "The {a.s} had no wish to {v.base} the {o.s}.",
+     "The {a.s} was willing to {v.base} the {o.s}.",
+     "The {b.s} was willing to {v.base} the {o.s}."),
+    ("a:person v:handle o:thing",
+     "The {a.s} wanted to {v.base} the {o.s}.", "The {a.s} had no wish to {v.base} the {o.s}.",
+     "The {a.s} wished to {v.base} the {o.s}.", "The {a.s} did not want to {v.base} the {o.s}.",
      "The {a.s} {v.past} the {o.s}."),
     ("a:person v:handle o:thing b:person",
      "Without the {b.s}, the {a.s} would not have {v.part} the {o.s}.",
+     "Without the {b.s}, the {a.s} would have {v.part} the {o.s}.",
      "The {a.s} {v.past} the {o.s}.", "The {a.s} did not {v.base} the {o.s}.",
-     "The {a.s} thanked the {b.s}."),
-    ("a:person v:handle o:thing b:person", "Only the {a.s} {v.past} the {o.s}, not the {b.s}.",
+     "The {b.s} did not {v.base} the {o.s}."),
+    ("a:person v:handle o:thing b:person",
+     "Only the {a.s} {v.past} the {o.s}, not the {b.s}.",
+     "Both the {a.s} and the {b.s} {v.past} the {o.s}.",
      "The {b.s} did not {v.base} the {o.s}.", "The {b.s} {v.past} the {o.s}.",
-     "The {b.s} was angry about the {o.s}."),
-    ("a:person n:number v:handle o:thing", "Exactly {n} {a.p} {v.past} the {o.s}.",
-     "Some {a.p} {v.past} the {o.s}.", "No {a.p} {v.past} the {o.s}.",
-     "Exactly {n} {a.p} {v.past} the {o.s} in May."),
-    ("a:person b:person n:building", "Neither the {a.s} nor the {b.s} went to the {n.s}.",
+     "The {a.s} talked about the {o.s}."),
+    ("a:person b:person n:building",
+     "Neither the {a.s} nor the {b.s} went to the {n.s}.",
+     "Both the {a.s} and the {b.s} went to the {n.s}.",
      "The {b.s} stayed away from the {n.s}.", "The {b.s} went to the {n.s}.",
      "The {a.s} wanted to go to the {n.s}."),
-    ("a:person b:person o:thing", "The {a.s} sold the {b.s} an old {o.s}.",
-     "The {b.s} bought an old {o.s} from the {a.s}.", "The {b.s} sold the {a.s} a new {o.s}.",
-     "The {b.s} paid too much for the old {o.s}."),
-    ("a:person j:mood b:person n:building", "The {a.s} who met the {b.s} at the {n.s} was {j}.",
-     "The {a.s} was {j}.", "The {a.s} was not {j}.", "The {b.s} was {j}."),
+    ("a:person b:person o:thing",
+     "The {a.s} sold the {b.s} an old {o.s}.", "The {b.s} sold the {a.s} an old {o.s}.",
+     "The {b.s} bought an old {o.s} from the {a.s}.",
+     "The {a.s} bought an old {o.s} from the {b.s}.",
+     "The {a.s} stole an old {o.s} from the {b.s}."),
+    ("b:person v:handle a:person o:thing",
+     "The {a.s} knew that the {b.s} had {v.part} the {o.s}.",
+     "The {a.s} was wrong to think that the {b.s} had {v.part} the {o.s}.",
+     "The {b.s} {v.past} the {o.s}.", "The {b.s} did not {v.base} the {o.s}.",
+     "The {a.s} {v.past} the {o.s}."),
+    ("a:person n:number b:person v:handle o:thing",
+     "Exactly {n} {a.p} {v.past} the {o.s}.", "Not a single {a.s} {v.past} the {o.s}.",
+     "At least one {a.s} {v.past} the {o.s}.", "No {a.s} {v.past} the {o.s}.",
+     "At least {n} {b.p} {v.past} the {o.s}."),
 )  # fmt: skip
 
 # slots, question and a sentence that answers it, twice: neither answers the other question
@@ -155,13 +201,13 @@ _QNLI = (
     ("p:name c:city y:year q:name",
      "When did {p} move to {c}?", "After the war, in {y}, {p} moved to {c}.",
      "With whom did {p} move to {c}?", "After the war, with {q}, {p} moved to {c}."),
-    ("p:name d:city c:city y:year",
+    ("p:name | d:city c:city y:year",
      "Where was {p} born?", "{p}, whose parents came from {d}, was born in {c}.",
      "When was {p} born?", "{p}, whose parents came from {d}, was born in {y}."),
-    ("p:name q:name c:city y:year",
+    ("p:name | q:name c:city y:year",
      "Who taught {p}?", "In {y}, {p} was taught by {q} in {c}.",
      "Whom did {p} teach?", "In {y}, {p} taught {q} in {c}."),
-    ("p:name q:name c:city y:year",
+    ("p:name c:city q:name y:year",
      "Whom did {p} defeat in {c}?", "In {c}, {p} won the final of {y} against {q}.",
      "Who defeated {p} in {c}?", "In {c}, {p} lost the final of {y} against {q}."),
     ("n:building c:city m:many",
@@ -173,17 +219,17 @@ _QNLI = (
     ("n:building c:city x:disaster y:year",
      "Why was the {n.s} in {c} closed?", "The {n.s} in {c} was closed because of a {x}.",
      "In which year was the {n.s} in {c} closed?", "The {n.s} in {c} was closed early in {y}."),
-    ("p:name c:city y:year n:building",
+    ("p:name y:year c:city n:building",
      "Which city did {p} leave in {y}?", "In {y}, {p} left {c} for good.",
      "Which building did {p} leave in {y}?", "In {y}, {p} left the {n.s} for good."),
-    ("c:city m:many y:year",
+    ("c:city | m:many y:year",
      "How long is the bridge in {c}?", "The bridge in {c}, opened in {y}, measures {m} meters.",
      "How much does it cost to cross the bridge in {c}?",
      "The bridge in {c}, opened in {y}, takes a toll of {m} cents."),
-    ("c:city l:language p:name",
+    ("c:city | l:language p:name",
      "What language do most people in {c} speak?", "Most people in {c} speak {l} at home.",
      "Of whom do most people in {c} speak well?", "Most people in {c} speak well of {p}."),
-    ("p:name s:subject c:city",
+    ("p:name | s:subject c:city",
      "What does {p} teach?", "{p} gives lessons in {s} at a large school.",
      "Where does {p} teach?", "{p} gives lessons in {c} at a large school."),
     ("n:building c:city d:city y:year",
@@ -263,9 +309,9 @@ _QQP = (
 )  # fmt: skip
 
 _RULES = {
-    task: {rule[1]: (rule[0].split(), rule[1:]) for rule in rules}
+    task: {rule[1]: (_slots(rule[0]), rule[1:]) for rule in rules}
     for task, rules in {"CoLA": _COLA, "MNLI": _MNLI, "QNLI": _QNLI, "QQP": _QQP}.items()
-}  # by the first text, a name that no other rule has
+}  # by the first text, a name that no other rule of the task has
 
 
 def draw_texts(
@@ -276,13 +322,14 @@ def draw_texts(
 
     def propose() -> Filling:
         name = draw.one(names)
-        return name, draw.different([words[_kind(slot)] for slot in rules[name][0][:2]])
+        key = rules[name][0].key
+        return name, draw.different([words[kind] for kind in key.values()])
 
-    name, key = draw.filling(propose)
+    name, filling = draw.filling(propose)
     slots, texts = rules[name]
-    rest = [words[_kind(slot)] for slot in slots[2:]]
-    found = draw.different([*((word,) for word in key), *rest])
-    values = {slot.split(":")[0]: word for slot, word in zip(slots, found, strict=True)}
+    rest = [words[kind] for kind in slots.rest.values()]
+    found = draw.different([*((word,) for word in filling), *rest])
+    values = dict(zip((*slots.key, *slots.rest), found, strict=True))
     return tuple(text.format(**values) for text in _choose(draw, task, label, texts))
 
 
@@ -290,12 +337,11 @@ def _choose(draw: Draw, task: str, label: str, texts: tuple[str, ...]) -> tuple[
     if task == "CoLA":
         return (texts[("1", "0").index(label)],)
     if task == "MNLI":
-        return texts[0], texts[1 + ("entailment", "contradiction", "neutral").index(label)]
+        first = draw.one((0, 1))
+        return texts[first], texts[
+            {"entailment": 2 + first, "contradiction": 3 - first}.get(label, 4)
+        ]
     # Each text stands in as many pairs of either label: no word of it gives the label away.
     first = draw.one((0, 2))
     other = first if label in ("1", "entailment") else 2 - first
     return texts[first], texts[other + 1]
-
-
-def _kind(slot: str) -> str:
-    return slot.split(":")[1]

@@ -10,8 +10,9 @@ Writes  data_dir/TASK/{train,dev,test}.tsv   for CoLA, SST-2, MNLI, QNLI, QQP (M
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from sample_draw import Draw
@@ -23,6 +24,7 @@ from rosita.errors import RositaError, nearest, run_script
 from rosita.files import atomic_write
 from rosita.tasks import GLUE, PAPER_TASKS, glue_task_name
 
+SPLITS = ("train", "dev", "test")
 # rows of the train file, of each dev file, of each test file
 SIZES = {
     "CoLA": (4000, 800, 400),
@@ -46,29 +48,44 @@ class Example:
     fillings: tuple[tuple[str, ...], ...]
 
 
-def examples(task: str, file: str) -> list[Example]:
-    """The rows of one of a task's files, in order: labels in turn, no text twice."""
+@cache
+def examples(task: str, file: str) -> tuple[Example, ...]:
+    """The rows of one of a task's files, in order: labels in turn, no row twice.
+
+    Rules can meet in one sentence; dev takes none that train has, test none of train and dev.
+    """
     split, _, matched = file.removesuffix(".tsv").partition("_")
     draw = Draw(f"{task}/{file}", split)
     words = MISMATCHED if matched == "mismatched" else WORDS
-    size = SIZES[task][("train", "dev", "test").index(split)]
     labels = GLUE[task].labels
+    taken = _sentences(task, SPLITS[: SPLITS.index(split)])
     found: dict[tuple[str, ...], Example] = {}
-    while len(found) < size:
+    while len(found) < SIZES[task][SPLITS.index(split)]:
         draw.used.clear()
         label = labels[len(found) % len(labels)]
         if task == "SST-2":
             texts = (draw_opinion(draw, label == "1"),)
         else:
             texts = draw_texts(draw, task, label, words)
-        found.setdefault(texts, Example(texts, label, tuple(draw.used)))
-    return list(found.values())
+        if taken.isdisjoint(texts):
+            found.setdefault(texts, Example(texts, label, tuple(draw.used)))
+    return tuple(found.values())
+
+
+def _sentences(task: str, splits: Sequence[str]) -> set[str]:
+    """Every sentence of a task's files of these splits."""
+    files = [file for file in files_of(task) if file.split(".")[0].split("_")[0] in splits]
+    return {text for file in files for row in examples(task, file) for text in row.texts}
+
+
+def files_of(task: str) -> tuple[str, ...]:
+    """Names of a task's files: train, dev, test."""
+    return (GLUE[task].train_file, *GLUE[task].dev_files, *GLUE[task].test_files)
 
 
 def tables(task: str) -> dict[str, str]:
     """Content of every file of a task in GLUE's layout, by file name."""
-    files = (GLUE[task].train_file, *GLUE[task].dev_files, *GLUE[task].test_files)
-    return {file: _table(task, file) for file in files}
+    return {file: _table(task, file) for file in files_of(task)}
 
 
 def _table(task: str, file: str) -> str:

@@ -107,6 +107,7 @@ WORDS: dict[str, Sequence] = {
         " thirsty sad"
     ).split(),
     "compared": "taller older younger stronger richer wiser smaller faster poorer kinder".split(),
+    "polite": "famous polite nervous patient curious generous dangerous honest".split(),
     "adverb": "quickly slowly carefully quietly suddenly finally secretly calmly".split(),
     "habit": ("every day", "every morning", "all the time", "every Sunday", "at night"),
     "before": ("yesterday", "last week", "on Monday", "this morning", "last year", "after lunch",

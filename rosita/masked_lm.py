@@ -17,7 +17,7 @@ from transformers import BertForMaskedLM, BertTokenizer
 from transformers.utils import logging as transformers_logging
 
 from rosita.errors import RositaError
-from rosita.files import sha256_file
+from rosita.files import read_torch, sha256_file
 
 _HEAD = "cls.predictions."  # BERT's names of the masked-LM head begin so
 
@@ -90,12 +90,9 @@ def _names(file: Path) -> list[str]:
         if file.suffix == ".safetensors":
             with safe_open(file, "pt") as weights:
                 return list(weights.keys())
-        return list(torch.load(file, map_location="cpu", weights_only=True))
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
+        return list(read_torch(file))
+    except (SafetensorError, OSError) as error:
         raise RositaError(f"cannot read {file}: {error}; download it again") from None
-    except Exception as error:  # pickle's own errors: code in the file, or no pickle at all
-        reason = type(error).__name__
-        raise RositaError(f"{file} is not a file of plain weights ({reason})") from None
 
 
 def weights_hash(folder: str | Path) -> str:
