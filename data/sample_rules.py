@@ -318,19 +318,33 @@ def draw_texts(
     draw: Draw, task: str, label: str, words: Mapping[str, Sequence] = WORDS
 ) -> tuple[str, ...]:
     """The text, or the two, of a new example of `task` with `label`."""
+    name, texts = _fill_rule(draw, task, words)
+    if label in ("0", "not_entailment") and task in ("QNLI", "QQP") and draw.chance(0.5):
+        # Half of the negatives are about something else, as most real ones are.
+        other, others = name, texts
+        while other == name:
+            other, others = _fill_rule(draw, task, words)
+        return texts[0], others[1]
+    return _choose(draw, task, label, texts)
+
+
+def _fill_rule(draw: Draw, task: str, words: Mapping[str, Sequence]) -> tuple[str, tuple[str, ...]]:
+    """Name and filled texts of one rule of `task`; the pairs of QNLI and QQP in either order."""
     rules, names = _RULES[task], tuple(_RULES[task])
 
     def propose() -> Filling:
         name = draw.one(names)
-        key = rules[name][0].key
-        return name, draw.different([words[kind] for kind in key.values()])
+        return name, draw.different([words[kind] for kind in rules[name][0].key.values()])
 
     name, filling = draw.filling(propose)
     slots, texts = rules[name]
     rest = [words[kind] for kind in slots.rest.values()]
     found = draw.different([*((word,) for word in filling), *rest])
     values = dict(zip((*slots.key, *slots.rest), found, strict=True))
-    return tuple(text.format(**values) for text in _choose(draw, task, label, texts))
+    filled = tuple(text.format(**values) for text in texts)
+    if task in ("QNLI", "QQP") and draw.chance(0.5):
+        filled = filled[2:] + filled[:2]
+    return name, filled
 
 
 def _choose(draw: Draw, task: str, label: str, texts: tuple[str, ...]) -> tuple[str, ...]:
@@ -342,6 +356,4 @@ def _choose(draw: Draw, task: str, label: str, texts: tuple[str, ...]) -> tuple[
             {"entailment": 2 + first, "contradiction": 3 - first}.get(label, 4)
         ]
     # Each text stands in as many pairs of either label: no word of it gives the label away.
-    first = draw.one((0, 2))
-    other = first if label in ("1", "entailment") else 2 - first
-    return texts[first], texts[other + 1]
+    return texts[0], texts[1 if label in ("1", "entailment") else 3]
