@@ -352,8 +352,7 @@ def _choose(draw: Draw, task: str, label: str, texts: tuple[str, ...]) -> tuple[
         return (texts[("1", "0").index(label)],)
     if task == "MNLI":
         first = draw.one((0, 1))
-        return texts[first], texts[
-            {"entailment": 2 + first, "contradiction": 3 - first}.get(label, 4)
-        ]
+        place = {"entailment": 2 + first, "contradiction": 3 - first, "neutral": 4}
+        return texts[first], texts[place[label]]
     # Each text stands in as many pairs of either label: no word of it gives the label away.
     return texts[0], texts[1 if label in ("1", "entailment") else 3]

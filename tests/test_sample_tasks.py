@@ -172,8 +172,8 @@ def test_words_are_inflected_as_in_a_dictionary():
     assert obey == ("obey", "obeys", "obeyed", "obeyed", "obeying")
 
 
-def test_a_bag_of_words_stays_far_below_a_tuned_encoder_on_the_default_task(rows):
-    """The tuned MiniLM reaches about 0.95 on this dev file; see data/README.md."""
+def test_a_bag_of_words_stays_near_chance_on_the_default_task(rows):
+    """Half the test: what the tuned encoder reaches is measured where the stages run."""
     train, dev = rows["SST-2", "train.tsv"], rows["SST-2", "dev.tsv"]
     bag = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\S+")
     features = bag.fit_transform([row.texts[0] for row in train])
