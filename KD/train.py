@@ -20,6 +20,7 @@ from rosita.distillation import DistillationLoss, cache_teacher_logits
 from rosita.errors import RositaError, run_script
 from rosita.importance import save_scores
 from rosita.model import RositaForSequenceClassification
+from rosita.plan import Plan, total_steps
 from rosita.provenance import require_finished
 from rosita.pruning import PruningSchedule
 from rosita.runtime import start_accelerator
@@ -33,7 +34,7 @@ from rosita.stage import (
     train_file_names,
 )
 from rosita.tasks import Task, find_task
-from rosita.training import Plan, Training, total_steps
+from rosita.training import Training
 
 
 def main(argv: list[str] | None = None, subsets: bool = False) -> None:

@@ -19,12 +19,13 @@ from rosita.data import Sampler
 from rosita.distillation import LabelLoss
 from rosita.errors import RositaError, run_script
 from rosita.importance import save_scores
+from rosita.plan import Plan
 from rosita.provenance import require_finished
 from rosita.runtime import start_accelerator
 from rosita.stage import dev_scores, finish, finish_scores, load_data, new_run, saver
 from rosita.tasks import Task, find_task
 from rosita.testing import evaluate_folder, predict_folder
-from rosita.training import Plan, Training
+from rosita.training import Training
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -17,10 +17,10 @@ from rosita.errors import RositaError
 from rosita.evaluation import Scores, predict, score
 from rosita.files import read_json
 from rosita.model import RositaConfig, RositaForSequenceClassification
+from rosita.plan import Progress
 from rosita.provenance import Run
 from rosita.pruning import Shape, parameter_count
 from rosita.tasks import Task
-from rosita.training import Progress
 from rosita.tsv import TsvFile
 from rosita.vocabulary import used_tokens
 

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from rosita.config import LoopSettings
 from rosita.data import Batch, Sampler
 from rosita.distillation import Objective
 from rosita.errors import RositaError
@@ -23,41 +22,13 @@ from rosita.evaluation import Scores
 from rosita.files import atomic_write, read_torch
 from rosita.importance import CUT_MATRICES, TaylorImportance
 from rosita.model import RositaConfig, RositaForSequenceClassification
-from rosita.pruning import PruningSchedule, Shape, build_model, prune, shaped_config
+from rosita.plan import Plan, Progress, learning_rate, total_steps
+from rosita.pruning import Shape, build_model, prune, shaped_config
 from rosita.runtime import build_optimizer, stop_on_signal
 from rosita.vocabulary import Vocabulary
 
 CHECK_STEPS = 20  # losses are read from the device, and checked, this often at least
 LOGGED_POINTS = 200  # points of the loss curve that run.json and TensorBoard get
-
-
-@dataclass
-class Plan:
-    """How the loop runs, apart from its objective; steps are optimizer steps."""
-
-    settings: LoopSettings
-    lr_schedule: str = "warmup_linear"  # or "none": constant
-    warmup_steps: float = 0
-    micro_batch_size: int = 32  # rows of one forward pass on one device
-    eval_step: int | None = None  # evaluate every so many steps; None: at the end only
-    checkpoint_steps: int = 0  # keep an intermediate model every so many steps (0: none)
-    patience: float | None = None  # epochs without a gain after which to stop
-    schedule: PruningSchedule | None = None
-    update: bool = True  # False: gather importance, leave the weights alone
-
-
-@dataclass
-class Progress:
-    """Where a run stands; part of the saved state."""
-
-    step: int = 0
-    best: dict[str, Any] | None = None  # {"step", "score", and every metric}
-    last_gain: int = 0  # step of the last better score, or of the last pruning
-    anchor_step: int = 0  # the rate decays from here, from anchor_rate (None: the peak)
-    anchor_rate: float | None = None
-    seconds: float = 0.0  # of earlier sessions
-    history: list[dict[str, Any]] = field(default_factory=list)
-    losses: list[dict[str, float]] = field(default_factory=list)  # since the last logged point
 
 
 class Interrupted(KeyboardInterrupt):
@@ -227,17 +198,7 @@ class Training:
 
     def rate(self, done: int) -> float:
         """Learning rate after `done` steps."""
-        peak = self.settings.learning_rate
-        if self.plan.lr_schedule == "none":
-            return peak
-        progress = self.progress
-        if progress.anchor_rate is None:
-            if done < self.plan.warmup_steps:
-                return peak * done / self.plan.warmup_steps
-            left = self.total_steps - self.plan.warmup_steps
-            return peak * max(0.0, (self.total_steps - done) / max(1.0, left))
-        left = max(1, self.total_steps - progress.anchor_step)
-        return progress.anchor_rate * max(0.0, (self.total_steps - done) / left)
+        return learning_rate(self.plan, self.progress, self.total_steps, done)
 
     # ------------------------------------------------------------------ pruning
 
@@ -421,9 +382,3 @@ class Training:
         if "cuda" in random:
             torch.cuda.set_rng_state(random["cuda"])
         print(f"going on from step {self.progress.step} of {self.total_steps} ({self.folder}/last)")
-
-
-def total_steps(settings: LoopSettings, sampler: Sampler) -> int:
-    """Optimizer steps of the whole run."""
-    steps = math.ceil(settings.num_train_epochs * sampler.steps_per_epoch)
-    return min(steps, settings.max_steps) if settings.max_steps > 0 else steps

@@ -11,10 +11,11 @@ from rosita.data import Sampler, encode_file
 from rosita.distillation import DistillationLoss, LabelLoss
 from rosita.errors import RositaError
 from rosita.evaluation import Scores
+from rosita.plan import Plan
 from rosita.pruning import PruningSchedule, Shape
 from rosita.runtime import start_accelerator
 from rosita.tasks import GLUE
-from rosita.training import Interrupted, Plan, Training
+from rosita.training import Interrupted, Training
 from rosita.vocabulary import used_tokens
 
 COLA = GLUE["CoLA"]
