@@ -79,9 +79,25 @@ def resolve_folder(name_or_path: str) -> Path:
         if run.exists() and read_json(run).get("model") == name_or_path:
             return run.parent
     kind = "is a file, not a folder" if path.exists() else "does not exist"
-    raise RositaError(
-        f"the model folder {name_or_path} {kind}; a pretrained model comes from download_bert.py,"
-        " a tuned one from Pruning/run_glue.py --do_train"
+    raise RositaError(f"the model folder {name_or_path} {kind}; {_maker(path)}")
+
+
+def _maker(path: Path) -> str:
+    """The command that makes a missing model folder, by the folder names of the README."""
+    for folder, command in (
+        ("one_step_prun", "make it with pruning_one_step.py"),
+        ("bert_ft", "make it with Pruning/run_glue.py --do_train"),
+        (
+            "bert_student",
+            "make it with KD/train.py --config_dir configurations/config_bert-student",
+        ),
+        ("bert-8layer", "make it with KD/train.py --config_dir configurations/config_bert-8layer"),
+    ):
+        if folder in path.parts:
+            return command + (".json" if "config" in command else "")
+    return (
+        "a pretrained model comes from download_bert.py, a tuned one from Pruning/run_glue.py"
+        " --do_train or KD/train.py"
     )
 
 

@@ -205,6 +205,22 @@ def test_a_downloaded_name_finds_models_bert_pt(tmp_path, monkeypatch):
         resolve_folder("bert-large-uncased")
 
 
+@pytest.mark.parametrize(
+    "folder, command",
+    [
+        ("models/one_step_prun/CoLA/a2_l8_f512_e128", "pruning_one_step.py"),
+        ("../models/bert_student/one_step_prun/CoLA", "pruning_one_step.py"),
+        ("../models/bert_ft/CoLA", "Pruning/run_glue.py --do_train"),
+        ("../models/bert_student/CoLA", "config_bert-student.json"),
+        ("../models/bert-8layer/iter_depth_prun/CoLA", "config_bert-8layer.json"),
+    ],
+)
+def test_a_missing_model_names_the_command_that_makes_it(folder, command):
+    with pytest.raises(RositaError) as caught:
+        resolve_folder(folder)
+    assert str(caught.value).endswith(command)
+
+
 def test_saving_over_a_model_of_another_shape_never_mixes_the_two(tuned, monkeypatch):
     import rosita.checkpoint
 
