@@ -22,7 +22,7 @@ from rosita.importance import save_scores
 from rosita.model import RositaForSequenceClassification
 from rosita.plan import Plan, total_steps
 from rosita.provenance import require_finished
-from rosita.pruning import PruningSchedule
+from rosita.pruning import PruningSchedule, Shape
 from rosita.runtime import start_accelerator
 from rosita.stage import (
     dev_scores,
@@ -150,8 +150,6 @@ def open_models(task: Task, settings: KDSettings):
 
 def check_shape(settings: KDSettings, student: RositaForSequenceClassification) -> None:
     """A one-step setting that names its shape must be given a student of this shape."""
-    from rosita.pruning import Shape
-
     now = Shape.of(student.config)
     if now != settings.target:
         raise RositaError(
