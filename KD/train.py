@@ -23,7 +23,7 @@ from rosita.model import RositaForSequenceClassification
 from rosita.plan import Plan, total_steps
 from rosita.provenance import require_finished
 from rosita.pruning import PruningSchedule, Shape
-from rosita.runtime import start_accelerator
+from rosita.runtime import freeze, start_accelerator
 from rosita.stage import (
     dev_scores,
     finish,
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None, subsets: bool = False) -> None:
     if not run.claim(settings.overwrite_output_dir):
         return
 
-    teacher = teacher.to(accelerator.device)
+    teacher = freeze(teacher, accelerator)
     if not settings.repr_distill and not task.is_regression:
         with accelerator.main_process_first(), accelerator.autocast():
             cache_teacher_logits(teacher, run.identity["parents"]["teacher"], data.train)

@@ -124,10 +124,14 @@ def cache_teacher_logits(teacher: nn.Module, teacher_hash: str, files: list[Enco
     """Run the teacher once over all rows; batches of `files` carry its logits from then on.
 
     The logits are kept beside the token ids, whose folder is named by the hash of data, tokenizer
-    and length, under the hash of the teacher's weights: they are read again only for the same.
+    and length, under the hash of the teacher's weights and the precision it runs in: they are read
+    again only for the same.
     """
+    device = next(teacher.parameters()).device.type
+    mixed = torch.is_autocast_enabled(device)
+    precision = str(torch.get_autocast_dtype(device) if mixed else torch.float32)[len("torch.") :]
     for file in files:
-        path = file.cache / f"logits-{teacher_hash[:32]}.npy"
+        path = file.cache / f"logits-{teacher_hash[:32]}-{precision}.npy"
         if not path.exists():
             logits = predict(teacher, file, batch_size=32, progress="teacher")
             with atomic_write(path, "wb") as target:

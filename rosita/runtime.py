@@ -31,6 +31,20 @@ def _has_bf16(no_cuda: bool) -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
+def freeze(model: nn.Module, accelerator: Accelerator) -> nn.Module:
+    """A teacher on the run's device, without gradients; its linear layers in the run's precision.
+
+    Autocast would cast these weights anew in every step: it keeps the casts of trained ones only.
+    Embeddings and LayerNorm stay in fp32, so that the results are autocast's.
+    """
+    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    model = model.eval().requires_grad_(False).to(accelerator.device)
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear) and accelerator.mixed_precision in dtypes:
+            layer.to(dtypes[accelerator.mixed_precision])
+    return model
+
+
 def build_optimizer(model: nn.Module, settings: LoopSettings) -> torch.optim.AdamW:
     """AdamW, fused; no weight decay on biases and LayerNorm."""
     groups = [

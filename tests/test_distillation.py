@@ -1,3 +1,6 @@
+import copy
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +17,7 @@ from rosita.distillation import (
     prediction_loss,
     representation_loss,
 )
+from rosita.runtime import freeze
 from rosita.tasks import GLUE
 
 
@@ -120,3 +124,23 @@ def test_cached_logits_are_the_teachers_and_never_those_of_another_teacher(tmp_p
     actual = live.losses(teacher, again.batch(rows))["prediction"].total
     torch.testing.assert_close(actual, expected)
     assert len(list(file.cache.glob("logits-*.npy"))) == 2
+
+
+def test_a_teacher_frozen_in_bf16_loses_no_more_than_autocast_does():
+    given, teacher = batch().inputs, model(0).eval()
+    accelerator = SimpleNamespace(mixed_precision="bf16", device=torch.device("cpu"))
+    frozen = freeze(copy.deepcopy(teacher), accelerator)
+    with torch.no_grad():
+        exact = teacher(**given, output_hidden_states=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            cast = teacher(**given, output_hidden_states=True)
+            found = frozen(**given, output_hidden_states=True)
+    assert all(not weight.requires_grad for weight in frozen.parameters())
+    for expected, auto, actual in zip(
+        (exact.logits, *exact.hidden_states),
+        (cast.logits, *cast.hidden_states),
+        (found.logits, *found.hidden_states),
+        strict=True,
+    ):
+        loss = (auto.float() - expected).square().mean().sqrt()
+        assert (actual.float() - expected).square().mean().sqrt() <= 1.5 * loss + 1e-6
