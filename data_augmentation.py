@@ -25,7 +25,7 @@ from transformers import BertTokenizer
 
 from rosita.augmentation import CandidateFinder, Sampling, augment_rows
 from rosita.augmented_file import AugmentedFile, write_subsets
-from rosita.errors import RositaError, run_script
+from rosita.errors import ArgumentParser, RositaError, run_script
 from rosita.files import hold, sha256_file
 from rosita.glove import glove_hash, load_glove
 from rosita.masked_lm import (
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
@@ -92,6 +92,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--require_mlm", action="store_true", help="stop if the model has no masked-LM head")
     add("--subset_rows", type=int, help="also split the result into subsets of so many rows")
     add("--overwrite", action="store_true", help="start afresh over another run's result")
+    add("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: faster where the"
+        " hardware has it; a few candidates differ")  # fmt: skip
     add("--batch_tokens", type=int, default=2048, help="padded tokens per forward pass (2048)")
     add("--chunk_rows", type=int, default=256, help="rows between two saved states (256)")
     args = parser.parse_args(argv)
@@ -126,6 +128,7 @@ def resolve_settings(
         "p": args.p,
         "train_sha256": sha256_file(train),
         "model": weights_hash(folder) if has_head else NO_HEAD,
+        "precision": args.precision,
         "tokenizer": tokenizer_hash(tokenizer),
         "glove": glove_hash(args.glove_embs),
     }
@@ -138,9 +141,11 @@ def load_finder(
     glove = load_glove(args.glove_embs)
     if settings["model"] == NO_HEAD:
         return CandidateFinder(tokenizer, glove, args.M)
-    masked_lm = load_masked_lm(args.pretrained_bert_model, tokenizer, args.batch_tokens)
+    masked_lm = load_masked_lm(
+        args.pretrained_bert_model, tokenizer, args.batch_tokens, args.precision
+    )
     answers = AnswerCache(cache / "augmentation.sqlite3")
-    key = f"{settings['model']} {settings['tokenizer']}"
+    key = f"{settings['model']} {settings['tokenizer']}" + " bf16" * (args.precision == "bf16")
     return CandidateFinder(tokenizer, glove, args.M, masked_lm, answers, key)
 
 

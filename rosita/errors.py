@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
+from typing import NoReturn
 
 
 class RositaError(Exception):
@@ -16,6 +18,17 @@ def nearest(name: str, known: list[str]) -> str:
     lowered = {word.lower(): word for word in known}
     found = get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)
     return f"; did you mean {lowered[found[0]]!r}?" if found else ""
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """A parser whose complaint is one line too, and offers the nearest flag."""
+
+    def error(self, message: str) -> NoReturn:
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        hint = ""
+        if message.startswith("unrecognized arguments: "):
+            hint = nearest(message.split(": ")[1].split()[0].split("=")[0], flags)
+        raise RositaError(f"{message}{hint} (--help lists all flags)")
 
 
 def run_script(main: Callable[[], None]) -> None:

@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from rosita.errors import RositaError
 from rosita.files import read_torch, sha256_file
+from rosita.runtime import cast_linear_layers, keep_freed_memory
 
 _HEAD = "cls.predictions."  # BERT's names of the masked-LM head begin so
 
@@ -119,12 +120,22 @@ def masked_pair(
 
 
 class MaskedLM:
-    """A pretrained BERT with its masked-LM head, in evaluation mode, fp32.
+    """A pretrained BERT with its masked-LM head, in evaluation mode, in fp32 or bf16.
 
     `batch_tokens` bounds the padded tokens of one forward pass.
     """
 
-    def __init__(self, model: BertForMaskedLM, special: SpecialPieces, batch_tokens: int) -> None:
+    def __init__(
+        self,
+        model: BertForMaskedLM,
+        special: SpecialPieces,
+        batch_tokens: int,
+        precision: str = "fp32",
+    ) -> None:
+        keep_freed_memory()
+        self.bf16 = precision == "bf16"
+        if self.bf16:
+            cast_linear_layers(model.bert, torch.bfloat16)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.eval().to(self.device)
         self.special = special
@@ -134,14 +145,15 @@ class MaskedLM:
     def top_pieces(self, queries: Sequence[Query], count: int) -> np.ndarray:
         """Ids of the `count` most probable pieces per query, ascending: (queries, count) int32.
 
-        An answer depends on its query only, not on what is asked beside it.
+        In fp32 an answer depends on its query only, not on what is asked beside it; in bf16 it
+        does so but for near-ties.
         """
         count = min(count, self.model.config.vocab_size)
         answers = np.empty((len(queries), count), dtype=np.int32)
         for batch in self._batches(queries):
             logits, ids = self._read([queries[index] for index in batch], count + 1)
             for row, index in enumerate(batch):
-                if len(batch) > 1 and self._is_near_tie(logits[row], count):
+                if len(batch) > 1 and not self.bf16 and self._is_near_tie(logits[row], count):
                     _, alone = self._read([queries[index]], count + 1)
                     ids[row] = alone[0]
             answers[batch] = np.sort(ids[:, :count], axis=1)
@@ -178,21 +190,24 @@ class MaskedLM:
 
         mask = positions < lengths[:, None]  # (queries, longest)
         segments = (positions >= second[:, None]) & mask
-        hidden = self.model.bert(
-            input_ids=input_ids.to(self.device),
-            attention_mask=mask.long().to(self.device),
-            token_type_ids=segments.long().to(self.device),
-        ).last_hidden_state
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            hidden = self.model.bert(
+                input_ids=input_ids.to(self.device),
+                attention_mask=mask.long().to(self.device),
+                token_type_ids=segments.long().to(self.device),
+            ).last_hidden_state
         # The output layer is as wide as the vocabulary: only where the answer is.
         rows = torch.arange(len(pairs), device=self.device)
-        logits = self.model.cls(hidden[rows, masked.to(self.device)])
+        logits = self.model.cls(hidden[rows, masked.to(self.device)].float())
         best = logits.topk(min(top, logits.shape[1]), dim=1)
         if not torch.isfinite(best.values).all():
             raise RositaError("the masked LM gives NaN or infinite logits: download it again")
         return best.values.cpu().numpy(), best.indices.cpu().numpy()
 
 
-def load_masked_lm(folder: str | Path, tokenizer: BertTokenizer, batch_tokens: int) -> MaskedLM:
+def load_masked_lm(
+    folder: str | Path, tokenizer: BertTokenizer, batch_tokens: int, precision: str = "fp32"
+) -> MaskedLM:
     """The masked LM of a local BERT folder; a missing weight or special piece is an error."""
     with _quiet_transformers():
         try:
@@ -209,7 +224,7 @@ def load_masked_lm(folder: str | Path, tokenizer: BertTokenizer, batch_tokens: i
             f" {model.config.vocab_size}; they belong to different checkpoints"
         )
     special = [tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id]
-    return MaskedLM(model, SpecialPieces(*special, tokenizer.pad_token_id), batch_tokens)
+    return MaskedLM(model, SpecialPieces(*special, tokenizer.pad_token_id), batch_tokens, precision)
 
 
 @contextmanager

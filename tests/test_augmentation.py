@@ -604,3 +604,16 @@ def test_a_mistake_is_one_line_and_nothing_is_written(home, model, extra, messag
     with pytest.raises(RositaError, match=message):
         run(home, model, *extra)
     assert not list((home / "CoLA").glob("*aug*"))
+
+
+def test_bf16_candidates_are_those_of_fp32_within_its_rounding(model):
+    tokenizer, exact = load(model)
+    rounded = masked_lm.load_masked_lm(model, tokenizer, 300, "bf16")
+    sentences = augmentation.split_sentences(random_sentences(9), tokenizer)
+    queries = [masked_lm.Query(s.pieces, place) for s in sentences for place in s.places.values()]
+    logits, _ = exact._read(queries, len(VOCABULARY))
+    scale = logits[:, 0] - logits[:, -1]  # range of each query's logits
+    for index, found in enumerate(rounded.top_pieces(queries, 5)):
+        values, ids = exact._read([queries[index]], len(VOCABULARY))
+        value = dict(zip(ids[0].tolist(), values[0].tolist(), strict=True))
+        assert min(value[piece] for piece in found.tolist()) >= values[0][4] - 0.03 * scale[index]

@@ -47,7 +47,7 @@ def test_the_cache_is_used_for_the_same_and_never_for_other_content(cola, tokeni
     first = encode_file(cola / "dev.tsv", task, tokenizer, 32)
     import rosita.data
 
-    monkeypatch.setattr(rosita.data, "_encode_rows", None)  # a second encoding would fail
+    monkeypatch.setattr(rosita.data, "_encode", None)  # a second encoding would fail
     again = encode_file(cola / "dev.tsv", task, tokenizer, 32)
     assert np.array_equal(first.ids, again.ids)
     monkeypatch.undo()
