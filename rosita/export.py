@@ -1,0 +1,126 @@
+"""The compressed model for other runtimes: ONNX, and ONNX with int8 weights."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rosita.errors import RositaError
+from rosita.files import atomic_write
+from rosita.model import RositaForSequenceClassification
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+INSTALL = "pip install onnx onnxruntime"
+
+
+class _Logits(nn.Module):
+    """A model whose inputs go by position and whose output is the logits alone."""
+
+    def __init__(self, model: RositaForSequenceClassification) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
+        return self.model(
+            input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids
+        ).logits
+
+
+def export_onnx(model: RositaForSequenceClassification, path: Path) -> None:
+    """Write a model as ONNX, fp32; batch size and length stay free.
+
+    Inputs are `INPUTS`, int64 (batch, length); the output is `logits`, float32 (batch, num_labels).
+    """
+    _require("onnx")
+    ids = torch.ones(2, 9, dtype=torch.long)
+    axes = {name: {0: "batch", 1: "length"} for name in INPUTS} | {"logits": {0: "batch"}}
+    training = model.training
+    with tempfile.TemporaryDirectory(dir=_folder(path)) as folder, warnings.catch_warnings():
+        # The exporter of torch.export needs one package more and its graph runs 1.2 times slower:
+        # onnxruntime fuses less of it.
+        warnings.simplefilter("ignore")
+        target = Path(folder) / path.name
+        torch.onnx.export(
+            _Logits(model).eval(), (ids, ids, torch.zeros_like(ids)), str(target),
+            input_names=list(INPUTS), output_names=["logits"], dynamic_axes=axes,
+            opset_version=17, dynamo=False,
+        )  # fmt: skip
+        _publish(target, path)
+    model.train(training)
+
+
+def quantize_onnx(source: Path, path: Path) -> None:
+    """Write the int8 version of an exported model.
+
+    The weights of linear layers and embeddings are int8, linear layers with a scale per output
+    channel; activations are quantized as they come (dynamic quantization). No data is needed.
+    """
+    _require("onnxruntime")
+    import logging
+
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with tempfile.TemporaryDirectory(dir=_folder(path)) as folder:
+        target = Path(folder) / path.name
+        logging.disable(logging.WARNING)  # advice to pre-process, which changes nothing here
+        try:
+            quantize_dynamic(
+                source, target, op_types_to_quantize=["MatMul", "Gemm", "Gather"],
+                per_channel=True, weight_type=QuantType.QInt8,
+            )  # fmt: skip
+        finally:
+            logging.disable(logging.NOTSET)
+        _publish(target, path)
+
+
+class OnnxModel:
+    """An exported model in onnxruntime, called as the PyTorch one: keyword inputs, logits back.
+
+    `threads`: cores that one call may use; None takes all.
+    """
+
+    training = False
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        _require("onnxruntime")
+        import onnxruntime
+
+        if not path.is_file():
+            raise RositaError(f"{path} does not exist; KD/export.py writes it")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or torch.get_num_threads()
+        try:
+            self.session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime has a type of its own for every cause
+            raise RositaError(f"{path} is not an ONNX model: {error}") from error
+
+    def logits(self, **inputs: Tensor | np.ndarray) -> np.ndarray:
+        """Logits, float32 (batch, num_labels), of int64 inputs (batch, length)."""
+        feed = {name: np.asarray(value, dtype=np.int64) for name, value in inputs.items()}
+        if "token_type_ids" not in feed:
+            feed["token_type_ids"] = np.zeros_like(feed["input_ids"])
+        return self.session.run(["logits"], feed)[0]
+
+
+def _folder(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.parent
+
+
+def _publish(made: Path, path: Path) -> None:
+    with atomic_write(path, "wb") as file:
+        file.write(made.read_bytes())
+
+
+def _require(package: str) -> None:
+    try:
+        __import__(package)
+    except ImportError:
+        raise RositaError(f"{package} is not installed, and ONNX needs it: {INSTALL}") from None
