@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from rosita.download import fetch, holding, put_folder, remove_staging, staging_folder, writing
-from rosita.errors import RositaError, run_script
+from rosita.errors import ArgumentParser, RositaError, run_script
 from rosita.files import atomic_write, read_json, sha256_file, write_json
 from rosita.sources import Absent, Access, check_endpoint, check_source, join, redact
 
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", help=f"name at the hub, or {MINILM} (default {DEFAULT_MODEL})")

@@ -27,7 +27,7 @@ from rosita.download import (
     staging_folder,
     writing,
 )
-from rosita.errors import RositaError, run_script
+from rosita.errors import ArgumentParser, RositaError, run_script
 from rosita.files import sync_folder
 from rosita.sources import Access, join, redact
 
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     names = ("glove.42B.300d", "glove.6B.50d")

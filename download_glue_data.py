@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rosita.archive import Damaged, check_sha256, unpack
 from rosita.download import fetch, holding, new_folder, remove_staging, staging_folder, writing
-from rosita.errors import RositaError, nearest, run_script
+from rosita.errors import ArgumentParser, RositaError, nearest, run_script
 from rosita.sources import Access, check_source, join, redact
 from rosita.tasks import GLUE, Task, glue_task_name
 from rosita.tsv import TsvFile
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data_dir", type=Path, default=ROOT / "data")

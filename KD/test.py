@@ -12,14 +12,13 @@ Writes  output_dir/ (default: student_model/)   eval_results.txt and .json,
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from rosita.checkpoint import resolve_folder
 from rosita.config import KDSettings, add_flags, load_config, setting
-from rosita.errors import RositaError, run_script
+from rosita.errors import ArgumentParser, RositaError, run_script
 from rosita.tasks import find_task
 from rosita.testing import collect_submission, evaluate_folder, predict_folder
 
@@ -45,7 +44,7 @@ class TestSettings(BaseModel):
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--task_name", required=True, help="GLUE task, or a task.json of your own")
     add_flags(parser, TestSettings)
     flags = vars(parser.parse_args(argv))

@@ -10,18 +10,18 @@ Writes  output_dir/                      the student, run.json; with --compute_t
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from rosita.checkpoint import load_model, read_tokenizer, resolve_folder
 from rosita.config import KDSettings, add_flags, describe, load_config
 from rosita.data import Sampler
 from rosita.distillation import DistillationLoss, cache_teacher_logits
-from rosita.errors import RositaError, run_script
+from rosita.errors import ArgumentParser, RositaError, run_script
 from rosita.importance import save_scores
 from rosita.model import RositaForSequenceClassification
 from rosita.plan import Plan, total_steps
-from rosita.provenance import require_finished
+from rosita.preflight import check_disk, check_label_order, show_plan
+from rosita.provenance import Run, require_finished
 from rosita.pruning import PruningSchedule, Shape
 from rosita.runtime import freeze, start_accelerator
 from rosita.stage import (
@@ -57,34 +57,42 @@ def main(argv: list[str] | None = None, subsets: bool = False) -> None:
     sampler = Sampler(data.train, settings.train_batch_size * accelerator.num_processes,
                       settings.seed)  # fmt: skip
     plan = plan_of(settings, student, sampler)
+    teacher = freeze(teacher, accelerator)
+    objective = DistillationLoss(
+        teacher, settings.pred_distill, settings.repr_distill, settings.temperature
+    )
+    used = None if settings.compute_taylor else data.used_tokens(student.config.vocab_size)
+    check_disk(folder, student.config)
+    with accelerator.autocast():
+        check_label_order(task, teacher, data.dev, settings.teacher_model)
+    if settings.dry_run:
+        show_plan(student, objective, sampler, plan, accelerator, data.dev,
+                  settings.eval_batch_size, used)  # fmt: skip
+        return
     if not run.claim(settings.overwrite_output_dir):
         return
 
-    teacher = freeze(teacher, accelerator)
     if not settings.repr_distill and not task.is_regression:
         with accelerator.main_process_first(), accelerator.autocast():
             cache_teacher_logits(teacher, run.identity["parents"]["teacher"], data.train)
-    objective = DistillationLoss(
-        teacher,
-        settings.pred_distill,
-        settings.repr_distill,
-        settings.temperature,
-    )
     if settings.compute_taylor:
-        training = Training(student, objective, sampler, plan, accelerator, folder)
-        progress = training.run()
-        scores = training.importance.scores(training.student, divide_by=progress.step)
-        save_scores(folder / "taylor.pkl", scores)
-        finish_scores(run, progress)
-        print(f"scores of {progress.step} batches are in {folder}/taylor.pkl")
+        score_student(run, Training(student, objective, sampler, plan, accelerator, folder))
         return
     training = Training(student, objective, sampler, plan, accelerator, folder,
                         dev_scores(data, settings.eval_batch_size),
-                        saver(folder, tokenizer, task),
-                        data.used_tokens(student.config.vocab_size))  # fmt: skip
+                        saver(folder, tokenizer, task), used)  # fmt: skip
     best = finish(run, training.run(folder / "logging"), load_model(folder, task))
     print(f"best dev {best['metric']} {best['score']:.4f} at step {best['step']}, shape"
           f" {best['shape']}; the student is in {folder}")  # fmt: skip
+
+
+def score_student(run: Run, training: Training) -> None:
+    """Write the Taylor scores of the student's weights, by the distillation loss."""
+    progress = training.run()
+    scores = training.importance.scores(training.student, divide_by=progress.step)
+    save_scores(run.folder / "taylor.pkl", scores)
+    finish_scores(run, progress)
+    print(f"scores of {progress.step} batches are in {run.folder}/taylor.pkl")
 
 
 def plan_of(settings: KDSettings, student: RositaForSequenceClassification, sampler: Sampler):
@@ -159,7 +167,7 @@ def check_shape(settings: KDSettings, student: RositaForSequenceClassification) 
 
 
 def parse_args(argv: list[str] | None) -> tuple[Task, KDSettings]:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--config_dir", help="JSON file of settings, see configurations/")
     parser.add_argument("--task_name", required=True, help="GLUE task, or a task.json of your own")
     add_flags(parser, KDSettings)

@@ -15,7 +15,7 @@ import argparse
 from pathlib import Path
 
 from rosita.checkpoint import load_model, read_tokenizer, save_model, weights_hash
-from rosita.errors import RositaError, run_script
+from rosita.errors import ArgumentParser, RositaError, run_script
 from rosita.importance import load_scores
 from rosita.model import RositaForSequenceClassification
 from rosita.provenance import Run, read_run, require_finished
@@ -96,7 +96,7 @@ def read_scores(
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("-model_path", required=True, help="folder that holds TASK/, the model")
     parser.add_argument("-output_dir", required=True, help="folder to write TASK/SHAPE/ into")
     parser.add_argument("-task", required=True, help="GLUE task, or a task.json of your own")

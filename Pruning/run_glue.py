@@ -10,16 +10,16 @@ Writes  output_dir/                      the tuned model, run.json, eval_results
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from rosita.checkpoint import load_model, read_tokenizer, resolve_folder
 from rosita.config import FineTuneSettings, add_flags, describe, load_config
 from rosita.data import Sampler
 from rosita.distillation import LabelLoss
-from rosita.errors import RositaError, run_script
+from rosita.errors import ArgumentParser, RositaError, run_script
 from rosita.importance import save_scores
 from rosita.plan import Plan
+from rosita.preflight import check_disk, show_plan
 from rosita.provenance import require_finished
 from rosita.runtime import start_accelerator
 from rosita.stage import dev_scores, finish, finish_scores, load_data, new_run, saver
@@ -39,6 +39,8 @@ def main(argv: list[str] | None = None) -> None:
     if settings.do_train:
         fine_tune(task, settings)
         folder = output
+    if settings.dry_run:
+        return
     if settings.do_eval:
         evaluate_folder(folder, task, settings, f"eval_results_{task.name.lower()}", output)
     if settings.do_predict:
@@ -56,15 +58,20 @@ def fine_tune(task: Task, settings: FineTuneSettings) -> None:
     folder = Path(settings.output_dir)
     parents = {"model": (settings.model_name_or_path, model)}
     run = new_run("fine_tune", settings, data, parents, folder, accelerator.num_processes)
+    plan = plan_of(settings, "warmup_linear")
+    sampler = Sampler(data.train, batch_rows(settings, accelerator), settings.seed)
+    used = data.used_tokens(model.config.vocab_size)
+    check_disk(folder, model.config)
+    if settings.dry_run:
+        show_plan(model, LabelLoss(), sampler, plan, accelerator, data.dev,
+                  settings.per_gpu_eval_batch_size, used)  # fmt: skip
+        return
     if not run.claim(settings.overwrite_output_dir):
         return
 
-    plan = plan_of(settings, "warmup_linear")
-    sampler = Sampler(data.train, batch_rows(settings, accelerator), settings.seed)
     evaluate = dev_scores(data, settings.per_gpu_eval_batch_size)
     training = Training(model, LabelLoss(), sampler, plan, accelerator, folder, evaluate,
-                        saver(folder, tokenizer, task),
-                        data.used_tokens(model.config.vocab_size))  # fmt: skip
+                        saver(folder, tokenizer, task), used)  # fmt: skip
     progress = training.run(Path(settings.logging_dir or folder / "logging"))
 
     best = finish(run, progress, load_model(folder, task))
@@ -83,11 +90,16 @@ def compute_taylor(task: Task, settings: FineTuneSettings) -> None:
     data = load_data(settings, task, tokenizer, accelerator, model.config)
     parents = {"model": (str(source), model)}
     run = new_run("taylor", settings, data, parents, folder, accelerator.num_processes)
+    plan = plan_of(settings, "none", update=False)
+    sampler = Sampler(data.train, batch_rows(settings, accelerator), settings.seed)
+    check_disk(folder, model.config)
+    if settings.dry_run:
+        show_plan(model, LabelLoss(), sampler, plan, accelerator, data.dev,
+                  settings.per_gpu_eval_batch_size)  # fmt: skip
+        return
     if not run.claim(settings.overwrite_output_dir):
         return
 
-    plan = plan_of(settings, "none", update=False)
-    sampler = Sampler(data.train, batch_rows(settings, accelerator), settings.seed)
     training = Training(model, LabelLoss(), sampler, plan, accelerator, folder)
     progress = training.run()
 
@@ -97,7 +109,7 @@ def compute_taylor(task: Task, settings: FineTuneSettings) -> None:
 
 
 def parse_args(argv: list[str] | None) -> tuple[Task, FineTuneSettings]:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--task_name", required=True, help="GLUE task, or a task.json of your own")
     add_flags(parser, FineTuneSettings)
     flags = vars(parser.parse_args(argv))

@@ -6,9 +6,10 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as serialize
@@ -19,10 +20,12 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
+from transformers.activations import ACT2FN
 
 from rosita.errors import RositaError, nearest
 from rosita.files import atomic_write, read_json, read_torch, write_json
 from rosita.model import RositaConfig, RositaForSequenceClassification
+from rosita.provenance import read_run
 from rosita.pruning import build_model
 from rosita.tasks import Task
 
@@ -31,11 +34,6 @@ REFERENCE_WEIGHTS = "pytorch_model.bin"
 PRUNED_KEYS = ("prun_hidden_size", "prun_intermediate_size", "emb_hidden_dim")
 # Heads that a pretrained BERT or the reference's KD code carries beside what we use.
 _SURPLUS = ("cls.", "fit_dense", "bert.embeddings.position_ids")
-_BERT_KEYS = (
-    "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act"
-    " hidden_dropout_prob attention_probs_dropout_prob max_position_embeddings type_vocab_size"
-    " initializer_range layer_norm_eps pad_token_id classifier_dropout"
-).split()
 
 
 @dataclass
@@ -76,7 +74,7 @@ def resolve_folder(name_or_path: str) -> Path:
         return path
     for root in (Path("models"), Path("..") / "models"):
         run = root / "bert_pt" / "run.json"
-        if run.exists() and read_json(run).get("model") == name_or_path:
+        if run.exists() and read_run(run.parent).get("model") == name_or_path:
             return run.parent
     kind = "is a file, not a folder" if path.exists() else "does not exist"
     raise RositaError(f"the model folder {name_or_path} {kind}; {_maker(path)}")
@@ -260,21 +258,61 @@ def _bert_name(name: str) -> str:
     return name
 
 
+class _ConfigValues(BaseModel):
+    """What config.json may say: the limits keep a mistyped size from filling the memory."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+    vocab_size: int = Field(None, ge=1, le=10_000_000)
+    hidden_size: int = Field(None, ge=1, le=100_000)
+    num_hidden_layers: int = Field(None, ge=1, le=1000)
+    num_attention_heads: int = Field(None, ge=1, le=100_000)
+    intermediate_size: int = Field(None, ge=1, le=1_000_000)
+    hidden_act: Literal[tuple(ACT2FN)] = None
+    hidden_dropout_prob: float = Field(None, ge=0, le=1)
+    attention_probs_dropout_prob: float = Field(None, ge=0, le=1)
+    max_position_embeddings: int = Field(None, ge=1, le=1_000_000)
+    type_vocab_size: int = Field(None, ge=1, le=1000)
+    initializer_range: float = Field(None, ge=0)
+    layer_norm_eps: float = Field(None, ge=0)
+    pad_token_id: int = Field(None, ge=0)
+    classifier_dropout: float = Field(None, ge=0, le=1)
+    prun_hidden_size: int = Field(None, ge=1, le=100_000)
+    prun_intermediate_size: int = Field(None, ge=1, le=1_000_000)
+    emb_hidden_dim: int = Field(None, ge=-1, le=100_000)
+    classifier_activation: Literal["relu"] = None
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        heads = self.num_attention_heads or 12
+        for name in ("prun_hidden_size", "hidden_size"):
+            width = getattr(self, name)
+            if width is not None:
+                if width % heads:
+                    raise ValueError(
+                        f"{name} {width} is not a multiple of num_attention_heads {heads}"
+                    )
+                break
+        if (self.pad_token_id or 0) >= (self.vocab_size or 30522):
+            raise ValueError(f"pad_token_id {self.pad_token_id} is not in the vocabulary")
+        if self.emb_hidden_dim == 0:
+            raise ValueError("emb_hidden_dim must be -1 or positive")
+        return self
+
+
 def _config(values: dict[str, Any], folder: Path, task: Task) -> RositaConfig:
-    keys = (*_BERT_KEYS, *PRUNED_KEYS, "classifier_activation")
+    given = {name: value for name, value in values.items() if value is not None}
     try:
-        config = RositaConfig(
-            **{name: values[name] for name in keys if values.get(name) is not None},
-            id2label=dict(enumerate(task.labels or ("score",))),
-        )
-        if config.prun_hidden_size % config.num_attention_heads:
-            raise ValueError(
-                f"prun_hidden_size {config.prun_hidden_size} is not a multiple of"
-                f" num_attention_heads {config.num_attention_heads}"
-            )
-    except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise RositaError(f"{folder}/config.json makes no sense: {error}") from None
-    return config
+        made = _ConfigValues.model_validate(given).model_dump(exclude_unset=True)
+    except ValidationError as error:
+        faults = [
+            " ".join(map(str, fault["loc"])) + f" {fault['input']!r:.40}: {fault['msg']}"
+            if fault["loc"]
+            else fault["msg"].removeprefix("Value error, ")
+            for fault in error.errors()
+        ]
+        raise RositaError(f"{folder}/config.json makes no sense: {'; '.join(faults)}") from None
+    return RositaConfig(**made, id2label=dict(enumerate(task.labels or ("score",))))
 
 
 def _check_labels(values: dict, state: dict[str, Tensor], task: Task, folder: Path) -> None:
@@ -284,7 +322,10 @@ def _check_labels(values: dict, state: dict[str, Tensor], task: Task, folder: Pa
             f"{folder} has {count} labels, {task.name} has {task.num_labels}:"
             " it was tuned on another task"
         )
-    stored = [str(label) for _, label in sorted((values.get("id2label") or {}).items(), key=_index)]
+    names = values.get("id2label") or {}
+    if not isinstance(names, dict) or not all(key.isdecimal() for key in names):
+        raise RositaError(f"{folder}/config.json: id2label must map numbers to names")
+    stored = [str(names[key]) for key in sorted(names, key=int)]
     generic = [f"LABEL_{index}" for index in range(count)]
     if stored and stored != generic and stored != list(task.labels or ("score",)):
         raise RositaError(
@@ -293,15 +334,11 @@ def _check_labels(values: dict, state: dict[str, Tensor], task: Task, folder: Pa
         )
 
 
-def _index(item: tuple[Any, Any]) -> int:
-    return int(item[0])
-
-
 def _is_reference(values: dict[str, Any], state: dict[str, Tensor]) -> bool:
     """Whether a .bin folder comes from the reference's KD code, and not from transformers."""
     if any(key in values for key in PRUNED_KEYS):
         return True
-    return "BertForSequenceClassification" not in (values.get("architectures") or [])
+    return "BertForSequenceClassification" not in str(values.get("architectures"))
 
 
 def _new_head(config: RositaConfig, has_pooler: bool) -> dict[str, Tensor]:

@@ -44,6 +44,7 @@ class LoopSettings(BaseModel):
     seed: int = setting(42, "random seed", ge=0)
     precision: Precision = setting("auto", "auto takes bf16 where the hardware has it")
     no_cuda: bool = setting(False, "stay on the CPU")
+    dry_run: bool = setting(False, "check everything, print the plan and its time, write nothing")
 
 
 class FineTuneSettings(LoopSettings):

@@ -6,12 +6,16 @@ import fcntl
 import hashlib
 import json
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import IO, Any
 
 from rosita.errors import RositaError
+
+_HOST = socket.gethostname()
 
 
 @contextmanager
@@ -22,10 +26,11 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     Text is UTF-8 with `\\n` line ends.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    new = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}.new")
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
         with open(new, mode, **text) as file:
             yield file
             file.flush()
@@ -35,7 +40,16 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     except OSError as error:
         raise RositaError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        new.unlink(missing_ok=True)
+        if new.exists():
+            new.unlink(missing_ok=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove the unfinished files that killed processes of this machine left beside `path`."""
+    for left in path.parent.glob(f".{escape(path.name)}.{escape(_HOST)}-*.new"):
+        process = left.name.split("-")[-1].removesuffix(".new")
+        if not Path("/proc", process).exists() and Path("/proc/self").exists():
+            left.unlink(missing_ok=True)
 
 
 def lock_file(lock: Path, busy: str) -> IO[str]:
@@ -109,6 +123,19 @@ def sha256_file(path: str | Path) -> str:
     """Hexadecimal SHA-256 of a file's content."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_torch(path: str | Path, value: Any) -> None:
+    """`torch.save`, atomically."""
+    import torch
+
+    with atomic_write(path, "wb") as file:
+        try:
+            torch.save(value, file)
+        except RuntimeError as error:  # what torch makes of an OSError of the file
+            cause = error.__context__
+            reason = cause.strerror if isinstance(cause, OSError) else str(error).split("\n")[0]
+            raise RositaError(f"cannot write {path}: {reason}") from error
 
 
 def read_torch(path: str | Path) -> Any:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rosita.errors import RositaError
-from rosita.files import atomic_write, read_torch
+from rosita.files import read_torch, write_torch
 
 # The six weight matrices of a layer that the scores file holds; cutting needs the last three.
 MATRICES = (
@@ -76,8 +76,7 @@ class TaylorImportance:
 
 def save_scores(path: Path, scores: dict[str, Tensor]) -> None:
     """Write `taylor.pkl`: a dict, parameter name without `bert.` -> score tensor."""
-    with atomic_write(path, "wb") as file:
-        torch.save({name: score.cpu() for name, score in scores.items()}, file)
+    write_torch(path, {name: score.cpu() for name, score in scores.items()})
 
 
 def load_scores(path: Path, model: nn.Module) -> dict[str, Tensor]:

@@ -88,7 +88,10 @@ class Run:
 def read_run(folder: Path) -> dict[str, Any]:
     """The folder's run.json, or {} if it has none."""
     path = folder / "run.json"
-    return read_json(path) if path.exists() else {}
+    run = read_json(path) if path.exists() else {}
+    if not isinstance(run, dict) or not isinstance(run.get("identity", {}), dict):
+        raise RositaError(f"{path} is no record of a run; make {folder} again, or remove the file")
+    return run
 
 
 def require_finished(folder: Path, task: str, advice: str) -> dict[str, Any]:

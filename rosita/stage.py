@@ -29,7 +29,7 @@ _NOT_IDENTITY = {
     "data_dir", "output_dir", "cache_dir", "teacher_model", "student_model", "model_name_or_path",
     "save_state_steps", "no_cuda", "overwrite_output_dir", "overwrite_cache", "logging_dir",
     "do_train", "do_eval", "do_predict", "per_gpu_eval_batch_size", "eval_batch_size", "model_type",
-    "save_steps",
+    "save_steps", "dry_run",
 }  # fmt: skip
 
 

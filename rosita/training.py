@@ -19,7 +19,7 @@ from rosita.data import Batch, Sampler
 from rosita.distillation import Objective
 from rosita.errors import RositaError
 from rosita.evaluation import Scores
-from rosita.files import atomic_write, read_torch
+from rosita.files import read_torch, write_torch
 from rosita.importance import CUT_MATRICES, TaylorImportance
 from rosita.model import RositaConfig, RositaForSequenceClassification
 from rosita.plan import Plan, Progress, learning_rate, total_steps
@@ -165,17 +165,29 @@ class Training:
                 for name, value in self._backward(batch, micro_batches).items():
                     sums[name] = sums[name] + value if name in sums else value
         self.unread.append((step, sums))
-        if self.importance:
-            self.accelerator.unscale_gradients(self.optimizer)
+        self.accelerator.unscale_gradients(self.optimizer)  # fp16; once only, so clipped below
+        if self.importance and self._gradients_are_finite():
             self.importance.add(self.student)
+        if not self.plan.update and self.accelerator.scaler:
+            self.accelerator.scaler.update()
         if self.plan.update:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
             rate = self.rate(step - 1)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            if self.vocabulary:
-                self.vocabulary.decay *= 1 - rate * self.settings.weight_decay
             self.optimizer.step()
+            if self.vocabulary and not self.optimizer.step_was_skipped:
+                self.vocabulary.decay *= 1 - rate * self.settings.weight_decay
+
+    def _gradients_are_finite(self) -> bool:
+        """False for an overflow under the loss scale of fp16, which the optimizer skips too."""
+        if not self.accelerator.scaler:
+            return True
+        return all(
+            weight.grad.isfinite().all()
+            for weight in self.student.parameters()
+            if weight.grad is not None
+        )
 
     def _backward(self, batch: Batch, micro_batches: list[Batch]) -> dict[str, Tensor]:
         """Add one micro-batch's gradients; return its share of each named mean loss."""
@@ -359,8 +371,7 @@ class Training:
                 "progress": progress,
                 "random": everyone,
             }
-            with atomic_write(self.state_file, "wb") as file:
-                torch.save(state, file)
+            write_torch(self.state_file, state)
         self.accelerator.wait_for_everyone()
 
     def _resume(self) -> None:

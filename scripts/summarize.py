@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rosita.checkpoint import load_model, read_tokenizer
 from rosita.data import encode_file
-from rosita.errors import run_script
+from rosita.errors import ArgumentParser, run_script
 from rosita.evaluation import predict, score
 from rosita.files import write_json
 from rosita.pruning import Shape, parameter_count
@@ -83,7 +83,7 @@ def table(summary: dict) -> str:
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--task_name", required=True)
     for name in ("data_dir", "teacher", "student", "output"):
         parser.add_argument(f"--{name}", required=True, type=Path)

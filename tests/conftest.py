@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -80,10 +81,19 @@ def write_cola(folder: Path, train: int = 40, dev: int = 20, test: int = 10) -> 
 
 
 def run_script(
-    script: str, *arguments: object, cwd: Path = REPOSITORY, ok: bool = True
+    script: str,
+    *arguments: object,
+    cwd: Path = REPOSITORY,
+    ok: bool = True,
+    file_size_limit: int | None = None,
 ) -> subprocess.CompletedProcess:
-    """Run a stage script as a user does; with `ok` it must succeed."""
+    """Run a stage script as a user does; with `ok` it must succeed.
+
+    `file_size_limit`: the most bytes that a file may get, as a disk quota would have it.
+    """
     command = [sys.executable, str(REPOSITORY / script), *map(str, arguments)]
+    if file_size_limit:
+        command = ["bash", "-c", f'ulimit -f {file_size_limit // 1024}; exec "$@"', "_", *command]
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=os.environ)
     if ok:
         assert done.returncode == 0, done.stdout + done.stderr
@@ -97,6 +107,26 @@ def error_line(done: subprocess.CompletedProcess) -> str:
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, done.stderr
     return lines[0]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--campaign", action="store_true", help="the long fuzz and kill campaigns too")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "campaign: runs only with --campaign")
+    hypothesis.settings.register_profile("suite", max_examples=60, derandomize=True)
+    hypothesis.settings.register_profile("campaign", max_examples=3000, print_blob=True)
+    long = config.getoption("--campaign")
+    hypothesis.settings.load_profile("campaign" if long else "suite")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--campaign"):
+        skip = pytest.mark.skip(reason="a campaign: pytest --campaign")
+        for item in items:
+            if "campaign" in item.keywords:
+                item.add_marker(skip)
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
 import copy
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from conftest import make_bert, write_cola
 
 from rosita.checkpoint import load_model, read_tokenizer
@@ -11,6 +13,7 @@ from rosita.data import Sampler, encode_file
 from rosita.distillation import DistillationLoss, LabelLoss
 from rosita.errors import RositaError
 from rosita.evaluation import Scores
+from rosita.importance import TaylorImportance
 from rosita.plan import Plan
 from rosita.pruning import PruningSchedule, Shape
 from rosita.runtime import start_accelerator
@@ -252,3 +255,44 @@ def test_training_reduces_the_loss_on_a_learnable_task(bench):
     training = bench.training("learn", {}, num_train_epochs=60.0)
     losses = [e["loss_label"] for e in training.run().history if "loss_label" in e]
     assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("update", [True, False])
+def test_the_loss_scale_of_fp16_changes_neither_weights_nor_scores(bench, monkeypatch, update):
+    def training(name, scale):
+        accelerator = start_accelerator(KDSettings(output_dir="o", teacher_model="t",
+                                                   student_model="s", pred_distill=True,
+                                                   precision="fp32"))  # fmt: skip
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale) if scale else None
+        with monkeypatch.context() as patch:
+            patch.setattr("test_training.start_accelerator", lambda settings: accelerator)
+            made = bench.training(name, {"update": update}, teacher_loss(bench))
+        made.importance = TaylorImportance(made.student)
+        if scale:  # there is no fp16 on the CPU: the scaling alone, in fp32
+            accelerator.native_amp = True
+            accelerator.autocast = nullcontext
+            monkeypatch.setattr(type(accelerator), "mixed_precision", "fp16")
+        made.run()
+        return weights(made), made.importance.scores(made.student)
+
+    torch.manual_seed(0)
+    plain, plain_scores = training("plain", None)
+    torch.manual_seed(0)
+    scaled, scaled_scores = training("scaled", 2.0**10)
+    for name, value in plain.items():
+        torch.testing.assert_close(scaled[name], value, rtol=1e-5, atol=1e-7, msg=name)
+    for name, value in plain_scores.items():
+        torch.testing.assert_close(scaled_scores[name], value, rtol=1e-4, atol=1e-7, msg=name)
+
+
+def test_losses_in_bf16_are_those_of_fp32_within_its_rounding(bench):
+    for module in bench.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    exact = bench.training("fp32", objective=teacher_loss(bench)).run().history
+    AcceleratorState._reset_state(reset_partial_state=True)  # one precision a process
+    rounded = bench.training("bf16", objective=teacher_loss(bench), precision="bf16").run().history
+    for mine, theirs in zip(exact, rounded, strict=True):
+        assert mine == pytest.approx(theirs, rel=0.02)
+    assert exact != rounded
+    AcceleratorState._reset_state(reset_partial_state=True)

@@ -1,0 +1,225 @@
+"""Arbitrary bytes and values in every file that a user gives: one line of error, or read rightly.
+
+`pytest --campaign` tries fifty times as many (benchmarks/robustness.md has the last figures).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import string
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_bert, write_cola
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rosita.checkpoint import load_model, read_tokenizer
+from rosita.config import FineTuneSettings, KDSettings, load_config
+from rosita.data import encode_file
+from rosita.errors import RositaError
+from rosita.importance import load_scores, save_scores, scored_weights
+from rosita.provenance import read_run, require_finished
+from rosita.tasks import GLUE, Task, find_task
+from rosita.tsv import TsvFile
+
+fuzz = settings(deadline=None, suppress_health_check=list(HealthCheck))
+numbers = st.one_of(st.integers(-(2**70), 2**70), st.floats(), st.integers(-3, 20))
+scalars = st.one_of(st.none(), st.booleans(), numbers, st.text(max_size=8))
+values = st.recursive(
+    scalars,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=6), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+
+
+def json_objects(keys: list[str]) -> st.SearchStrategy:
+    """Objects of a few known keys with arbitrary values, rarely an unknown key."""
+    names = st.one_of(st.sampled_from(keys), st.text(string.ascii_letters, max_size=6))
+    return st.dictionaries(names, values, max_size=5)
+
+
+def near_tsv() -> st.SearchStrategy[bytes]:
+    """Bytes that look like a TSV file, with what breaks one mixed in."""
+    parts = st.one_of(
+        st.sampled_from([
+            b"src\t1\t\tthe dog ran\n", b"src\t0\t\tthe cat\r\n", b"sentence\tlabel\n",
+            b"\xef\xbb\xbf", b"\0", b"\xff", b"\n", b"\t", b"\r", b" \n", b"\xc2\x85", b"'",
+            b"a\tb\tc\td\te\tf\n",
+            b"\xe2\x80\xa8", b"unknown\t1\n", b"entailment\n",
+        ]),
+        st.binary(max_size=12),
+        st.text(max_size=8).map(lambda text: text.encode("utf-8", "surrogatepass")),
+    )  # fmt: skip
+    return st.lists(parts, max_size=12).map(b"".join)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("fuzz")
+    make_bert(root / "bert")
+    write_cola(root / "CoLA")
+    return root
+
+
+@fuzz
+@given(content=near_tsv(), name=st.sampled_from(sorted(GLUE)), labelled=st.booleans())
+def test_any_bytes_as_tsv_are_read_as_written_or_refused_in_one_line(home, content, name, labelled):
+    path = home / "fuzz.tsv"
+    path.write_bytes(content)
+    try:
+        rows = list(TsvFile(path, GLUE[name], labelled=labelled).rows())
+    except RositaError as error:
+        assert str(path) in str(error)
+        assert "\n" not in str(error).strip()
+        return
+    # independently: fields joined by tabs are lines of the file, byte for byte
+    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    for row in rows:
+        assert "\t".join(row.fields).encode() == lines[row.line - 1].rstrip(b"\r\n")
+
+
+@fuzz
+@given(content=near_tsv())
+def test_any_bytes_as_training_data_are_encoded_or_refused(home, content):
+    path = home / "encode" / "train.tsv"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    tokenizer = read_tokenizer(home / "bert").build()
+    try:
+        file = encode_file(path, GLUE["CoLA"], tokenizer, 16, cache_dir=home / "cache")
+    except RositaError:
+        assert not list((home / "cache").glob(".new-*"))  # nothing half-written
+        return
+    assert len(file) >= 1
+    assert file.lengths().max() <= 16
+    shutil.rmtree(file.cache)
+
+
+@fuzz
+@given(
+    kind=st.sampled_from([KDSettings, FineTuneSettings]),
+    sections=st.dictionaries(
+        st.sampled_from(["default", "CoLA", "cola", "SST-2"]),
+        st.one_of(json_objects(sorted(KDSettings.model_fields)), values),
+        max_size=2,
+    ),
+    flags=st.dictionaries(
+        st.sampled_from(sorted(KDSettings.model_fields.keys() & FineTuneSettings.model_fields)),
+        st.one_of(
+            st.text(max_size=6), st.sampled_from(["1", "-1", "nan", "1e999", "True", "none"])
+        ),
+        max_size=3,
+    ),
+)
+def test_any_json_as_settings_is_taken_within_its_limits_or_refused(home, kind, sections, flags):
+    path = home / "config.json"
+    path.write_text(json.dumps(sections))
+    try:
+        made = load_config(kind, GLUE["CoLA"], flags, path)
+    except RositaError:
+        return
+    assert made.learning_rate > 0
+    assert made.seed >= 0
+
+
+@fuzz
+@given(content=st.one_of(st.binary(max_size=60), st.text("{}[]:,\"'0123e-. \n", max_size=40)))
+def test_any_bytes_as_json_are_refused_by_line_and_column(home, content):
+    path = home / "bytes.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    for read in (
+        lambda: load_config(KDSettings, GLUE["CoLA"], {}, path),
+        lambda: find_task(str(path)),
+    ):
+        with pytest.raises(RositaError):
+            read()
+
+
+@fuzz
+@given(value=st.one_of(json_objects(sorted(Task.model_fields)), values))
+def test_any_json_as_a_task_is_a_task_or_refused(home, value):
+    path = home / "task.json"
+    path.write_text(json.dumps(value))
+    try:
+        assert isinstance(find_task(str(path)), Task)
+    except RositaError as error:
+        assert str(path) in str(error)
+
+
+CONFIG_KEYS = (
+    "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act"
+    " hidden_dropout_prob max_position_embeddings type_vocab_size layer_norm_eps pad_token_id"
+    " classifier_dropout prun_hidden_size prun_intermediate_size emb_hidden_dim id2label model_type"
+    " classifier_activation architectures"
+).split()
+
+
+@fuzz
+@given(changes=json_objects(CONFIG_KEYS))
+def test_any_config_of_a_model_opens_or_is_refused(home, changes):
+    folder = home / "opened"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(home / "bert", folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    try:
+        load_model(folder, GLUE["CoLA"], new_classifier=True)
+    except RositaError as error:
+        assert str(folder) in str(error)
+
+
+@fuzz
+@given(run=st.one_of(json_objects("finished task stage identity model".split()), values))
+def test_any_run_json_is_taken_or_refused(home, run):
+    folder = home / "run"
+    folder.mkdir(exist_ok=True)
+    (folder / "run.json").write_text(json.dumps(run))
+    try:
+        require_finished(folder, "CoLA", "advice")
+        read_run(folder)
+    except RositaError as error:
+        assert str(folder) in str(error)
+
+
+@fuzz
+@given(
+    what=st.sampled_from(["model.safetensors", "taylor.pkl"]),
+    cut=st.integers(0, 200_000),
+    flips=st.lists(st.tuples(st.integers(0, 200_000), st.integers(0, 255)), max_size=4),
+)
+def test_altered_weights_and_scores_are_refused_or_read_as_numbers(home, what, cut, flips):
+    folder = home / "altered"
+    if not folder.exists():
+        shutil.copytree(home / "bert", folder)
+        model = load_model(folder, GLUE["CoLA"], new_classifier=True)
+        save_scores(folder / "taylor.pkl", {n: w.abs() for n, w in scored_weights(model).items()})
+        for name in ("model.safetensors", "taylor.pkl"):
+            shutil.copy(folder / name, home / name)
+    content = bytearray((home / what).read_bytes())
+    for place, value in flips:
+        content[place % len(content)] = value
+    (folder / what).write_bytes(content[: cut % (len(content) + 1)] if cut % 3 else content)
+    try:
+        model = load_model(folder, GLUE["CoLA"], new_classifier=True)
+        scores = load_scores(folder / "taylor.pkl", model)
+    except RositaError as error:
+        assert str(folder) in str(error)
+    else:
+        assert all(torch.isfinite(value).all() for value in scores.values())
+    finally:
+        shutil.copy(home / what, folder / what)
+
+
+@fuzz
+@given(value=values)
+def test_any_object_as_scores_is_refused(home, value):
+    path = home / "object.pkl"
+    torch.save(value, path)
+    model = load_model(home / "bert", GLUE["CoLA"], new_classifier=True)
+    with pytest.raises(RositaError):
+        load_scores(path, model)
