@@ -11,6 +11,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import save_file
 from transformers import BertConfig, BertModel
 
@@ -127,6 +128,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if "campaign" in item.keywords:
                 item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> None:
+    """accelerate keeps one precision per process; tests that call stages in-process differ."""
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture

@@ -295,4 +295,3 @@ def test_losses_in_bf16_are_those_of_fp32_within_its_rounding(bench):
     for mine, theirs in zip(exact, rounded, strict=True):
         assert mine == pytest.approx(theirs, rel=0.02)
     assert exact != rounded
-    AcceleratorState._reset_state(reset_partial_state=True)
