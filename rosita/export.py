@@ -5,16 +5,22 @@ from __future__ import annotations
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
+from rosita.data import Encoded, batches_by_length
 from rosita.errors import RositaError
+from rosita.evaluation import predict, score
 from rosita.files import atomic_write
 from rosita.model import RositaForSequenceClassification
+from rosita.tasks import Task
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+ONNX_FILE, INT8_FILE = "onnx/model.onnx", "onnx/model_int8.onnx"
 INSTALL = "pip install onnx onnxruntime"
 
 
@@ -84,8 +90,6 @@ class OnnxModel:
     `threads`: cores that one call may use; None takes all.
     """
 
-    training = False
-
     def __init__(self, path: Path, threads: int | None = None) -> None:
         _require("onnxruntime")
         import onnxruntime
@@ -107,6 +111,56 @@ class OnnxModel:
         if "token_type_ids" not in feed:
             feed["token_type_ids"] = np.zeros_like(feed["input_ids"])
         return self.session.run(["logits"], feed)[0]
+
+    def answer(self, batches: list[dict[str, Tensor]]) -> list[np.ndarray]:
+        """Logits (rows, num_labels) of each batch."""
+        return [self.logits(**batch) for batch in tqdm(batches, desc="check", delay=1)]
+
+
+class Exported(Protocol):
+    """A model in another format."""
+
+    def answer(self, batches: list[dict[str, Tensor]]) -> list[np.ndarray]: ...
+
+
+def compare(
+    task: Task,
+    model: RositaForSequenceClassification,
+    exported: dict[str, Exported],
+    dev: Encoded,
+    folder: Path,
+) -> dict[str, Any]:
+    """Score of `model` on dev, and for each format its score, drop, agreement and size.
+
+    Agreement: the share of rows with the same predicted label; in regression, those whose numbers
+    differ by less than 0.01. Sizes are of the weights' files in `folder`.
+    """
+    labels = np.asarray(dev.labels)
+    expected = predict(model, dev, 32, progress="dev")
+    found = score(task, expected, labels)
+    order = list(batches_by_length(dev, 4096))
+    batches = [dev.batch(rows).inputs for rows in order]
+    files = {"hf": "model.safetensors", "onnx": ONNX_FILE, "int8": INT8_FILE}
+    formats = {}
+    for name, other in exported.items():
+        logits = np.empty_like(expected)
+        for rows, answer in zip(order, other.answer(batches), strict=True):
+            logits[rows] = answer
+        if not np.isfinite(logits).all():
+            raise RositaError(f"{name} gives NaN or infinite logits on {dev.path}")
+        if task.is_regression:
+            equal = np.abs(logits - expected)[:, 0] < 0.01
+        else:
+            equal = logits.argmax(axis=1) == expected.argmax(axis=1)
+        theirs = score(task, logits, labels).main
+        formats[name] = {
+            "file": files[name],
+            "bytes": (folder / files[name]).stat().st_size,
+            "score": theirs,
+            "drop": found.main - theirs,
+            "agreement": float(equal.mean()),
+        }
+    return {"metric": found.metric, "score": found.main, "formats": formats}
 
 
 def _folder(path: Path) -> Path:

@@ -246,7 +246,8 @@ def _s3_endpoint(access: Access) -> str | None:
     )
 
 
-def _s3_client(access: Access) -> Any:
+def s3_client(access: Access) -> Any:
+    """boto3's client for Amazon or another store; unsigned where there are no credentials."""
     import boto3  # slow to import, and only s3 needs it
     from botocore import UNSIGNED
     from botocore.config import Config
@@ -270,7 +271,7 @@ def _open_s3(url: str, offset: int, version: str | None, access: Access) -> Open
     if offset and version:
         wanted["IfMatch"] = version
     try:
-        answer = _s3_client(access).get_object(Bucket=bucket, Key=key, **wanted)
+        answer = s3_client(access).get_object(Bucket=bucket, Key=key, **wanted)
     except ClientError as error:
         status = error.response["ResponseMetadata"]["HTTPStatusCode"]
         if status in (412, 416) and offset:  # another version stands there now

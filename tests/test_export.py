@@ -1,12 +1,21 @@
+import json
+import os
+import subprocess
+import sys
+
+import boto3
 import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import SMALL
+from conftest import REPOSITORY, SMALL, error_line, make_bert, run_script, write_cola
+from moto.server import ThreadedMotoServer
 
 from rosita import RositaConfig, RositaForSequenceClassification
+from rosita.checkpoint import load_model, read_tokenizer
 from rosita.errors import RositaError
 from rosita.export import OnnxModel, export_onnx, quantize_onnx
+from rosita.tasks import GLUE
 
 PRUNED = {"num_attention_heads": 1, "prun_hidden_size": 8, "prun_intermediate_size": 24}
 
@@ -64,3 +73,116 @@ def test_a_file_that_is_no_onnx_model_is_named_in_one_line(tmp_path):
         OnnxModel(tmp_path / "model.onnx")
     with pytest.raises(RositaError, match="does not exist; KD/export.py writes it"):
         OnnxModel(tmp_path / "other.onnx")
+
+
+# --- the script ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    """A folder with data/CoLA and a tuned, pruned model."""
+    root = tmp_path_factory.mktemp("export")
+    data = write_cola(root / "data" / "CoLA")
+    tune = ["--task_name", "CoLA", "--data_dir", data, "--learning_rate", 1e-3]
+    run_script("Pruning/run_glue.py", "--model_name_or_path", make_bert(root / "bert"),
+               "--do_train", "--output_dir", root / "ft" / "CoLA", *tune)  # fmt: skip
+    run_script("Pruning/run_glue.py", "--model_name_or_path", root / "ft" / "CoLA",
+               "--compute_taylor", "True", *tune)  # fmt: skip
+    run_script("Pruning/pruning_one_step.py", "-model_path", root / "ft", "-task", "CoLA",
+               "-output_dir", root / "cut", "-keep_heads", 2, "-num_layers", 2,
+               "-ffn_hidden_dim", 20, "-emb_hidden_dim", 8)  # fmt: skip
+    return root
+
+
+def export(root, output, *more, ok=True):
+    return run_script("KD/export.py", "--model", root / "cut" / "CoLA" / "a2_l2_f20_e8",
+                      "--output_dir", output, "--data_dir", root / "data" / "CoLA",
+                      "--max_drop", 1, *more, ok=ok)  # fmt: skip
+
+
+STRANGER = """
+import json, sys
+sys.modules["rosita"] = None
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+folder = sys.argv[1]
+classify = pipeline("text-classification", folder, trust_remote_code=True)
+found = classify(["the dog ran", "a cat sings happy songs slowly and never"], top_k=None)
+model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
+print(json.dumps({"found": found, "parameters": model.num_parameters()}))
+"""
+
+
+def test_an_export_opens_in_a_pipeline_without_this_package_and_gives_our_probabilities(
+    tuned, tmp_path
+):
+    told = export(tuned, tmp_path / "out").stdout
+    report = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert list(report["formats"]) == ["hf", "onnx", "int8"]
+    for name in ("hf", "onnx"):
+        assert report["formats"][name]["agreement"] == 1.0
+        assert report["formats"][name]["drop"] == 0.0
+    assert "predictions equal 100.00 %" in told
+    done = subprocess.run(
+        [sys.executable, "-c", STRANGER, str(tmp_path / "out")], capture_output=True, text=True,
+        cwd=tmp_path, env={**os.environ, "HF_MODULES_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout.splitlines()[-1])
+    source = tuned / "cut" / "CoLA" / "a2_l2_f20_e8"
+    ours = load_model(source, GLUE["CoLA"]).eval()
+    assert answer["parameters"] == report["parameters"] == ours.num_parameters()
+    encoding = read_tokenizer(source).build().encode("the dog ran")
+    with torch.no_grad():
+        logits = ours(input_ids=torch.tensor([encoding.ids])).logits
+    expected = dict(zip(("0", "1"), logits.softmax(-1)[0].tolist(), strict=True))
+    actual = {one["label"]: one["score"] for one in answer["found"][0]}
+    assert actual == pytest.approx(expected, abs=1e-5)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name:")
+    assert f"{report['parameters']:,} parameters, shape a2_l2_f20_e8" in card
+
+
+def test_an_export_that_loses_too_much_writes_nothing_and_another_folder_is_not_replaced(
+    tuned, tmp_path
+):
+    done = export(tuned, tmp_path / "out", "--formats", "onnx,int9", ok=False)
+    assert "--formats 'int9' is not one of hf, onnx, int8" in error_line(done)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years")
+    done = export(tuned, tmp_path / "mine", "--overwrite_output_dir", ok=False)
+    assert "is no export" in error_line(done)
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years"
+    export(tuned, tmp_path / "out", "--formats", "onnx")
+    assert [path.name for path in (tmp_path / "out" / "onnx").iterdir()] == ["model.onnx"]
+    assert "holds an export" in error_line(export(tuned, tmp_path / "out", ok=False))
+    sys.path.insert(0, str(REPOSITORY / "KD"))
+    from export import check_drop
+
+    report = {"metric": "matthews", "formats": {"int8": {"drop": 0.02}}}
+    check_drop(report, 0.02)
+    with pytest.raises(RositaError, match="int8 loses 0.0200 matthews on dev"):
+        check_drop(report, 0.01)
+
+
+def test_an_export_is_published_to_an_s3_store_its_report_last(tuned, tmp_path, monkeypatch):
+    server = ThreadedMotoServer(port=0, verbose=False)
+    for name, value in (("ACCESS_KEY_ID", "AKIADUMMY"), ("SECRET_ACCESS_KEY", "dummysecret"),
+                        ("DEFAULT_REGION", "us-east-1")):  # fmt: skip
+        monkeypatch.setenv(f"AWS_{name}", value)
+    server.start()
+    host, port = server.get_host_and_port()
+    url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
+    client = boto3.client("s3", endpoint_url=url)
+    client.create_bucket(Bucket="models")
+    there = ["--formats", "hf,onnx", "--endpoint_url", url, "--allow_http", "--publish"]
+    export(tuned, tmp_path / "out", *there, "s3://models/rosita/CoLA")
+    stored = client.list_objects_v2(Bucket="models")["Contents"]
+    names = {path.relative_to(tmp_path / "out").as_posix()
+             for path in (tmp_path / "out").rglob("*") if path.is_file()}  # fmt: skip
+    assert {one["Key"] for one in stored} == {f"rosita/CoLA/{name}" for name in names}
+    body = client.get_object(Bucket="models", Key="rosita/CoLA/model.safetensors")["Body"].read()
+    assert body == (tmp_path / "out" / "model.safetensors").read_bytes()
+    done = export(tuned, tmp_path / "again", *there, "s3://nowhere/x", ok=False)
+    assert "cannot upload" in error_line(done)
+    assert "dummysecret" not in done.stdout + done.stderr
+    server.stop()
