@@ -1,0 +1,108 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import REPOSITORY, make_bert, run_script, write_cola
+
+from rosita.checkpoint import load_model, read_tokenizer
+from rosita.errors import RositaError
+from rosita.tasks import GLUE
+
+sys.path.insert(0, str(REPOSITORY / "KD"))
+import predict  # noqa: E402
+
+TEXTS = ["the dog ran", "a cat sings happy songs slowly and never", "she", 'he "reads" it, red']
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory):
+    """A tuned model, and its export in all formats."""
+    root = tmp_path_factory.mktemp("predict")
+    data = write_cola(root / "CoLA")
+    run_script("Pruning/run_glue.py", "--model_name_or_path", make_bert(root / "bert"),
+               "--do_train", "--output_dir", root / "ft", "--task_name", "CoLA", "--data_dir",
+               data, "--learning_rate", 1e-3)  # fmt: skip
+    run_script("KD/export.py", "--model", root / "ft", "--output_dir", root / "out",
+               "--data_dir", data, "--max_drop", 2)  # fmt: skip
+    return root / "out"
+
+
+def probabilities(folder, texts):
+    """The oracle: one sentence at a time, unpadded."""
+    model, tokenizer = load_model(folder, GLUE["CoLA"]).eval(), read_tokenizer(folder).build()
+    with torch.no_grad():
+        return [
+            model(input_ids=torch.tensor([tokenizer.encode(text).ids])).logits.softmax(-1)[0]
+            for text in texts
+        ]
+
+
+def check(lines, folder, texts=TEXTS, tolerance=1e-4):
+    assert len(lines) == len(texts)
+    for (label, probability), expected in zip(lines, probabilities(folder, texts), strict=True):
+        assert float(probability) == pytest.approx(expected[int(label)].item(), abs=tolerance)
+        assert expected[int(label)] >= 0.5 - tolerance
+
+
+def test_lines_from_stdin_get_the_models_label_and_probability_in_order(export):
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / "KD" / "predict.py", "--model", export],
+        input="\n".join(TEXTS), capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    check([line.split("\t") for line in done.stdout.splitlines()], export)
+
+
+@pytest.mark.parametrize("form, tolerance", [("pytorch", 1e-4), ("onnx", 1e-4), ("int8", 0.1)])
+def test_every_format_gives_the_labels_of_the_model(export, tmp_path, capsys, form, tolerance):
+    (tmp_path / "in.txt").write_text("\n".join(TEXTS))
+    predict.main(["--model", str(export), "--format", form, "--input", str(tmp_path / "in.txt")])
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    check(lines, export, tolerance=tolerance)
+
+
+@pytest.mark.parametrize("form", ["tsv", "csv", "jsonl"])
+def test_columns_of_tables_are_read_by_name_and_labels_written_whole(
+    export, tmp_path, capsys, form
+):
+    path, output = tmp_path / f"in.{form}", tmp_path / "out.jsonl"
+    if form == "jsonl":
+        path.write_text("".join(json.dumps({"n": 1, "text": text}) + "\n" for text in TEXTS))
+    elif form == "tsv":
+        path.write_text("n\ttext\n" + "".join(f"1\t{text}\n" for text in TEXTS))
+    else:
+        quoted = ['"' + text.replace('"', '""') + '"' for text in TEXTS]
+        path.write_text("n,text\n" + "".join(f"1,{text}\n" for text in quoted))
+    predict.main(["--model", str(export), "--input", str(path), "--text_columns", "text",
+                  "--output", str(output)])  # fmt: skip
+    assert f"4 labels are in {output}" in capsys.readouterr().out
+    found = [json.loads(line) for line in output.read_text().splitlines()]
+    check([(one["label"], one["probability"]) for one in found], export)
+
+
+@pytest.mark.parametrize(
+    "name, content, flags, words",
+    [
+        ("a.tsv", "n\ttext\n1\tx\n", ["--text_columns", "texd"], "did you mean 'text'"),
+        ("a.tsv", "n\ttext\n1\n", ["--text_columns", "text"], "line 2: 1 columns, but column 2"),
+        ("a.jsonl", '{"text": 1}\n{\n', ["--text_columns", "text"], "line 2 is not JSON"),
+        ("a.csv", "text\n" + "x" * 200_000, ["--text_columns", "text"], "field larger than"),
+        ("a.jsonl", "[1]\n", ["--text_columns", "text"], "line 1 has no key 'text'"),
+        ("a.txt", "", [], "holds no text"),
+        ("a.txt", "x\n", ["--max_seq_length", "999"], "the model has 64 positions"),
+        ("a.txt", b"\xff\n", [], "is not UTF-8"),
+    ],
+)
+def test_a_fault_of_the_input_is_one_line_and_writes_nothing(
+    export, tmp_path, name, content, flags, words
+):
+    path, output = tmp_path / name, tmp_path / "labels.tsv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(RositaError) as error:
+        predict.main(
+            ["--model", str(export), "--input", str(path), "--output", str(output), *flags]
+        )
+    assert words in str(error.value)
+    assert not output.exists()
