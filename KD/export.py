@@ -21,15 +21,21 @@ from rosita.checkpoint import load_model, read_tokenizer, resolve_folder
 from rosita.config import KDSettings, add_flags, load_config, setting
 from rosita.data import encode_file
 from rosita.errors import ArgumentParser, RositaError, run_script
-from rosita.export import INT8_FILE, ONNX_FILE, OnnxModel, compare, export_onnx, quantize_onnx
+from rosita.export import (
+    FILES,
+    INT8_FILE,
+    ONNX_FILE,
+    OnnxModel,
+    compare,
+    export_onnx,
+    quantize_onnx,
+)
 from rosita.files import write_json
 from rosita.hub import HubModel, publish, write_card, write_hub_folder
 from rosita.provenance import read_run, require_finished
 from rosita.pruning import Shape, parameter_count
 from rosita.sources import Access
 from rosita.tasks import Task, find_task
-
-FORMATS = ("hf", "onnx", "int8")
 
 
 class ExportSettings(BaseModel):
@@ -131,10 +137,10 @@ def check_output(output: Path, overwrite: bool) -> None:
 
 def parse_formats(text: str) -> list[str]:
     formats = text.replace(" ", "").split(",")
-    unknown = [name for name in formats if name not in FORMATS]
+    unknown = [name for name in formats if name not in FILES]
     if unknown:
-        raise RositaError(f"--formats {unknown[0]!r} is not one of {', '.join(FORMATS)}")
-    return [name for name in FORMATS if name in formats]
+        raise RositaError(f"--formats {unknown[0]!r} is not one of {', '.join(FILES)}")
+    return [name for name in FILES if name in formats]
 
 
 def parse_args(argv: list[str] | None) -> tuple[Task, ExportSettings]:

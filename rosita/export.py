@@ -21,6 +21,7 @@ from rosita.tasks import Task
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 ONNX_FILE, INT8_FILE = "onnx/model.onnx", "onnx/model_int8.onnx"
+FILES = {"hf": "model.safetensors", "onnx": ONNX_FILE, "int8": INT8_FILE}  # format -> its weights
 INSTALL = "pip install onnx onnxruntime"
 
 
@@ -140,7 +141,6 @@ def compare(
     found = score(task, expected, labels)
     order = list(batches_by_length(dev, 4096))
     batches = [dev.batch(rows).inputs for rows in order]
-    files = {"hf": "model.safetensors", "onnx": ONNX_FILE, "int8": INT8_FILE}
     formats = {}
     for name, other in exported.items():
         logits = np.empty_like(expected)
@@ -154,8 +154,8 @@ def compare(
             equal = logits.argmax(axis=1) == expected.argmax(axis=1)
         theirs = score(task, logits, labels).main
         formats[name] = {
-            "file": files[name],
-            "bytes": (folder / files[name]).stat().st_size,
+            "file": FILES[name],
+            "bytes": (folder / FILES[name]).stat().st_size,
             "score": theirs,
             "drop": found.main - theirs,
             "agreement": float(equal.mean()),

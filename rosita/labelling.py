@@ -20,7 +20,7 @@ from transformers import AutoModelForSequenceClassification
 from rosita.checkpoint import read_config, read_tokenizer
 from rosita.data import set_length
 from rosita.errors import RositaError, nearest
-from rosita.export import INT8_FILE, ONNX_FILE, OnnxModel
+from rosita.export import FILES, OnnxModel
 
 CHUNK_ROWS = 4096  # rows that are sorted by length together
 TOKENS = 4096  # padded tokens of one forward pass
@@ -80,7 +80,7 @@ class Labeller:
     def __init__(self, folder: Path, form: str = "auto", max_seq_length: int | None = None) -> None:
         if not folder.is_dir():
             raise RositaError(f"the model folder {folder} does not exist")
-        files = {"pytorch": "model.safetensors", "onnx": ONNX_FILE, "int8": INT8_FILE}
+        files = dict(zip(FORMATS, FILES.values(), strict=True))
         there = [name for name in FORMATS if (folder / files[name]).exists()]
         if form == "auto" and there:
             form = there[0]

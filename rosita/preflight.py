@@ -18,7 +18,7 @@ from rosita.errors import RositaError
 from rosita.evaluation import predict
 from rosita.model import RositaConfig, RositaForSequenceClassification
 from rosita.plan import Plan, total_steps
-from rosita.pruning import Shape, parameter_count
+from rosita.pruning import Shape, parameter_count, shaped_config
 from rosita.tasks import Task
 from rosita.training import Training
 
@@ -126,7 +126,7 @@ def show_plan(
     print("plan (--dry_run: nothing is written):")
     print(f"  shape       {start}" + (f" -> {target}" if target != start else ""))
     before = parameter_count(model.config)
-    after = parameter_count(_config_of(model.config, target))
+    after = parameter_count(shaped_config(model.config, target))
     print(f"  parameters  {before:,}" + (f" -> {after:,}" if after != before else ""))
     print(f"  data        {sampler.rows:,} rows, {len(dev):,} dev rows")
     evaluations = steps // plan.eval_step if plan.eval_step else 1
@@ -142,12 +142,6 @@ def show_plan(
     print(f"  time        {_duration(seconds)} at most: {1000 * step:.0f} ms a step,"
           f" {evaluation:.1f} s an evaluation, measured now at {start}")  # fmt: skip
     print(f"  disk        {disk_needed(model.config) / 1e6:,.0f} MB at most")
-
-
-def _config_of(config: RositaConfig, shape: Shape) -> RositaConfig:
-    from rosita.pruning import shaped_config
-
-    return shaped_config(config, shape)
 
 
 def _timed(model, objective, sampler, plan, accelerator, dev, eval_batch_size, used):
