@@ -12,15 +12,19 @@ Writes  GLUE_DIR/TASK/train_aug.tsv (same columns and header), train_aug.json (h
         with --subset_rows R also train_aug0.tsv, train_aug1.tsv, ... of R rows each;
         cache/ (answers of the masked language model, for a second run)
 
-Cut off, the same command goes on where it was; finished, it does nothing.
+Cut off, the same command goes on where it was; finished, it does nothing. Under torchrun each
+process makes a part; the file is the same.
 """
 
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
+from accelerate import PartialState
 from transformers import BertTokenizer
 
 from rosita.augmentation import CandidateFinder, Sampling, augment_rows
@@ -36,6 +40,7 @@ from rosita.masked_lm import (
     tokenizer_hash,
     weights_hash,
 )
+from rosita.runtime import only_cpu
 from rosita.tasks import Task, find_task
 from rosita.tsv import TsvFile
 
@@ -52,8 +57,12 @@ def main(argv: list[str] | None = None) -> None:
     settings = resolve_settings(args, task, train.path, tokenizer)
 
     cache = output.with_name("cache")
-    with hold(cache / "augmentation.lock", f"{cache.parent} is being augmented by"):
-        augmented = AugmentedFile(output, settings)
+    processes = PartialState(cpu=only_cpu(), timeout=timedelta(days=1))
+    first = processes.is_main_process
+    lock = hold(cache / "augmentation.lock", f"{cache.parent} is being augmented by")
+    with lock if first else nullcontext():
+        augmented = AugmentedFile(output, settings, processes.process_index,
+                                  processes.num_processes, processes.wait_for_everyone)  # fmt: skip
         if augmented.is_finished() and not args.overwrite:
             augmented.clear_leftovers()
             print(f"{output} is finished, nothing to do")
@@ -71,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
                 f"{output}: {rows_in} rows{skipped} -> {record['rows_out']} rows"
                 f" in {record['seconds']} s"
             )
-        if args.subset_rows:
+        if args.subset_rows and first:
             number = write_subsets(output, args.subset_rows, train.header is not None)
             print(f"{number} subsets of {args.subset_rows} rows: train_aug0.tsv ... beside it")
 

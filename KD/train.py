@@ -17,21 +17,21 @@ from rosita.config import KDSettings, add_flags, describe, load_config
 from rosita.data import Sampler
 from rosita.distillation import DistillationLoss, cache_teacher_logits
 from rosita.errors import ArgumentParser, RositaError, run_script
-from rosita.importance import save_scores
 from rosita.model import RositaForSequenceClassification
 from rosita.plan import Plan, total_steps
 from rosita.preflight import check_disk, check_label_order, show_plan
-from rosita.provenance import Run, require_finished
+from rosita.provenance import require_finished
 from rosita.pruning import PruningSchedule, Shape
 from rosita.runtime import freeze, start_accelerator
 from rosita.stage import (
     dev_scores,
     finish,
-    finish_scores,
     load_data,
     new_run,
     saver,
+    score_weights,
     train_file_names,
+    with_fresh_rows,
 )
 from rosita.tasks import Task, find_task
 from rosita.training import Training
@@ -46,6 +46,7 @@ def main(argv: list[str] | None = None, subsets: bool = False) -> None:
     tokenizer = read_tokenizer(resolve_folder(settings.student_model), settings.do_lower_case)
     files = train_file_names(Path(settings.data_dir), task, settings.aug_train, subsets)
     data = load_data(settings, task, tokenizer, accelerator, student.config, files)
+    data = with_fresh_rows(data, settings, resolve_folder(settings.student_model))
 
     folder = Path(settings.output_dir)
     stage = "taylor" if settings.compute_taylor else "distil"
@@ -53,9 +54,10 @@ def main(argv: list[str] | None = None, subsets: bool = False) -> None:
         "teacher": (settings.teacher_model, teacher),
         "student": (settings.student_model, student),
     }
-    run = new_run(stage, settings, data, parents, folder, accelerator.num_processes)
-    sampler = Sampler(data.train, settings.train_batch_size * accelerator.num_processes,
-                      settings.seed)  # fmt: skip
+    run = new_run(stage, settings, data, parents, folder, accelerator)
+    if run.is_finished(settings.overwrite_output_dir):
+        return
+    sampler = data.sampler(settings.train_batch_size * accelerator.num_processes, settings.seed)
     plan = plan_of(settings, student, sampler)
     teacher = freeze(teacher, accelerator)
     objective = DistillationLoss(
@@ -69,30 +71,22 @@ def main(argv: list[str] | None = None, subsets: bool = False) -> None:
         show_plan(student, objective, sampler, plan, accelerator, data.dev,
                   settings.eval_batch_size, used)  # fmt: skip
         return
-    if not run.claim(settings.overwrite_output_dir):
-        return
+    run.claim(settings.overwrite_output_dir)
+    accelerator.wait_for_everyone()
 
     if not settings.repr_distill and not task.is_regression:
-        with accelerator.main_process_first(), accelerator.autocast():
-            cache_teacher_logits(teacher, run.identity["parents"]["teacher"], data.train)
+        teacher_hash = run.identity["parents"]["teacher"]
+        cache_teacher_logits(teacher, teacher_hash, data.train, accelerator)
     if settings.compute_taylor:
-        score_student(run, Training(student, objective, sampler, plan, accelerator, folder))
+        training = Training(student, objective, sampler, plan, accelerator, folder)
+        score_weights(run, training, mean=True)
         return
     training = Training(student, objective, sampler, plan, accelerator, folder,
                         dev_scores(data, settings.eval_batch_size),
-                        saver(folder, tokenizer, task), used)  # fmt: skip
+                        saver(run, tokenizer, task), used)  # fmt: skip
     best = finish(run, training.run(folder / "logging"), load_model(folder, task))
     print(f"best dev {best['metric']} {best['score']:.4f} at step {best['step']}, shape"
           f" {best['shape']}; the student is in {folder}")  # fmt: skip
-
-
-def score_student(run: Run, training: Training) -> None:
-    """Write the Taylor scores of the student's weights, by the distillation loss."""
-    progress = training.run()
-    scores = training.importance.scores(training.student, divide_by=progress.step)
-    save_scores(run.folder / "taylor.pkl", scores)
-    finish_scores(run, progress)
-    print(f"scores of {progress.step} batches are in {run.folder}/taylor.pkl")
 
 
 def plan_of(settings: KDSettings, student: RositaForSequenceClassification, sampler: Sampler):
@@ -121,6 +115,7 @@ def plan_of(settings: KDSettings, student: RositaForSequenceClassification, samp
         patience=settings.patience,
         schedule=schedule,
         update=not settings.compute_taylor,
+        save_ladder=settings.save_ladder,
     )
 
 

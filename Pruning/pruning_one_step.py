@@ -20,6 +20,7 @@ from rosita.importance import load_scores
 from rosita.model import RositaForSequenceClassification
 from rosita.provenance import Run, read_run, require_finished
 from rosita.pruning import Shape, check_target, needs_scores, parameter_count, prune
+from rosita.survivors import all_units, cut
 from rosita.tasks import find_task
 
 
@@ -45,9 +46,11 @@ def main(argv: list[str] | None = None) -> None:
         },
         {"parents": {"model": {"path": str(source), "weights": source_hash}}},
     )
-    if not run.claim(args.overwrite_output_dir):
+    if run.is_finished(args.overwrite_output_dir):
         return
+    run.claim(args.overwrite_output_dir)
     pruned = prune(model, target, scores)
+    _, layers = cut(all_units(model.config), model.config, target, scores)
     save_model(folder, pruned, read_tokenizer(source), task)
     before, after = parameter_count(model.config), parameter_count(pruned.config)
     run.write(
@@ -56,6 +59,7 @@ def main(argv: list[str] | None = None) -> None:
         parameters=after,
         weights=weights_hash(pruned.state_dict()),
         of=parent.get("dev_score"),
+        history=[{"step": 0, "shape": str(target), "layers": layers}],
     )
     print(
         f"{Shape.of(model.config)} -> {target}: {before:,} -> {after:,} parameters"

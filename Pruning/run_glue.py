@@ -12,17 +12,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from accelerate import PartialState
+
 from rosita.checkpoint import load_model, read_tokenizer, resolve_folder
 from rosita.config import FineTuneSettings, add_flags, describe, load_config
-from rosita.data import Sampler
 from rosita.distillation import LabelLoss
 from rosita.errors import ArgumentParser, RositaError, run_script
-from rosita.importance import save_scores
 from rosita.plan import Plan
 from rosita.preflight import check_disk, show_plan
 from rosita.provenance import require_finished
 from rosita.runtime import start_accelerator
-from rosita.stage import dev_scores, finish, finish_scores, load_data, new_run, saver
+from rosita.stage import dev_scores, finish, load_data, new_run, saver, score_weights
 from rosita.tasks import Task, find_task
 from rosita.testing import evaluate_folder, predict_folder
 from rosita.training import Training
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     if settings.do_train:
         fine_tune(task, settings)
         folder = output
-    if settings.dry_run:
+    if settings.dry_run or not PartialState().is_main_process:
         return
     if settings.do_eval:
         evaluate_folder(folder, task, settings, f"eval_results_{task.name.lower()}", output)
@@ -57,21 +57,23 @@ def fine_tune(task: Task, settings: FineTuneSettings) -> None:
     data = load_data(settings, task, tokenizer, accelerator, model.config)
     folder = Path(settings.output_dir)
     parents = {"model": (settings.model_name_or_path, model)}
-    run = new_run("fine_tune", settings, data, parents, folder, accelerator.num_processes)
+    run = new_run("fine_tune", settings, data, parents, folder, accelerator)
+    if run.is_finished(settings.overwrite_output_dir):
+        return
     plan = plan_of(settings, "warmup_linear")
-    sampler = Sampler(data.train, batch_rows(settings, accelerator), settings.seed)
+    sampler = data.sampler(batch_rows(settings, accelerator), settings.seed)
     used = data.used_tokens(model.config.vocab_size)
     check_disk(folder, model.config)
     if settings.dry_run:
         show_plan(model, LabelLoss(), sampler, plan, accelerator, data.dev,
                   settings.per_gpu_eval_batch_size, used)  # fmt: skip
         return
-    if not run.claim(settings.overwrite_output_dir):
-        return
+    run.claim(settings.overwrite_output_dir)
+    accelerator.wait_for_everyone()
 
     evaluate = dev_scores(data, settings.per_gpu_eval_batch_size)
     training = Training(model, LabelLoss(), sampler, plan, accelerator, folder, evaluate,
-                        saver(folder, tokenizer, task), used)  # fmt: skip
+                        saver(run, tokenizer, task), used)  # fmt: skip
     progress = training.run(Path(settings.logging_dir or folder / "logging"))
 
     best = finish(run, progress, load_model(folder, task))
@@ -89,23 +91,21 @@ def compute_taylor(task: Task, settings: FineTuneSettings) -> None:
     tokenizer = read_tokenizer(source, settings.do_lower_case)
     data = load_data(settings, task, tokenizer, accelerator, model.config)
     parents = {"model": (str(source), model)}
-    run = new_run("taylor", settings, data, parents, folder, accelerator.num_processes)
+    run = new_run("taylor", settings, data, parents, folder, accelerator)
+    if run.is_finished(settings.overwrite_output_dir):
+        return
     plan = plan_of(settings, "none", update=False)
-    sampler = Sampler(data.train, batch_rows(settings, accelerator), settings.seed)
+    sampler = data.sampler(batch_rows(settings, accelerator), settings.seed)
     check_disk(folder, model.config)
     if settings.dry_run:
         show_plan(model, LabelLoss(), sampler, plan, accelerator, data.dev,
                   settings.per_gpu_eval_batch_size)  # fmt: skip
         return
-    if not run.claim(settings.overwrite_output_dir):
-        return
+    run.claim(settings.overwrite_output_dir)
+    accelerator.wait_for_everyone()
 
     training = Training(model, LabelLoss(), sampler, plan, accelerator, folder)
-    progress = training.run()
-
-    save_scores(folder / "taylor.pkl", training.importance.scores(training.student))
-    finish_scores(run, progress)
-    print(f"scores of {progress.step} batches are in {folder}/taylor.pkl")
+    score_weights(run, training, mean=False)
 
 
 def parse_args(argv: list[str] | None) -> tuple[Task, FineTuneSettings]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import baseline
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from common import (
     BASE_STUDENT,
@@ -211,7 +212,7 @@ def kd_cached_logits(quick: bool, folder: Path) -> list[Result]:
             for who in sums:
                 small.teacher_logits = None
                 if who == "cached":
-                    cache_teacher_logits(teacher, "0" * 32, [small])
+                    cache_teacher_logits(teacher, "0" * 32, [small], Accelerator(cpu=True))
                 student = random_model(BERT_BASE, shape)
                 new = ours(teacher, student, small, 6 if quick else 14, folder, False, number)
                 sums[who] = [a + b for a, b in zip(sums[who], new, strict=True)]

@@ -15,7 +15,7 @@ from rosita.pruning import Shape
 from rosita.tasks import Task, glue_task_name
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-PATHS = ("teacher_model", "student_model", "data_dir", "output_dir", "cache_dir")
+PATHS = ("teacher_model", "student_model", "data_dir", "output_dir", "cache_dir", "glove_embs")
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
@@ -84,6 +84,14 @@ class KDSettings(LoopSettings):
     student_model: str = setting(..., "folder of the student to train")
     do_lower_case: bool | None = setting(None, "lower-case the text (default: as the model does)")
     aug_train: bool = setting(False, "train on train_aug.tsv instead of train.tsv")
+    fresh_augmentation: Literal["never", "alternate", "always"] = setting(
+        "never", "replace words of train.tsv anew, by GloVe, in every other epoch or in each"
+    )
+    glove_embs: str | None = setting(None, "vectors for fresh_augmentation, from download_glove.py")
+    aug_candidates: int = setting(15, "fresh_augmentation: candidates per word (M)", ge=1)
+    aug_probability: float = setting(
+        0.4, "fresh_augmentation: probability that a word is replaced (p)", ge=0, le=1
+    )
     train_batch_size: int = setting(32, "rows per step and process", ge=1)
     eval_batch_size: int = setting(32, "rows per device in evaluation", ge=1)
     adam_epsilon: float = setting(1e-6, "AdamW epsilon", gt=0)
@@ -101,6 +109,9 @@ class KDSettings(LoopSettings):
     )
     prun_period_proportion: float = setting(
         0.1, "part of the training after which all prunings are done", gt=0, le=1
+    )
+    save_ladder: bool = setting(
+        False, "keep the model of every shape on the way, just before the next pruning"
     )
     keep_heads: int | None = setting(None, "attention heads per layer to keep", ge=1)
     keep_layers: int | None = setting(None, "layers to keep", ge=1)
@@ -121,6 +132,12 @@ class KDSettings(LoopSettings):
             raise ValueError(
                 "depth_or_width needs keep_heads, keep_layers, ffn_hidden_dim and emb_hidden_dim"
             )
+        if self.fresh_augmentation != "never" and self.aug_train:
+            raise ValueError("fresh_augmentation draws from train.tsv: leave aug_train out")
+        if self.fresh_augmentation != "never" and not self.glove_embs:
+            raise ValueError("fresh_augmentation needs glove_embs, the vectors' file or folder")
+        if self.save_ladder and not self.depth_or_width:
+            raise ValueError("save_ladder is for iterative pruning: set depth_or_width")
         if self.emb_hidden_dim == 0:
             raise ValueError("emb_hidden_dim must be -1 or positive")
         return self

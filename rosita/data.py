@@ -8,10 +8,10 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -40,7 +40,6 @@ class Batch:
     inputs: dict[str, Tensor]
     labels: Tensor
     rows: np.ndarray  # their numbers in the data
-    tokens: int  # real ones, without padding
     teacher_logits: Tensor | None = None  # (rows, num_labels), where they are cached
 
     def to(self, device: torch.device) -> Batch:
@@ -49,11 +48,7 @@ class Batch:
         labels = self.labels.to(device, non_blocking=True)
         logits = self.teacher_logits
         logits = None if logits is None else logits.to(device, non_blocking=True)
-        return Batch(inputs, labels, self.rows, self.tokens, logits)
-
-    def count(self, unit: str) -> int:
-        """Number of "rows" or of "tokens"."""
-        return len(self.rows) if unit == "rows" else self.tokens
+        return Batch(inputs, labels, self.rows, logits)
 
 
 @dataclass
@@ -81,6 +76,18 @@ class Encoded:
         """Tokens of each row (rows,)."""
         return np.diff(self.offsets)
 
+    def token_count(self, rows: np.ndarray) -> int:
+        """Tokens of the given rows together."""
+        return int((self.offsets[rows + 1] - self.offsets[rows]).sum())
+
+    def part(self, begin: int, end: int) -> Encoded:
+        """The rows from `begin` to before `end`: a view."""
+        first, last = self.offsets[begin], self.offsets[end]
+        return replace(
+            self, ids=self.ids[first:last], offsets=self.offsets[begin : end + 1] - first,
+            first=self.first[begin:end], labels=self.labels[begin:end], teacher_logits=None,
+        )  # fmt: skip
+
     def batch(self, rows: np.ndarray, pad_id: int = 0) -> Batch:
         """The given rows as one batch, padded to the longest of them."""
         lengths = (self.offsets[rows + 1] - self.offsets[rows]).astype(np.int64)
@@ -100,7 +107,7 @@ class Encoded:
         labels = torch.from_numpy(np.asarray(self.labels[rows]))
         logits = self.teacher_logits
         logits = None if logits is None else torch.from_numpy(np.asarray(logits[rows]))
-        return Batch(inputs, labels, rows, int(lengths.sum()), logits)
+        return Batch(inputs, labels, rows, logits)
 
 
 class Sampler:
@@ -108,13 +115,21 @@ class Sampler:
 
     An epoch is a pure function of (seed, epoch): it can be resumed at any step. Rows are shuffled,
     sorted by length within pools of `POOL_BATCHES` batches, cut, and the batches shuffled again.
-    The last, smaller batch of a file is kept.
+    The last, smaller batch of a file is kept. `redraw(epoch)` gives the files of an epoch, with as
+    many rows as `files`, where they are not the same every time.
     """
 
-    def __init__(self, files: list[Encoded], batch_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        files: list[Encoded],
+        batch_size: int,
+        seed: int,
+        redraw: Callable[[int], list[Encoded]] | None = None,
+    ) -> None:
         self.files = files
         self.batch_size = batch_size
         self.seed = seed
+        self.redraw = redraw
 
     @property
     def rows(self) -> int:
@@ -128,7 +143,8 @@ class Sampler:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Encoded, np.ndarray]]:
         """Yield (file, row numbers) of the batches of an epoch, from batch `start` on."""
-        for number, file in enumerate(self.files):
+        files = self.redraw(epoch) if self.redraw else self.files
+        for number, file in enumerate(files):
             count = -(-len(file) // self.batch_size)
             if start >= count:
                 start -= count
@@ -273,17 +289,16 @@ def _tokenized_chunks(
 def _columns(
     chunk: list[Row], encodings: list[Encoding], source: TsvFile
 ) -> dict[str, list | np.ndarray]:
-    pair = len(chunk[0].texts) == 2
-    ids = [encoding.ids for encoding in encodings]
-    return {
-        "ids": np.concatenate(ids),
-        "lengths": [len(row) for row in ids],
-        "first": [
-            len(row) - sum(encoding.type_ids) if pair else len(row)
-            for row, encoding in zip(ids, encodings, strict=True)
-        ],
-        "labels": [_label(row, source) for row in chunk],
-    }
+    return {**token_columns(encodings), "labels": [_label(row, source) for row in chunk]}
+
+
+def token_columns(encodings: list[Encoding]) -> dict[str, np.ndarray]:
+    """Of some rows: all their token ids in turn, their lengths, the lengths of their segments A."""
+    lengths = np.array([len(encoding.ids) for encoding in encodings])
+    pair = encodings[0].type_ids[-1] == 1
+    second = [sum(encoding.type_ids) if pair else 0 for encoding in encodings]
+    ids = np.concatenate([encoding.ids for encoding in encodings])
+    return {"ids": ids, "lengths": lengths, "first": lengths - second}
 
 
 def _label(row: Row, source: TsvFile) -> float:

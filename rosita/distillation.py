@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from rosita.data import Batch, Encoded
@@ -120,20 +122,41 @@ class DistillationLoss:
         return found
 
 
-def cache_teacher_logits(teacher: nn.Module, teacher_hash: str, files: list[Encoded]) -> None:
+def cache_teacher_logits(
+    teacher: nn.Module, teacher_hash: str, files: list[Encoded], accelerator: Accelerator
+) -> None:
     """Run the teacher once over all rows; batches of `files` carry its logits from then on.
 
     The logits are kept beside the token ids, whose folder is named by the hash of data, tokenizer
     and length, under the hash of the teacher's weights and the precision it runs in: they are read
-    again only for the same.
+    again only for the same. Each of many processes runs its share of the rows.
     """
-    device = next(teacher.parameters()).device.type
-    mixed = torch.is_autocast_enabled(device)
-    precision = str(torch.get_autocast_dtype(device) if mixed else torch.float32)[len("torch.") :]
+    precision = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
+    name = f"logits-{teacher_hash[:32]}-{precision[accelerator.mixed_precision]}"
     for file in files:
-        path = file.cache / f"logits-{teacher_hash[:32]}-{precision}.npy"
-        if not path.exists():
-            logits = predict(teacher, file, batch_size=32, progress="teacher")
-            with atomic_write(path, "wb") as target:
-                np.save(target, logits)
+        path = file.cache / f"{name}.npy"
+        missing = not path.exists()
+        accelerator.wait_for_everyone()  # they must all have looked before one can write
+        if missing:
+            with accelerator.autocast():
+                _write_logits(teacher, file, path, accelerator)
         file.teacher_logits = np.load(path, mmap_mode="r")
+
+
+def _write_logits(teacher: nn.Module, file: Encoded, path: Path, accelerator: Accelerator) -> None:
+    count = accelerator.num_processes
+    parts = [path.with_name(f"{path.stem}-{number}-of-{count}.npy") for number in range(count)]
+    bounds = [len(file) * number // count for number in range(count + 1)]
+    mine = accelerator.process_index
+    if bounds[mine] < bounds[mine + 1]:
+        part = file.part(bounds[mine], bounds[mine + 1])
+        with atomic_write(parts[mine], "wb") as target:
+            np.save(target, predict(teacher, part, batch_size=32, progress="teacher"))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        logits = [np.load(part) for part in parts if part.exists()]
+        with atomic_write(path, "wb") as target:
+            np.save(target, np.concatenate(logits))
+        for part in parts:
+            part.unlink(missing_ok=True)
+    accelerator.wait_for_everyone()

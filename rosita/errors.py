@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import time
 from collections.abc import Callable
+from contextlib import nullcontext, redirect_stdout
 from difflib import get_close_matches
 from typing import NoReturn
 
@@ -32,10 +35,18 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Call a stage script's `main`; a `RositaError` becomes one line on stderr and exit code 2."""
+    """Call a stage script's `main`; a `RositaError` becomes one line on stderr and exit code 2.
+
+    Of many processes (torchrun, accelerate launch) only the first prints. All can complain; but
+    where they all fail alike, the launcher stops the others before they repeat it.
+    """
+    first = os.environ.get("RANK", "0") == "0"
     try:
-        main()
+        with open(os.devnull, "w") as nowhere, nullcontext() if first else redirect_stdout(nowhere):
+            main()
     except RositaError as error:
+        if not first:
+            time.sleep(5)
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -66,6 +66,32 @@ def score(task: Task, logits: np.ndarray, labels: np.ndarray) -> Scores:
     return Scores(found[main], main, found)
 
 
+def paired_bootstrap(
+    task: Task,
+    first: np.ndarray,
+    second: np.ndarray,
+    labels: np.ndarray,
+    draws: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """95 % interval of the difference of two models' main scores on the same rows.
+
+    Logits (rows, num_labels) each; rows are drawn with replacement, the same for both (percentile
+    bootstrap, Efron). Draws on which a score is undefined are left out.
+    """
+    random = np.random.default_rng(seed)
+    differences = []
+    for _ in range(draws):
+        rows = random.integers(len(labels), size=len(labels))
+        try:
+            ours, theirs = (score(task, logits[rows], labels[rows]) for logits in (first, second))
+        except RositaError:
+            continue
+        differences.append(ours.main - theirs.main)
+    low, high = np.percentile(differences, [2.5, 97.5])
+    return float(low), float(high)
+
+
 @torch.inference_mode()
 def predict(
     model: nn.Module, data: Encoded, batch_size: int, progress: str | None = None

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from rosita.config import LoopSettings
-from rosita.data import Sampler
+from rosita.data import Batch, Sampler
 from rosita.pruning import PruningSchedule
 
 
@@ -24,6 +27,7 @@ class Plan:
     patience: float | None = None  # epochs without a gain after which to stop
     schedule: PruningSchedule | None = None
     update: bool = True  # False: gather importance, leave the weights alone
+    save_ladder: bool = False  # keep the model of every shape that the schedule passes
 
 
 @dataclass
@@ -38,12 +42,49 @@ class Progress:
     seconds: float = 0.0  # of earlier sessions
     history: list[dict[str, Any]] = field(default_factory=list)
     losses: list[dict[str, float]] = field(default_factory=list)  # since the last logged point
+    survivors: dict[str, Any] | None = None  # heads and units that live (see `survivors`)
 
 
 def total_steps(settings: LoopSettings, sampler: Sampler) -> int:
     """Optimizer steps of the whole run."""
     steps = math.ceil(settings.num_train_epochs * sampler.steps_per_epoch)
     return min(steps, settings.max_steps) if settings.max_steps > 0 else steps
+
+
+@dataclass
+class Step:
+    """One process's part of an optimizer step; `counts` are those of the whole global batch."""
+
+    number: int  # from 1
+    micro_batches: list[Batch]
+    counts: dict[str, int]  # "rows" and "tokens"
+    idle: bool  # there is no row for this process: its batch counts for nothing
+
+
+def steps_of(
+    sampler: Sampler,
+    micro_batch_size: int,
+    done: int,
+    total: int,
+    process: int = 0,
+    processes: int = 1,
+) -> Iterator[Step]:
+    """A process's part of the steps after the `done` first, up to `total`.
+
+    Row i of a global batch goes to process i modulo `processes`.
+    """
+    while done < total:
+        epoch, start = divmod(done, sampler.steps_per_epoch)
+        for file, rows in sampler.epoch(epoch, start):
+            if done >= total:
+                return
+            done += 1
+            mine = rows[process::processes]
+            idle = not len(mine)  # an epoch's last batch may have fewer rows than processes
+            mine = rows[:1] if idle else mine
+            parts = np.split(mine, range(micro_batch_size, len(mine), micro_batch_size))
+            counts = {"rows": len(rows), "tokens": file.token_count(rows)}
+            yield Step(done, [file.batch(part) for part in parts], counts, idle)
 
 
 def learning_rate(plan: Plan, progress: Progress, total: int, done: int) -> float:

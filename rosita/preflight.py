@@ -85,12 +85,7 @@ def check_label_order(task: Task, teacher: nn.Module, dev: Encoded, folder: str)
 
 
 def _sample(dev: Encoded) -> Encoded:
-    """The first rows of dev: a view."""
-    rows = min(SAMPLE, len(dev))
-    return replace(
-        dev, ids=dev.ids[: dev.offsets[rows]], offsets=dev.offsets[: rows + 1],
-        first=dev.first[:rows], labels=dev.labels[:rows],
-    )  # fmt: skip
+    return dev.part(0, min(SAMPLE, len(dev)))
 
 
 class _Timed:
@@ -154,7 +149,8 @@ def _timed(model, objective, sampler, plan, accelerator, dev, eval_batch_size, u
     with tempfile.TemporaryDirectory() as folder:
         training = Training(model, timed, sampler, short, accelerator, Path(folder), used=used)
         training.run()
-    micro_batches = max(1, -(-sampler.batch_size // plan.micro_batch_size))
+    rows = -(-sampler.batch_size // accelerator.num_processes)
+    micro_batches = max(1, -(-rows // plan.micro_batch_size))
     begun = timed.begun[::micro_batches]
     begun = begun[min(WARM_STEPS, len(begun) - 1) :]
     step = (begun[-1] - begun[0]) / max(1, len(begun) - 1)

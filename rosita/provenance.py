@@ -15,7 +15,7 @@ from rosita.files import lock_file, read_json, write_json
 # What a run writes into its folder, and so what starting afresh removes.
 OUTPUTS = (
     "model.safetensors config.json vocab.txt tokenizer.json tokenizer_config.json run.json last"
-    " logging eval_results* test_results* checkpoint-* taylor_score taylor.pkl"
+    " logging eval_results* test_results* checkpoint-* ladder taylor_score taylor.pkl"
 ).split()
 
 
@@ -33,24 +33,37 @@ class Run:
     folder: Path
     identity: dict[str, Any]
     details: dict[str, Any] = field(default_factory=dict)  # paths of parents and data, shapes
+    writes: bool = True  # False in all but one of many processes
 
-    def claim(self, overwrite: bool) -> bool:
-        """Take the folder for this run; False if the run is finished already (and says so).
+    def is_finished(self, overwrite: bool) -> bool:
+        """Whether this very run is finished already, and is to stay so; says it.
 
-        Raises `RositaError` if the folder holds another run, or a model of unknown origin.
+        Raises `RositaError` if the folder holds another run.
         """
-        self._hold()
-        if overwrite:
-            self._clear()
-        earlier = read_run(self.folder)
+        earlier = {} if overwrite else read_run(self.folder)
         if earlier and (changed := _difference(earlier.get("identity", {}), self.identity)):
             raise RositaError(
                 f"{self.folder} holds another run ({changed}); give another --output_dir,"
                 " or --overwrite_output_dir to start afresh"
             )
-        if earlier and earlier.get("finished"):
+        if earlier.get("finished"):
             print(f"finished already: {self.folder} (--overwrite_output_dir runs it again)")
-            return False
+        return bool(earlier.get("finished"))
+
+    def claim(self, overwrite: bool) -> None:
+        """Take the folder for this run, which is not finished.
+
+        Raises `RositaError` if another process holds the folder, or if it holds another run or a
+        model of unknown origin.
+        """
+        if not self.writes:
+            return
+        self._hold()
+        if overwrite:
+            self._clear()
+        earlier = read_run(self.folder)
+        if self.is_finished(overwrite):
+            raise RositaError(f"{self.folder} was finished by another process just now")
         if not earlier and (self.folder / "config.json").exists():
             raise RositaError(
                 f"{self.folder} holds a model that no run.json explains; give another --output_dir,"
@@ -61,6 +74,8 @@ class Run:
 
     def write(self, finished: bool, **results: Any) -> None:
         """Write run.json: who made this, from what, and with which result."""
+        if not self.writes:
+            return
         record = {
             "stage": self.identity["stage"],
             "task": self.identity["task"],
@@ -71,6 +86,11 @@ class Run:
             "versions": _versions(),
         }
         write_json(self.folder / "run.json", record)
+
+    def remove_state(self) -> None:
+        """Remove the state that the run would have resumed from."""
+        if self.writes:
+            shutil.rmtree(self.folder / "last", ignore_errors=True)
 
     def _hold(self) -> None:
         """Keep other processes out of the folder until this one ends."""

@@ -98,6 +98,15 @@ def ffn_scores(scores: dict[str, Tensor], layer: int) -> Tensor:
     return rows + scores[f"encoder.layer.{layer}.output.dense.weight"].sum(dim=0)
 
 
+def select_units(
+    config: RositaConfig, target: Shape, scores: dict[str, Tensor], layer: int
+) -> tuple[Tensor, Tensor]:
+    """Indices of the heads and of the FFN units of a layer that `target` keeps, ascending."""
+    heads = head_scores(scores, layer, config.num_attention_heads)
+    units = ffn_scores(scores, layer)
+    return top_units(heads, target.keep_heads), top_units(units, target.ffn_hidden_dim)
+
+
 @torch.no_grad()
 def factorize(embedding: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Truncated SVD of a word embedding W (V, d): W1 = U_r S_r (V, r) and W2 = V_r (d, r).
@@ -132,14 +141,10 @@ def prune(
         raise RositaError(f"cutting heads or FFN units down to {target} needs Taylor scores")
     state = {name: weight.detach() for name, weight in model.state_dict().items()}
     state = _keep_layers(state, target.keep_layers)
-    for layer in range(target.keep_layers):
-        if target.keep_heads < config.num_attention_heads:
-            importance = head_scores(scores, layer, config.num_attention_heads)
-            heads = top_units(importance, target.keep_heads)
-            _keep_heads(state, f"bert.encoder.layer.{layer}.attention.", heads, config.head_dim)
-        if target.ffn_hidden_dim < config.prun_intermediate_size:
-            units = top_units(ffn_scores(scores, layer), target.ffn_hidden_dim)
-            _keep_ffn_units(state, f"bert.encoder.layer.{layer}.", units)
+    for layer in range(target.keep_layers if needs_scores(config, target) else 0):
+        heads, units = select_units(config, target, scores, layer)
+        _keep_heads(state, f"bert.encoder.layer.{layer}.attention.", heads, config.head_dim)
+        _keep_ffn_units(state, f"bert.encoder.layer.{layer}.", units)
     if target.emb_hidden_dim != -1:
         _cut_embedding(state, target.emb_hidden_dim)
     return build_model(shaped_config(config, target), state, training=model.training)

@@ -7,9 +7,11 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import nn
 
 from rosita.config import LoopSettings
@@ -21,11 +23,24 @@ def start_accelerator(settings: LoopSettings) -> Accelerator:
     precision = settings.precision
     if precision == "auto":
         precision = "bf16" if has_bf16(settings.no_cuda) else "fp32"
+    # the classifier gets no gradient where only hidden states are learnt; the first process may
+    # have files to make for hours, while the others wait
+    partial = not getattr(settings, "pred_distill", True)
     accelerator = Accelerator(
-        cpu=settings.no_cuda, mixed_precision="no" if precision == "fp32" else precision
+        cpu=settings.no_cuda or only_cpu(),
+        mixed_precision="no" if precision == "fp32" else precision,
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(find_unused_parameters=partial),
+            InitProcessGroupKwargs(timeout=timedelta(days=1)),
+        ],
     )
     torch.manual_seed(settings.seed + accelerator.process_index)
     return accelerator
+
+
+def only_cpu() -> bool:
+    """Whether there is nothing but the CPU; processes on it must be told to work together."""
+    return not torch.accelerator.is_available()
 
 
 def keep_freed_memory() -> None:

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from rosita.checkpoint import TokenizerFiles, check_length, save_model, weights_hash
-from rosita.config import LoopSettings
-from rosita.data import Encoded, encode_file
+from rosita.augmentation import CandidateFinder, Sampling
+from rosita.checkpoint import (
+    TokenizerFiles,
+    check_length,
+    read_tokenizer,
+    save_model,
+    weights_hash,
+)
+from rosita.config import KDSettings, LoopSettings
+from rosita.data import Encoded, Sampler, encode_file, set_length
 from rosita.errors import RositaError
 from rosita.evaluation import Scores, predict, score
 from rosita.files import read_json
+from rosita.fresh import FreshRows
+from rosita.glove import glove_hash, load_glove
+from rosita.importance import save_scores
+from rosita.masked_lm import load_tokenizer
 from rosita.model import RositaConfig, RositaForSequenceClassification
 from rosita.plan import Progress
 from rosita.provenance import Run
 from rosita.pruning import Shape, parameter_count
 from rosita.tasks import Task
+from rosita.training import Training
 from rosita.tsv import TsvFile
 from rosita.vocabulary import used_tokens
 
@@ -29,7 +41,7 @@ _NOT_IDENTITY = {
     "data_dir", "output_dir", "cache_dir", "teacher_model", "student_model", "model_name_or_path",
     "save_state_steps", "no_cuda", "overwrite_output_dir", "overwrite_cache", "logging_dir",
     "do_train", "do_eval", "do_predict", "per_gpu_eval_batch_size", "eval_batch_size", "model_type",
-    "save_steps", "dry_run",
+    "save_steps", "dry_run", "glove_embs",
 }  # fmt: skip
 
 
@@ -40,10 +52,36 @@ class Data:
     task: Task
     train: list[Encoded]
     dev: Encoded
+    fresh: FreshRows | None = None  # draws the rows of `train` anew, epoch by epoch
 
     def used_tokens(self, vocab_size: int) -> Tensor:
         """Ids of all tokens that training and the evaluation on dev can meet."""
-        return used_tokens([*self.train, self.dev], vocab_size)
+        used = used_tokens([*self.train, self.dev], vocab_size)
+        if not self.fresh:
+            return used
+        return torch.cat([used, self.fresh.used_tokens(vocab_size)]).unique()
+
+    def sampler(self, batch_size: int, seed: int) -> Sampler:
+        """The global batches of the training set."""
+        return Sampler(self.train, batch_size, seed, self.fresh.files if self.fresh else None)
+
+
+def with_fresh_rows(data: Data, settings: KDSettings, folder: Path) -> Data:
+    """The same data, drawn anew as the settings say; `folder`: of a model with the tokenizer."""
+    if settings.fresh_augmentation == "never":
+        return data
+    finder = CandidateFinder(
+        load_tokenizer(folder), load_glove(settings.glove_embs), settings.aug_candidates
+    )
+    tokenizer = read_tokenizer(folder, settings.do_lower_case).build()
+    set_length(tokenizer, settings.max_seq_length)
+    plain = data.train[0]
+    fresh = FreshRows(
+        TsvFile(plain.path, data.task), plain, tokenizer, finder,
+        Sampling(1, settings.aug_probability, settings.seed),
+        settings.fresh_augmentation == "alternate",
+    )  # fmt: skip
+    return replace(data, fresh=fresh)
 
 
 def load_data(
@@ -133,7 +171,7 @@ def new_run(
     data: Data,
     parents: dict[str, tuple[str, RositaForSequenceClassification]],
     folder: Path,
-    processes: int = 1,
+    accelerator: Accelerator,
 ) -> Run:
     """The record of a run: what decides its outcome, and where its inputs stand.
 
@@ -145,11 +183,13 @@ def new_run(
         "stage": stage,
         "task": data.task.name,
         "labels": list(data.task.labels or ()) or "regression",
-        "processes": processes,
+        "processes": accelerator.num_processes,
         "settings": kept,
         "parents": hashes,
         "data": {"train": [file.sha256 for file in data.train], "dev": data.dev.sha256},
     }
+    if data.fresh:
+        identity["data"]["glove"] = glove_hash(settings.glove_embs)
     details = {
         "parents": {role: {"path": path, "weights": hashes[role]}
                     for role, (path, _) in parents.items()},
@@ -160,16 +200,36 @@ def new_run(
             "dev_rows": len(data.dev),
         },
     }  # fmt: skip
-    return Run(folder, identity, details)
+    return Run(folder, identity, details, accelerator.is_main_process)
 
 
-def saver(folder: Path, tokenizer: TokenizerFiles, task: Task) -> Any:
-    """The function that writes the best model to `folder`, or that of a step to checkpoint-N."""
+def saver(run: Run, tokenizer: TokenizerFiles, task: Task) -> Any:
+    """The function that writes the best model to the run's folder, or another to one within.
 
-    def save(model: RositaForSequenceClassification, step: int | None) -> None:
-        save_model(folder / f"checkpoint-{step}" if step else folder, model, tokenizer, task)
+    With its evaluation given, such a model gets a run.json of its own: a rung of the ladder.
+    """
+
+    def save(
+        model: RositaForSequenceClassification, name: str = "", evaluation: dict | None = None
+    ) -> None:
+        folder = run.folder / name
+        save_model(folder, model, tokenizer, task)
+        if evaluation:
+            rung = Run(folder, run.identity | {"stage": "ladder"},
+                       {**run.details, "run": str(run.folder)})  # fmt: skip
+            rung.write(finished=True, best=evaluation, **_result(evaluation, model))
 
     return save
+
+
+def _result(evaluation: dict[str, Any], model: RositaForSequenceClassification) -> dict[str, Any]:
+    return {
+        "metric": evaluation["metric"],
+        "dev_score": evaluation["score"],
+        "shape": str(Shape.of(model.config)),
+        "parameters": parameter_count(model.config),
+        "weights": weights_hash(model.state_dict()),
+    }
 
 
 def finish(run: Run, progress: Progress, model: RositaForSequenceClassification) -> dict[str, Any]:
@@ -179,26 +239,31 @@ def finish(run: Run, progress: Progress, model: RositaForSequenceClassification)
     """
     run.write(
         finished=True,
-        metric=progress.best["metric"],
-        dev_score=progress.best["score"],
         best=progress.best,
-        shape=str(Shape.of(model.config)),
-        parameters=parameter_count(model.config),
-        weights=weights_hash(model.state_dict()),
+        **_result(progress.best, model),
         steps=progress.step,
         seconds=round(progress.seconds, 1),
         history=progress.history,
     )
-    shutil.rmtree(run.folder / "last", ignore_errors=True)
+    run.remove_state()
     return progress.best
 
 
-def finish_scores(run: Run, progress: Progress) -> None:
-    """Write the final run.json of a scores folder and remove the saved state."""
+def score_weights(run: Run, training: Training, mean: bool) -> None:
+    """Write the Taylor scores that one pass of `training` gathers: taylor.pkl, and run.json.
+
+    `mean`: of the batches, as the reference has it in KD; else their sum, as in fine-tuning.
+    """
+    progress = training.run()
+    scores = training.importance.scores(training.student, progress.step if mean else 1)
+    path = run.folder / "taylor.pkl"
+    if run.writes:
+        save_scores(path, scores)
     run.write(
         finished=True,
         steps=progress.step,
         seconds=round(progress.seconds, 1),
         history=progress.history,
     )
-    shutil.rmtree(run.folder / "last", ignore_errors=True)
+    run.remove_state()
+    print(f"scores of {progress.step} batches are in {path}")

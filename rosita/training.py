@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -22,9 +22,10 @@ from rosita.evaluation import Scores
 from rosita.files import read_torch, write_torch
 from rosita.importance import CUT_MATRICES, TaylorImportance
 from rosita.model import RositaConfig, RositaForSequenceClassification
-from rosita.plan import Plan, Progress, learning_rate, total_steps
+from rosita.plan import Plan, Progress, Step, learning_rate, steps_of, total_steps
 from rosita.pruning import Shape, build_model, prune, shaped_config
 from rosita.runtime import build_optimizer, stop_on_signal
+from rosita.survivors import all_units, cut
 from rosita.vocabulary import Vocabulary
 
 CHECK_STEPS = 20  # losses are read from the device, and checked, this often at least
@@ -38,9 +39,10 @@ class Interrupted(KeyboardInterrupt):
 class Training:
     """One run of the loop. `run` goes on from the state in `folder`/last, if there is one.
 
-    `evaluate(model)` scores the dev set; `save(model, step)` writes the best model so far, or with
-    a step an intermediate one. `used`: ids of all tokens of the data; the embedding rows of others
-    are left out of the training, which changes nothing but its speed (see `vocabulary`).
+    `evaluate(model)` scores the dev set; `save(model)` writes the best model so far,
+    `save(model, name, evaluation)` another one, into a folder within. `used`: ids of all tokens of
+    the data; the embedding rows of others are left out of the training, which changes nothing but
+    its speed (see `vocabulary`).
     """
 
     def __init__(
@@ -52,7 +54,7 @@ class Training:
         accelerator: Accelerator,
         folder: Path,
         evaluate: Callable[[nn.Module], Scores] | None = None,
-        save: Callable[[RositaForSequenceClassification, int | None], None] | None = None,
+        save: Callable[..., None] | None = None,
         used: Tensor | None = None,
     ) -> None:
         self.objective = objective
@@ -82,15 +84,19 @@ class Training:
         self._resume()
         self._open_log(log_dir)
         with stop_on_signal() as stop, self._bar() as bar:
-            for step, micro_batches in self._steps():
-                shape = self.plan.schedule.due(step) if self.plan.schedule else None
+            steps = steps_of(
+                self.sampler, self.plan.micro_batch_size, self.progress.step, self.total_steps,
+                self.accelerator.process_index, self.accelerator.num_processes,
+            )  # fmt: skip
+            for step in steps:
+                shape = self.plan.schedule.due(step.number) if self.plan.schedule else None
                 if shape:
-                    self._prune(step, shape)
-                self._update(step, micro_batches)
-                self.progress.step = step
+                    self._prune(step.number, shape, bar)
+                self._update(step)
+                self.progress.step = step.number
                 bar.update()
-                self._after_step(step, bar)
-                if stop.requested:
+                self._after_step(step.number, bar)
+                if self._stops(stop.requested):
                     self.save_state()
                     raise Interrupted
                 if self._out_of_patience():
@@ -110,7 +116,7 @@ class Training:
             self._log_losses(bar)
         if plan.checkpoint_steps and step % plan.checkpoint_steps == 0 and self.save:
             if self.accelerator.is_main_process:
-                self.save(self.whole_model, step)
+                self.save(self.whole_model, f"checkpoint-{step}")
         if step % self.settings.save_state_steps == 0 and step < self.total_steps:
             self.save_state()
 
@@ -122,12 +128,11 @@ class Training:
                 f"training ended at {Shape.of(self.config)}, before {schedule.target} was reached"
                 " (max_steps?); no model was written"
             )
-        evaluated = [entry["step"] for entry in self.progress.history if "score" in entry]
-        if self.progress.step not in evaluated[-1:]:
-            self._evaluate(bar)
+        self._last_evaluation(bar)
         self.progress.seconds += time.perf_counter() - self.started
         if self.writer:
             self.writer.close()
+        self.accelerator.wait_for_everyone()  # the best model is written by the main process
 
     @property
     def whole_model(self) -> RositaForSequenceClassification:
@@ -141,30 +146,16 @@ class Training:
 
     # ------------------------------------------------------------------ one step
 
-    def _steps(self) -> Iterator[tuple[int, list[Batch]]]:
-        """Yield (step from 1, this process's micro-batches of it) from where the run stands."""
-        step = self.progress.step
-        while step < self.total_steps:
-            epoch, start = divmod(step, self.sampler.steps_per_epoch)
-            for file, rows in self.sampler.epoch(epoch, start):
-                if step >= self.total_steps:
-                    return
-                step += 1
-                mine = rows[self.accelerator.process_index :: self.accelerator.num_processes]
-                size = self.plan.micro_batch_size
-                parts = [mine[begin : begin + size] for begin in range(0, len(mine), size)]
-                yield step, [file.batch(part) for part in parts]
-
-    def _update(self, step: int, micro_batches: list[Batch]) -> None:
+    def _update(self, step: Step) -> None:
         """Forward, backward and one optimizer step on the global batch."""
         self.optimizer.zero_grad()
         sums: dict[str, Tensor] = {}
-        for number, batch in enumerate(micro_batches, 1):
-            last = number == len(micro_batches)
+        for number, batch in enumerate(step.micro_batches, 1):
+            last = number == len(step.micro_batches)
             with nullcontext() if last else self.accelerator.no_sync(self.model):
-                for name, value in self._backward(batch, micro_batches).items():
+                for name, value in self._backward(batch, step).items():
                     sums[name] = sums[name] + value if name in sums else value
-        self.unread.append((step, sums))
+        self.unread.append((step.number, sums))
         self.accelerator.unscale_gradients(self.optimizer)  # fp16; once only, so clipped below
         if self.importance and self._gradients_are_finite():
             self.importance.add(self.student)
@@ -172,7 +163,7 @@ class Training:
             self.accelerator.scaler.update()
         if self.plan.update:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
-            rate = self.rate(step - 1)
+            rate = self.rate(step.number - 1)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             self.optimizer.step()
@@ -189,24 +180,26 @@ class Training:
             if weight.grad is not None
         )
 
-    def _backward(self, batch: Batch, micro_batches: list[Batch]) -> dict[str, Tensor]:
-        """Add one micro-batch's gradients; return its share of each named mean loss."""
+    def _backward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Add one micro-batch's gradients; return its share of each mean loss of the step."""
         with self.accelerator.autocast():
             losses = self.objective.losses(self.model, batch.to(self.accelerator.device))
+        share = 0.0 if step.idle else 1.0
         means = {
-            name: loss.total / self._global_count(loss.unit, micro_batches)
-            for name, loss in losses.items()
+            name: loss.total * (share / step.counts[loss.unit]) for name, loss in losses.items()
         }
         # DDP averages gradients over processes; the mean is over the global batch already
         self.accelerator.backward(sum(means.values()) * self.accelerator.num_processes)
         return {name: mean.detach() for name, mean in means.items()}
 
-    def _global_count(self, unit: str, micro_batches: list[Batch]) -> float:
-        count = sum(batch.count(unit) for batch in micro_batches)
+    def _stops(self, requested: bool) -> bool:
+        """Whether to stop here: where there are many processes, all or none."""
         if self.accelerator.num_processes == 1:
-            return count
-        total = torch.tensor(float(count), device=self.accelerator.device)
-        return self.accelerator.reduce(total, "sum").item()
+            return requested
+        if self.progress.step % CHECK_STEPS:
+            return False
+        asked = torch.tensor(float(requested), device=self.accelerator.device)
+        return self.accelerator.reduce(asked, "sum").item() > 0
 
     def rate(self, done: int) -> float:
         """Learning rate after `done` steps."""
@@ -214,17 +207,27 @@ class Training:
 
     # ------------------------------------------------------------------ pruning
 
-    def _prune(self, step: int, shape: Shape) -> None:
+    def _prune(self, step: int, shape: Shape, bar: tqdm) -> None:
         """Swap the model for a smaller one; optimizer and importance start afresh."""
         rate = self.rate(step - 1)
         self._read_losses()
+        if self.plan.save_ladder:
+            self._save_rung(bar)
         period = self.plan.schedule.period
         scores = self.importance and self.importance.scores(self.student, divide_by=period)
+        living = self.progress.survivors or all_units(self.config)
+        self.progress.survivors, layers = cut(living, self.config, shape, scores)
         self._use(prune(self.whole_model, shape, scores))
         self.progress.anchor_step, self.progress.anchor_rate = step - 1, rate
         self.progress.last_gain = step
-        self._record({"step": step, "shape": str(shape)})
-        tqdm.write(f"step {step}: pruned to {shape}")
+        self._record({"step": step, "shape": str(shape), **({"layers": layers} if layers else {})})
+        bar.write(f"step {step}: pruned to {shape}")
+
+    def _save_rung(self, bar: tqdm) -> None:
+        """Keep the model as it is before it is pruned, with its dev score."""
+        evaluation = self._last_evaluation(bar)
+        if evaluation and self.save and self.accelerator.is_main_process:
+            self.save(self.whole_model, f"ladder/{Shape.of(self.config)}", evaluation)
 
     def _use(self, model: RositaForSequenceClassification) -> None:
         """Train `model` from now on: a new optimizer, importance from zero."""
@@ -264,10 +267,18 @@ class Training:
             progress.best = entry
             progress.last_gain = progress.step
             if self.save and self.accelerator.is_main_process:
-                self.save(self.whole_model, None)
+                self.save(self.whole_model)
         self._record(entry)
         best = f", best {progress.best['score']:.4f}" if progress.best else ""
         bar.write(f"step {progress.step}: dev {scores.metric} {scores.main:.4f}{best}")
+
+    def _last_evaluation(self, bar: tqdm) -> dict[str, Any] | None:
+        """The evaluation of the model as it stands, made now if there is none yet."""
+        entries = [entry for entry in self.progress.history if "score" in entry]
+        if not entries or entries[-1]["step"] != self.progress.step:
+            self._evaluate(bar)
+            entries = [entry for entry in self.progress.history if "score" in entry]
+        return entries[-1] if entries else None
 
     def _out_of_patience(self) -> bool:
         if not self.plan.patience or self.progress.best is None:

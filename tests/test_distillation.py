@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from conftest import SMALL, make_bert, write_cola
 
 from rosita import RositaConfig, RositaForSequenceClassification
@@ -67,7 +68,7 @@ def batch(padding: int = 0, labels=(0, 1, 1)) -> Batch:
         ids[row, :length] = torch.arange(5 + row, 5 + row + length)
         mask[row, :length] = 1
     inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
-    return Batch(inputs, torch.tensor(labels), np.arange(3), 13)
+    return Batch(inputs, torch.tensor(labels), np.arange(3))
 
 
 @pytest.mark.parametrize("objective", ["label", "distil"])
@@ -111,7 +112,8 @@ def test_cached_logits_are_the_teachers_and_never_those_of_another_teacher(tmp_p
     teacher = load_model(tmp_path / "bert", GLUE["CoLA"], new_classifier=True).eval()
     rows = np.array([7, 1, 30])
     live = DistillationLoss(teacher, True, False).losses(teacher, file.batch(rows))
-    cache_teacher_logits(teacher, weights_hash(teacher.state_dict()), [file])
+    alone = Accelerator(cpu=True)
+    cache_teacher_logits(teacher, weights_hash(teacher.state_dict()), [file], alone)
     cached = DistillationLoss(None, True, False).losses(teacher, file.batch(rows))
     torch.testing.assert_close(cached["prediction"].total, live["prediction"].total)
 
@@ -120,7 +122,7 @@ def test_cached_logits_are_the_teachers_and_never_those_of_another_teacher(tmp_p
     live = DistillationLoss(teacher, True, False)
     again = encode_file(path, GLUE["CoLA"], tokenizer, 32)
     expected = live.losses(teacher, again.batch(rows))["prediction"].total
-    cache_teacher_logits(teacher, weights_hash(teacher.state_dict()), [again])
+    cache_teacher_logits(teacher, weights_hash(teacher.state_dict()), [again], alone)
     actual = live.losses(teacher, again.batch(rows))["prediction"].total
     torch.testing.assert_close(actual, expected)
     assert len(list(file.cache.glob("logits-*.npy"))) == 2

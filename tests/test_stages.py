@@ -297,6 +297,39 @@ def test_subsets_train_as_one_file_does_in_rows_and_result_shape(chain):
     assert json.loads((chain.models / "sub" / "run.json").read_text())["steps"] == 2
 
 
+def test_every_rung_of_a_ladder_is_a_model_folder_with_the_score_it_says(chain):
+    with pytest.raises(RositaError, match="save_ladder is for iterative pruning"):
+        chain.distil("--save_ladder")
+    chain.distil("--save_ladder", "--num_train_epochs", 6, "--depth_or_width", "width",
+                 "--prun_period_proportion", 0.9, "--keep_heads", 2, "--keep_layers", 3,
+                 "--ffn_hidden_dim", 20, "--emb_hidden_dim", 8)  # fmt: skip
+    rungs = sorted((chain.models / "kd" / "ladder").iterdir())
+    assert [rung.name for rung in rungs] == ["a3_l3_f34_e20", "a4_l3_f48_e-1"]
+    for rung in rungs:
+        run = json.loads((rung / "run.json").read_text())
+        assert run["stage"] == "ladder" and run["finished"] and run["shape"] == rung.name
+        evaluate(*chain.common, "--student_model", rung, "--do_eval")
+        results = json.loads((rung / "eval_results.json").read_text())
+        assert results["score"] == pytest.approx(run["dev_score"], abs=1e-6)
+    chain.distil("--save_ladder", "--num_train_epochs", 1, "--overwrite_output_dir",
+                 "--depth_or_width", "depth", "--prun_period_proportion", 0.9, "--keep_heads", 4,
+                 "--keep_layers", 2, "--ffn_hidden_dim", 48, "--emb_hidden_dim", -1)  # fmt: skip
+    assert [rung.name for rung in (chain.models / "kd" / "ladder").iterdir()] == ["a4_l3_f48_e-1"]
+
+
+def test_one_step_pruning_records_what_it_kept_and_how_important_all_were(chain):
+    chain.score()
+    chain.prune()
+    (folder,) = (chain.models / "cut" / "CoLA").iterdir()
+    (entry,) = json.loads((folder / "run.json").read_text())["history"]
+    scores = torch.load(chain.tuned / "taylor_score" / "taylor.pkl")
+    for number, layer in enumerate(entry["layers"]):
+        columns = scores[f"encoder.layer.{number}.attention.output.dense.weight"].sum(0)
+        heads = columns.view(4, -1).sum(1)
+        assert layer["head_scores"] == pytest.approx(heads.tolist(), rel=1e-3)
+        assert layer["heads"] == sorted(heads.topk(2).indices.tolist())
+
+
 def test_a_mistake_is_one_line_with_exit_code_2(chain):
     done = run_script("KD/train.py", *chain.common, "--teacher_model", "nowhere",
                       "--student_model", chain.tuned, "--pred_distill", "--output_dir",

@@ -35,7 +35,12 @@ class Bench:
         path = folder / "data" / "train.tsv"
         self.file = encode_file(path, COLA, read_tokenizer(bert).build(), 32)
         self.saved = []
+        self.rungs = []
         self.used = None
+
+    def _save(self, model, name="", evaluation=None):
+        self.saved.append((name, str(Shape.of(model.config))))
+        self.rungs += [(name, evaluation)] if evaluation else []
 
     def training(self, name="run", plan=None, objective=None, evaluate=None, batch=8, **settings):
         defaults = {
@@ -53,7 +58,7 @@ class Bench:
         return Training(
             copy.deepcopy(self.model), objective or LabelLoss(), Sampler([self.file], batch, 1),
             plan, start_accelerator(made), self.folder / name, evaluate,
-            lambda model, step: self.saved.append((step, str(Shape.of(model.config)))), self.used,
+            self._save, self.used,
         )  # fmt: skip
 
 
@@ -204,7 +209,7 @@ def test_only_models_of_the_final_shape_are_candidates_whatever_their_score(benc
                               teacher_loss(bench), dev)  # fmt: skip
     progress = training.run()
     assert progress.best["score"] == -0.5 and progress.best["shape"] == "a2_l3_f20_e8"
-    assert bench.saved == [(None, "a2_l3_f20_e8")]
+    assert bench.saved == [("", "a2_l3_f20_e8")]
 
 
 def test_iterative_pruning_visits_the_schedule_and_prunes_with_the_scores_so_far(bench):
@@ -212,6 +217,16 @@ def test_iterative_pruning_visits_the_schedule_and_prunes_with_the_scores_so_far
     shapes = [(e["step"], e["shape"]) for e in training.run().history if "score" not in e
               and "shape" in e]  # fmt: skip
     assert shapes == [(4, "a3_l3_f34_e20"), (8, "a2_l3_f20_e8")]
+
+
+def test_a_ladder_keeps_the_model_of_every_shape_just_before_its_pruning_with_its_score(bench):
+    plan = width_plan(bench) | {"save_ladder": True, "eval_step": 3}
+    progress = bench.training("ladder", plan, teacher_loss(bench), Dev(0.1, 0.2, 0.3)).run()
+    assert progress.best["shape"] == "a2_l3_f20_e8"
+    rungs = [(name, entry["step"], entry["score"]) for name, entry in bench.rungs]
+    # prunings come before steps 4 and 8; step 3 has been evaluated already
+    assert rungs == [("ladder/a4_l3_f48_e-1", 3, 0.1), ("ladder/a3_l3_f34_e20", 7, 0.3)]
+    assert bench.saved[:2] == [(name, name.removeprefix("ladder/")) for name, *_ in rungs]
 
 
 def test_a_run_that_ends_before_its_final_shape_is_an_error(bench):

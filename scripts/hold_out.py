@@ -1,0 +1,99 @@
+"""Hold rows of train.tsv out to choose models on, so that dev stays untouched until the end.
+
+    python scripts/hold_out.py --task_name SST-2 --data_dir data/SST-2 --rows 3000 \\
+        --output_dir data/held_out/SST-2
+
+Whole families are held out: sentences drawn at random, and every row that is a part of one of them
+(SST-2's phrases), so that nothing of them is trained on.
+
+Reads   data_dir/      train.tsv
+Writes  output_dir/    train.tsv: the other rows, or --train_rows of them drawn at random;
+                       dev.tsv: the rows held out
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from rosita.errors import ArgumentParser, RositaError, run_script
+from rosita.files import atomic_write
+from rosita.tasks import find_task
+from rosita.tsv import Row, TsvFile
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    task = find_task(args.task_name)
+    source = TsvFile(args.data_dir / task.train_file, task)
+    rows = list(source.rows())
+    held = hold_out([" ".join(row.texts).split() for row in rows], args.rows, args.seed)
+    kept = np.setdiff1d(np.arange(len(rows)), held)
+    if args.train_rows:
+        if args.train_rows > len(kept):
+            raise RositaError(f"--train_rows {args.train_rows}: only {len(kept)} rows are left")
+        random = np.random.default_rng([args.seed, 1])
+        kept = np.sort(random.choice(kept, args.train_rows, replace=False))
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    for name, chosen in ((task.train_file, kept), (task.dev_files[0], held)):
+        write_rows(args.output_dir / name, source.header, [rows[index] for index in chosen])
+    print(f"{args.output_dir}: {len(kept):,} rows to train on, {len(held):,} held out")
+
+
+def hold_out(sentences: list[list[str]], count: int, seed: int) -> np.ndarray:
+    """Numbers of at least `count` rows, ascending: whole families, drawn at random.
+
+    A family is a sentence that is no part of another one, and all rows that are a run of its words.
+    """
+    if not 0 < count < len(sentences):
+        raise RositaError(f"--rows {count} must lie in 1..{len(sentences) - 1}")
+    by_text: dict[str, list[int]] = {}
+    for number, words in enumerate(sentences):
+        by_text.setdefault(" ".join(words), []).append(number)
+    is_part = np.zeros(len(sentences), dtype=bool)
+    for words in sentences:
+        for part in parts(words, by_text):
+            if len(part.split()) < len(words):
+                is_part[by_text[part]] = True
+    held: dict[int, None] = {}
+    for root in np.random.default_rng(seed).permutation(np.flatnonzero(~is_part)):
+        for part in parts(sentences[root], by_text):
+            held.update(dict.fromkeys(by_text[part]))
+        if len(held) >= count:
+            break
+    return np.sort(np.fromiter(held, dtype=np.int64))
+
+
+def parts(words: list[str], known: dict[str, list[int]]) -> list[str]:
+    """The runs of words of a sentence that are rows themselves; the sentence is one of them."""
+    found = {}
+    for begin in range(len(words)):
+        for end in range(begin + 1, len(words) + 1):
+            text = " ".join(words[begin:end])
+            if text in known:
+                found[text] = None
+    return list(found)
+
+
+def write_rows(path: Path, header: str | None, rows: list[Row]) -> None:
+    with atomic_write(path) as file:
+        if header is not None:
+            file.write(header + "\n")
+        file.writelines("\t".join(row.fields) + "\n" for row in rows)
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--task_name", required=True, help="GLUE task, or a task.json of your own")
+    parser.add_argument("--data_dir", required=True, type=Path, help="folder of train.tsv")
+    parser.add_argument("--output_dir", required=True, type=Path, help="folder to write")
+    parser.add_argument("--rows", type=int, default=3000, help="hold out at least so many (3000)")
+    parser.add_argument("--train_rows", type=int, help="keep so many of the others (all)")
+    parser.add_argument("--seed", type=int, default=1)
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    run_script(main)

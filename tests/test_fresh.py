@@ -1,0 +1,136 @@
+"""Rows drawn anew for an epoch: what changes, what stays, and that a draw can be repeated."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from conftest import make_bert, run_script, write_cola
+
+from rosita.augmentation import CandidateFinder, Sampling
+from rosita.checkpoint import read_tokenizer
+from rosita.data import Sampler, encode_file, set_length
+from rosita.fresh import FreshRows
+from rosita.glove import load_glove
+from rosita.masked_lm import load_tokenizer
+from rosita.tasks import GLUE
+from rosita.tsv import TsvFile
+
+
+def write_vectors(path, words):
+    lines = [f"{w} {i % 7 + 1} {i % 5 + 1} {i % 3 + 1}\n" for i, w in enumerate(words)]
+    path.write_text("".join(lines))
+    return path
+
+
+class World:
+    def __init__(self, folder, task="CoLA", text=None):
+        self.bert = make_bert(folder / "bert")
+        words = [w for w in (self.bert / "vocab.txt").read_text().split() if w.isalpha()]
+        self.glove = write_vectors(folder / "glove.txt", words)
+        self.task = GLUE[task]
+        self.path = write_cola(folder / "data" / "CoLA") / "train.tsv"
+        if text:
+            self.path.write_text(text)
+        self.tokenizer = read_tokenizer(self.bert).build()
+        self.plain = encode_file(self.path, self.task, self.tokenizer, 32)
+        set_length(self.tokenizer, 32)
+
+    def fresh(self, probability=0.4, alternate=True, seed=3):
+        finder = CandidateFinder(load_tokenizer(self.bert), load_glove(self.glove), 5)
+        return FreshRows(TsvFile(self.path, self.task), self.plain, self.tokenizer, finder,
+                         Sampling(1, probability, seed), alternate)  # fmt: skip
+
+    def texts(self, file):
+        return [
+            self.tokenizer.decode(file.ids[file.offsets[i] : file.offsets[i + 1]].tolist())
+            for i in range(len(file))
+        ]
+
+
+@pytest.fixture
+def world(tmp_path):
+    return World(tmp_path)
+
+
+def test_even_epochs_are_plain_and_odd_ones_new_with_the_labels_in_place(world):
+    fresh = world.fresh()
+    assert fresh.files(0) == [world.plain] and fresh.files(2) == [world.plain]
+    (first,), (third,) = fresh.files(1), fresh.files(3)
+    plain, one, three = (world.texts(file) for file in (world.plain, first, third))
+    assert one != plain and one != three
+    np.testing.assert_array_equal(first.labels, world.plain.labels)
+    assert [len(text.split()) for text in one] == [len(text.split()) for text in plain]
+    assert world.fresh(alternate=False).files(0)[0].ids.tolist() != world.plain.ids.tolist()
+
+
+def test_a_draw_depends_on_seed_and_epoch_alone(world):
+    first, again = world.fresh().files(5)[0], world.fresh().files(5)[0]
+    np.testing.assert_array_equal(first.ids, again.ids)
+    other = world.fresh(seed=4).files(5)[0]
+    assert world.texts(first) != world.texts(other)
+
+
+def test_without_probability_the_rows_encoded_anew_are_the_cached_ones(world):
+    (drawn,) = world.fresh(probability=0.0, alternate=False).files(0)
+    for name in ("ids", "offsets", "first", "labels"):
+        np.testing.assert_array_equal(getattr(drawn, name), getattr(world.plain, name))
+
+
+def test_every_word_replaced_is_one_of_its_candidates(world):
+    fresh = world.fresh(probability=1.0)
+    found = fresh.finder.find([text for row in fresh.source.rows() for text in row.texts])
+    for row, new in zip(fresh.source.rows(), world.texts(fresh.files(1)[0]), strict=True):
+        tokens, candidates = found[row.texts[0]]
+        for index, (old, word) in enumerate(zip(tokens, new.split(), strict=True)):
+            assert word in candidates.get(index, [old]), (old, word)
+
+
+def test_all_tokens_of_all_draws_are_among_the_used_ones(world):
+    fresh = world.fresh(probability=1.0)
+    used = set(fresh.used_tokens(len(world.tokenizer.get_vocab())).tolist())
+    for epoch in (1, 3, 5, 7):
+        assert set(fresh.files(epoch)[0].ids.tolist()) <= used
+
+
+def test_of_a_pair_one_sentence_changes(tmp_path):
+    rows = ["\t".join(["1", "2", "3", "the old dog sees", "the happy cat sings", "0"])] * 30
+    world = World(tmp_path, "QQP", "id\tqid1\tqid2\tq1\tq2\tlabel\n" + "\n".join(rows) + "\n")
+    (drawn,) = world.fresh(probability=1.0).files(1)
+    plain = world.plain
+    changed = []
+    for i in range(len(plain)):
+        parts = []
+        for file in (plain, drawn):
+            begin, middle = file.offsets[i], file.offsets[i] + file.first[i]
+            ids = file.ids[begin : file.offsets[i + 1]].tolist()
+            parts.append((ids[: middle - begin], ids[middle - begin :]))
+        changed.append(tuple(a != b for a, b in zip(*parts, strict=True)))
+    assert set(changed) == {(True, False), (False, True)}
+
+
+def test_the_sampler_takes_each_epoch_from_its_own_draw(world):
+    fresh = world.fresh()
+    sampler = Sampler([world.plain], 8, 0, fresh.files)
+    odd = np.concatenate([file.ids for file in {id(f): f for f, _ in sampler.epoch(1)}.values()])
+    np.testing.assert_array_equal(odd, fresh.files(1)[0].ids)
+    rows = np.concatenate([rows for _, rows in sampler.epoch(1, 2)])
+    assert len(rows) == len(world.plain) - 16
+
+
+def test_train_py_distils_on_fresh_rows_and_records_the_vectors(world, tmp_path):
+    tuned = tmp_path / "tuned"
+    common = ("--task_name", "CoLA", "--data_dir", world.path.parent, "--max_seq_length", 32)
+    run_script("Pruning/run_glue.py", *common, "--model_name_or_path", world.bert, "--do_train",
+               "--output_dir", tuned, "--num_train_epochs", 1)  # fmt: skip
+    flags = (*common, "--teacher_model", tuned, "--student_model", tuned, "--pred_distill",
+             "--num_train_epochs", 3, "--output_dir", tmp_path / "kd",
+             "--fresh_augmentation", "alternate")  # fmt: skip
+    done = run_script("KD/train.py", *flags, ok=False)
+    assert done.returncode == 2 and "fresh_augmentation needs glove_embs" in done.stderr
+    done = run_script("KD/train.py", *flags, "--glove_embs", world.glove, "--aug_train", ok=False)
+    assert "leave aug_train out" in done.stderr
+    run_script("KD/train.py", *flags, "--glove_embs", world.glove)
+    run = json.loads((tmp_path / "kd" / "run.json").read_text())
+    assert run["finished"] and len(run["identity"]["data"]["glove"]) == 64
