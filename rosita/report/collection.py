@@ -1,0 +1,264 @@
+"""Every run.json under a folder as models with parents, references and groups over seeds."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rosita.errors import RositaError
+from rosita.report.runs import (
+    LatencyRow,
+    Link,
+    Model,
+    Parent,
+    model_folders,
+    named_parts,
+    read_dict,
+    read_evaluations,
+    read_hidden_size,
+    read_latency,
+    read_record,
+)
+
+LATENCY_FILE = "benchmark.json"  # of KD/benchmark.py, in the folder of the models
+
+# The only values of the paper that this project quotes: abstract and results of the article.
+PUBLISHED = {
+    "source": "published (Liu et al., 2021), BERT-base",
+    "tasks": ["CoLA", "SST-2", "QQP", "QNLI", "MNLI"],
+    "parameters_before": 109e6,
+    "parameters_after": 14.5e6,
+    "times_smaller": 7.5,
+    "score_kept_percent": 98.5,
+}
+
+
+@dataclass(eq=False)
+class Group:
+    """Runs that differ in their seeds only (their own or those of their parents)."""
+
+    members: list[Model]
+
+    @property
+    def first(self) -> Model:
+        return self.members[0]
+
+    @property
+    def label(self) -> str:
+        return min((model.label for model in self.members), key=lambda label: (len(label), label))
+
+    @property
+    def distinct(self) -> list[Model]:
+        """The finished members with a dev score; copies of the same weights count once."""
+        found: dict[str, Model] = {}
+        for model in self.members:
+            if model.record.finished and model.record.dev_score is not None:
+                found.setdefault(model.record.weights or model.name, model)
+        return list(found.values())
+
+    @property
+    def scores(self) -> list[float]:
+        return [model.record.dev_score for model in self.distinct]
+
+    @property
+    def seeds(self) -> list[Any]:
+        return [model.seed for model in self.distinct]
+
+    @property
+    def mean(self) -> float | None:
+        return statistics.fmean(self.scores) if self.scores else None
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation over seeds, with n - 1; None for a single one."""
+        return statistics.stdev(self.scores) if len(self.scores) > 1 else None
+
+    @property
+    def seconds(self) -> float | None:
+        known = [m.record.seconds for m in self.members if m.record.seconds is not None]
+        return statistics.fmean(known) if known else None
+
+
+@dataclass
+class Comparison:
+    """A group beside its reference: how many times smaller, and which part of the score is kept."""
+
+    group: Group
+    reference: Group
+    times_smaller: float | None
+    kept_percent: float | None
+
+
+@dataclass
+class Report:
+    """All that the page, the table and report.json show."""
+
+    root: Path
+    models: list[Model]
+    groups: list[Group]
+    latency: list[tuple[LatencyRow, Model | None]]
+    exports: list[tuple[str, dict[str, Any]]]
+    warnings: list[str]
+
+    @property
+    def tasks(self) -> list[str]:
+        return sorted({model.record.task for model in self.models if model.record.task})
+
+    @property
+    def scored(self) -> list[Group]:
+        """The groups with a dev score."""
+        return [group for group in self.groups if group.mean is not None]
+
+    @property
+    def comparisons(self) -> list[Comparison]:
+        """Every compressed model beside its reference."""
+        return [beside for group in self.scored if (beside := self.comparison(group))]
+
+    def group_of(self, model: Model) -> Group:
+        return next(group for group in self.groups if model in group.members)
+
+    def comparison(self, group: Group) -> Comparison | None:
+        """The group beside what it was compressed from; None for a model that is no smaller."""
+        reference = group.first.reference()
+        if not reference or group.mean is None:
+            return None
+        large, small = reference.record.parameters, group.first.record.parameters
+        if not large or not small or small >= large:
+            return None
+        top = self.group_of(reference)
+        kept = 100 * group.mean / top.mean if top.mean and top.mean > 0 else None
+        return Comparison(group, top, large / small, kept)
+
+
+def build_report(root: Path, latency_files: list[Path] | None = None) -> Report:
+    """Read every run.json (and export.json) under `root` and join them.
+
+    `latency_files`: what KD/benchmark.py wrote; None takes `root`/benchmark.json if it is there.
+    Unreadable files become warnings. Raises `RositaError` if there is no run at all, or if a
+    latency file that was asked for cannot be used.
+    """
+    if not root.is_dir():
+        raise RositaError(f"{root} is no folder; give the one that holds the models, as models/")
+    warnings: list[str] = []
+    models, exports = [], []
+    for folder in model_folders(root):
+        name = folder.relative_to(root).as_posix() if folder != root else root.resolve().name
+        if (folder / "run.json").exists() and (record := read_record(folder, warnings)):
+            evaluations = read_evaluations(folder, warnings)
+            hidden_size = read_hidden_size(folder, warnings)
+            models.append(Model(name, folder, record, evaluations, hidden_size))
+        if (folder / "export.json").exists():
+            found = read_dict(folder / "export.json", warnings)
+            if isinstance(found.get("formats"), dict):
+                exports.append((name, found))
+    if not models:
+        raise RositaError(
+            f"{root} holds no run.json that can be read; train a model first"
+            " (scripts/setting1.sh CoLA), or give another folder"
+        )
+    for model in models:
+        model.parents = _parents(model, models, root)
+    if latency_files is None:
+        latency_files = [path for path in (root / LATENCY_FILE,) if path.exists()]
+    rows = [row for path in latency_files for row in read_latency(path)]
+    latency = [(row, _measured(row, models, exports, root)) for row in rows]
+    return Report(root, models, group_seeds(models), latency, exports, warnings)
+
+
+# ---------------------------------------------------------------------- lineage
+
+
+def match_path(path: str, models: list[Model], root: Path) -> Model | None:
+    """The model whose folder a path given elsewhere means: by its last parts, as far as both go.
+
+    Stages run in Pruning/ or KD/ and write `../models/bert_ft/CoLA`; trees are moved.
+    """
+    parts = named_parts(path)
+    return next((model for model in models if _same_end(parts, model.name, root)), None)
+
+
+def _same_end(parts: list[str], name: str, root: Path) -> bool:
+    theirs = [root.resolve().name, *Path(name).parts]
+    common = min(len(parts), len(theirs))
+    return 0 < common >= len(theirs) - 1 and parts[-common:] == theirs[-common:]
+
+
+def _measured(
+    row: LatencyRow, models: list[Model], exports: list[tuple[str, dict[str, Any]]], root: Path
+) -> Model | None:
+    """The model that a row timed, be it in its own folder or in that of its export."""
+    if found := match_path(row.model, models, root):
+        return found
+    parts = named_parts(row.model)
+    for name, export in exports:
+        if _same_end(parts, name, root):
+            return match_path(str(export.get("model", "")), models, root)
+    return None
+
+
+def _parents(model: Model, models: list[Model], root: Path) -> list[Parent]:
+    others = [other for other in models if other is not model]
+    if model.record.stage == "ladder":  # its record names the parents of the run that it is from
+        return [_find_parent("model", Link(path=str(model.folder.parent.parent)), others, root)]
+    return [_find_parent(role, link, others, root) for role, link in model.record.parents.items()]
+
+
+def _find_parent(role: str, link: Link, others: list[Model], root: Path) -> Parent:
+    """By the hash of the weights; among equal ones, and without a hash, by the path."""
+    equal = [other for other in others if link.weights and other.record.weights == link.weights]
+    if equal:
+        return Parent(role, link.path, "weights", match_path(link.path, equal, root) or equal[0])
+    found = match_path(link.path, others, root)
+    if not found:
+        return Parent(role, link.path, "absent", None)
+    known = found.record.weights and link.weights
+    return Parent(role, link.path, "changed" if known else "path", found)
+
+
+# ---------------------------------------------------------------------- seeds
+
+
+def recipe(model: Model, above: tuple[str, ...] = ()) -> str:
+    """Everything that decides a run but seeds: stage, task, shape, settings, parents' recipes."""
+    record = model.record
+    settings = {key: value for key, value in record.identity.settings.items() if key != "seed"}
+    parents = {}
+    for parent in model.parents:
+        known = parent.model and parent.model.name not in above
+        inner = recipe(parent.model, (*above, model.name)) if known else None
+        parents[parent.role] = inner or [parent.path, record.parents[parent.role].weights
+                                         if parent.role in record.parents else None]  # fmt: skip
+    own = [record.stage, record.task, record.shape, settings, record.identity.data.get("dev")]
+    if not parents and not settings:
+        own.append(model.name)  # nothing tells it apart, as a download
+    return json.dumps([*own, parents], sort_keys=True, default=str)
+
+
+def seeds(model: Model) -> tuple[tuple[str, Any], ...]:
+    """The seed of a run and of everything it comes from."""
+    return tuple((m.record.stage, m.seed) for m in (model, *model.ancestors()))
+
+
+def group_seeds(models: list[Model]) -> list[Group]:
+    """Groups of runs of one recipe, in the order of the models; unfinished runs stay alone.
+
+    Two runs with the same seeds and other training data are no repetition: such go apart.
+    """
+    buckets: dict[str, list[Model]] = {}
+    for model in models:
+        key = recipe(model) if model.record.finished else model.name
+        buckets.setdefault(key, []).append(model)
+    groups = []
+    for bucket in buckets.values():
+        parts: dict[str, list[Model]] = {}
+        same_seeds = len({seeds(model) for model in bucket}) < len(bucket)
+        for model in bucket:
+            data = json.dumps(model.record.identity.data.get("train"), default=str)
+            parts.setdefault(data if same_seeds else "", []).append(model)
+        for part in parts.values():
+            order = sorted(part, key=lambda m: (str(m.seed).zfill(12), m.name))
+            groups.append(Group(order))
+    return groups
