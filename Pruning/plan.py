@@ -1,0 +1,246 @@
+"""Choose a shape by a budget: what fits, what it keeps, how fast it is; write its KD config.
+
+    cd Pruning && python plan.py --model ../models/bert_ft/CoLA --max_parameters 15M \\
+        --max_latency_ms 8 --batch 1 --length 64
+
+Reads   model/            a tuned model, PARENT/TASK, and its taylor_score/taylor.pkl
+Writes  output_dir/       plan.json, plan.png, latency-KEY.json (times of this machine, used again)
+        write_config      settings for KD/train.py with the shape chosen: setting 1
+
+Parameters, MACs and bytes (of model.safetensors, fp32) are exact. Latency is predicted: models of
+random weights and of spread shapes are timed in turn and a linear model is fitted; other
+shapes, never fitted, show its error. The best shapes are then timed too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pruning_one_step import read_scores
+
+from rosita.checkpoint import check_length, load_model, resolve_folder, weights_hash
+from rosita.errors import ArgumentParser, RositaError, run_script
+from rosita.figures import draw_plan, markdown
+from rosita.files import read_json, write_json
+from rosita.labelling import FORMATS
+from rosita.model import RositaConfig, RositaForSequenceClassification
+from rosita.planning import (
+    KeptScore,
+    Table,
+    candidates,
+    front,
+    parse_size,
+    rows_of,
+    shape_of,
+)
+from rosita.provenance import read_run, require_finished
+from rosita.pruning import Shape, check_target
+from rosita.serving import LatencyModel, positive, torch_threads
+from rosita.tasks import Task, find_task
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+CONFIGS = REPOSITORY / "KD" / "configurations"
+GOOD = 0.15  # relative error of a prediction up to which nothing is advised
+LISTED = 1000  # shapes in plan.json
+TIMED = 3  # best shapes that are timed at once
+ROUNDS = 5  # of timing them, while those that were predicted to fit turn out too slow
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    source, output = resolve_folder(args.model), Path(args.output_dir)
+    task, model, scores = open_scored(source, args)
+    budget = budgets(args)
+    with torch_threads(args.threads):
+        latency = LatencyModel(output, model.config, args.batch, args.length, args.format)
+        latency.calibrate(args.recalibrate)
+        print(accuracy(latency))
+        table = make_table(model, KeptScore.of(model, scores), latency, args)
+        ranking = table.ranking(budget)
+        for _ in range(ROUNDS):
+            if table.measured[ranking[0]]:
+                break
+            latency.measure([shape_of(table.rows[index]) for index in ranking[:TIMED]])
+            table.put_measured(latency.known())
+            ranking = table.ranking(budget)
+    chosen = shape_of(table.rows[ranking[0]])
+    write_json(output / "plan.json", {
+        "model": args.model, "task": task.name, "budget": budget, "candidates": len(table.rows),
+        "fitting": len(ranking), "chosen": str(chosen),
+        "latency": {**latency.key, "fitted": latency.times["fitted"],
+                    "held_out": latency.held_out()},
+        "shapes": [table.line(index) for index in ranking[:LISTED]],
+    })  # fmt: skip
+    draw(table, ranking, budget, latency, output / "plan.png")
+    print(show(table, ranking, args.top))
+    config = Path(args.write_config or output / f"config_{chosen}.json")
+    write_json(config, kd_config(source, model.config, chosen, args.data_dir))
+    print(f"{output}: plan.json, plan.png; settings for {chosen}: {config}\nNext:")
+    print(*commands(source, task, chosen, config, args), sep="\n")
+
+
+def open_scored(source: Path, args: argparse.Namespace):
+    """The task, the tuned model and its Taylor scores."""
+    name = args.task_name or read_run(source).get("task")
+    if not name:
+        raise RositaError(f"{source} does not say its task: give --task_name")
+    task = find_task(name)
+    require_finished(source, task.name, "plan with a model tuned on this task")
+    if source.resolve().name != task.name:
+        raise RositaError(
+            f"{source} must be called {task.name}: pruning_one_step.py reads PARENT/{task.name}"
+        )
+    model = load_model(source, task)
+    check_length(args.length, model.config)
+    if args.shape:
+        check_target(model.config, args.shape)
+    model_hash = weights_hash(model.state_dict())
+    nothing = Shape(0, 0, 0)  # a target that needs scores, whatever the model has
+    scores, _ = read_scores(source, model, nothing, model_hash)
+    return task, model, scores
+
+
+def budgets(args: argparse.Namespace) -> dict[str, Any]:
+    """What was asked for: column of the table, or "shape" -> limit."""
+    found = {"parameters": args.max_parameters, "bytes": args.max_bytes,
+             "latency": args.max_latency_ms, "shape": args.shape and str(args.shape)}  # fmt: skip
+    found = {name: limit for name, limit in found.items() if limit is not None}
+    if not found:
+        raise RositaError(
+            "give a budget: --max_parameters 15M, --max_bytes 14MB, --max_latency_ms 5, or"
+            " --shape a2_l8_f512_e128"
+        )
+    return found
+
+
+def make_table(
+    model: RositaForSequenceClassification,
+    kept: KeptScore,
+    latency: LatencyModel,
+    args: argparse.Namespace,
+) -> Table:
+    """All candidates, and the shape that was asked for, with their figures."""
+    config, rows = model.config, candidates(model.config)
+    if args.shape and not (rows == rows_of([args.shape])).all(axis=1).any():
+        rows = np.concatenate([rows, rows_of([args.shape])])
+    table = Table.of(config, rows, args.length, kept(rows), latency.predict(rows))
+    table.put_measured(latency.known())
+    return table
+
+
+def show(table: Table, ranking: np.ndarray, top: int) -> str:
+    """The best shapes, for people; the first is the one chosen."""
+    lines = [["shape", "latency is", "kept %", "M params", "M MACs", "MB", "ms"]]
+    for found in (table.line(index) for index in ranking[:top]):
+        lines.append([
+            found["shape"], found["latency"], f"{100 * found['taylor_score_kept']:.1f}",
+            f"{found['parameters'] / 1e6:.2f}", f"{found['macs'] / 1e6:.1f}",
+            f"{found['bytes'] / 1e6:.2f}", f"{found['latency_ms']:.2f}",
+        ])  # fmt: skip
+    return f"{len(ranking):,} of {len(table.rows):,} shapes fit\n\n{markdown(lines)}\n"
+
+
+def accuracy(latency: LatencyModel) -> str:
+    """Prediction against measurement on the shapes held out."""
+    found = latency.held_out()
+    key = latency.key
+    worst = max((abs(each["error"]) for each in found), default=0)
+    advice = "; --recalibrate while nothing else runs" if worst > GOOD else ""
+    lines = [["held out", "predicted ms", "measured ms", "error %"]]
+    lines += [[each["shape"], f"{each['predicted_ms']:.2f}", f"{each['measured_ms']:.2f}",
+               f"{100 * each['error']:+.1f}"] for each in found]  # fmt: skip
+    return (
+        f"Latency: {key['format']}, batch {key['batch']} x {key['length']}, {key['threads']}"
+        f" threads, predicted from {len(latency.times['fitted'])} timed shapes ({latency.path})"
+        f"\n\n{markdown(lines, 1)}\n\nlargest error {100 * worst:.0f} %{advice}\n"
+    )
+
+
+def draw(table, ranking, budget: dict[str, Any], latency: LatencyModel, path: Path) -> None:
+    """plan.png: the score kept against what the budget limits."""
+    by_latency = "latency" in budget and "parameters" not in budget
+    key = latency.key
+    label = f"ms, batch {key['batch']} x {key['length']}" if by_latency else "million parameters"
+    cost = table.latency if by_latency else table.parameters / 1e6
+    best = ranking[front(cost[ranking], table.kept[ranking])]
+    draw_plan(cost, table.kept, {"fits": ranking, "front": best, "chosen": ranking[0]}, label, path)
+
+
+def kd_config(source: Path, config: RositaConfig, shape: Shape, data_dir: str | None) -> dict:
+    """Setting 1 for this shape: the numbers of the repository's own file, other paths."""
+    of_minilm = config.num_hidden_layers == 6  # as scripts/common.sh
+    settings = read_json(CONFIGS / ("minilm" if of_minilm else "") / "config_setting1.json")
+    models = source.resolve().parent.parent
+    paths = {
+        "teacher_model": source.resolve().parent / "{task}",
+        "student_model": models / "one_step_prun" / "{task}" / str(shape),
+        "output_dir": models / "setting1" / "{task}" / str(shape),
+    }
+    if data_dir:
+        paths["data_dir"] = Path(data_dir).resolve()
+    settings["default"] |= {
+        name: os.path.relpath(path, REPOSITORY / "KD") for name, path in paths.items()
+    }
+    settings["default"] |= {
+        "keep_heads": shape.keep_heads, "keep_layers": shape.keep_layers,
+        "ffn_hidden_dim": shape.ffn_hidden_dim, "emb_hidden_dim": shape.emb_hidden_dim,
+    }  # fmt: skip
+    return settings
+
+
+def commands(
+    source: Path, task: Task, shape: Shape, config: Path, args: argparse.Namespace
+) -> list[str]:
+    """What to type next, in the current folder: prune, then distil."""
+    parent = source.resolve().parent
+    data = Path(args.data_dir) if args.data_dir else REPOSITORY / "data" / task.name
+    name = args.task_name or task.name
+    prune = ["python", REPOSITORY / "Pruning" / "pruning_one_step.py", "-model_path", parent,
+             "-task", name, "-output_dir", parent.parent / "one_step_prun",
+             "-keep_heads", shape.keep_heads, "-num_layers", shape.keep_layers,
+             "-ffn_hidden_dim", shape.ffn_hidden_dim, "-emb_hidden_dim",
+             shape.emb_hidden_dim]  # fmt: skip
+    distil = ["python", REPOSITORY / "KD" / "train.py", "--config_dir", config.resolve(),
+              "--task_name", name]  # fmt: skip
+    if (data / "train_aug.tsv").exists():
+        distil.append("--aug_train")
+    return [
+        "  " + shlex.join(os.path.relpath(part) if isinstance(part, Path) else str(part)
+                          for part in command)
+        for command in (prune, distil)
+    ]  # fmt: skip
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = ArgumentParser(description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("--model", required=True, help="tuned model folder PARENT/TASK with taylor_score/")
+    add("--task_name", help="GLUE task or a task.json (default: the model's own)")
+    add("--max_parameters", help="at most so many, like 15M")
+    add("--max_bytes", help="of model.safetensors (fp32) at most, like 14MB")
+    add("--max_latency_ms", type=float, help="at most so many ms for a batch")
+    add("--shape", type=Shape.parse, help="this shape and no other, like a2_l8_f512_e128")
+    add("--batch", type=positive, default=1, help="rows of the batch that is timed (default: 1)")
+    add("--length", type=positive, default=64, help="tokens of each of its rows (default: 64)")
+    add("--format", choices=FORMATS, default="pytorch", help="what is timed (default: pytorch)")
+    add("--threads", type=positive, help="cores of one call (default: torch's)")
+    add("--recalibrate", action="store_true", help="time anew, whatever output_dir holds")
+    add("--top", type=positive, default=20, help="lines of the table (default: 20)")
+    add("--output_dir", default=str(REPOSITORY / "models" / "plan"), help="default: models/plan")
+    add("--write_config", help="file to write (default: output_dir/config_SHAPE.json)")
+    add("--data_dir", help="the task's folder, for the settings written (default: data/TASK)")
+    args = parser.parse_args(argv)
+    if args.max_parameters:
+        args.max_parameters = parse_size(args.max_parameters, "--max_parameters")
+    if args.max_bytes:
+        args.max_bytes = parse_size(args.max_bytes, "--max_bytes", "B")
+    return args
+
+
+if __name__ == "__main__":
+    run_script(main)

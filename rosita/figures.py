@@ -1,0 +1,97 @@
+"""The tables and pictures of KD/benchmark.py and Pruning/plan.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from rosita.files import atomic_write
+
+matplotlib.use("Agg")  # no screen is needed
+from matplotlib import pyplot  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+
+def markdown(lines: list[list[str]], left: int = 2) -> str:
+    """A Markdown table, aligned for people too; the first line is the heading.
+
+    The first `left` columns are text, the others numbers.
+    """
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rules = ["-" * width if at < left else "-" * (width - 1) + ":" for at, width in
+             enumerate(widths)]  # fmt: skip
+    return "\n".join(
+        "| " + " | ".join(
+            text.ljust(width) if at < left else text.rjust(width)
+            for at, (text, width) in enumerate(zip(line, widths, strict=True))
+        ) + " |"
+        for line in [lines[0], rules, *lines[1:]]
+    )  # fmt: skip
+
+
+def draw_benchmark(rows: list[dict[str, Any]], path: Path) -> None:
+    """Latency of the smallest batch as bars; dev score against it, where there are scores."""
+    cell = min((row["batch_size"], row["length"]) for row in rows)
+    shown = [row for row in rows if (row["batch_size"], row["length"]) == cell]
+    scored = [row for row in shown if row["dev_score"] is not None]
+    panels = 1 + bool(scored)
+    figure, axes = pyplot.subplots(
+        1, panels, figsize=(5.5 * panels, 1.5 + 0.35 * max(7, len(shown))), squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    names = [_name(row) for row in shown]
+    medians = [row["median_ms"] for row in shown]
+    slower = [max(0, row["p95_ms"] - row["median_ms"]) for row in shown]
+    axes[0][0].barh(names, medians, color="tab:blue")
+    axes[0][0].barh(names, slower, left=medians, color="tab:blue", alpha=0.3)
+    axes[0][0].invert_yaxis()
+    axes[0][0].set_xlabel(f"ms, batch {cell[0]} x {cell[1]} tokens: median, to p95 (light)")
+    if scored:
+        _scores_by_latency(axes[0][1], scored)
+    _save(figure, path)
+
+
+def _scores_by_latency(axes: Axes, rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        place = (row["median_ms"], row["dev_score"])
+        axes.scatter(*place, s=20 + row["bytes"] / 1e6, alpha=0.7, label=_name(row))
+    axes.set(xlabel="ms (median)", ylabel=f"dev {rows[0]['metric']}")
+    axes.set_title("area: size of the file", fontsize=9)
+    axes.margins(0.1)
+    axes.set_xlim(left=0)
+    for handle in axes.legend(fontsize=8).legend_handles:
+        handle.set_sizes([20])
+
+
+def draw_plan(
+    cost: np.ndarray, kept: np.ndarray, groups: dict[str, np.ndarray], label: str, path: Path
+) -> None:
+    """Taylor score kept against a cost (n,): all candidates, and those of `groups`.
+
+    `groups` are indices: "fits", "front" (by rising cost, those that no other beats), "chosen".
+    """
+    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    axes.scatter(cost, kept, s=2, color="lightgrey", label=f"{len(cost):,} candidates")
+    fits, best, chosen = groups["fits"], groups["front"], groups["chosen"]
+    axes.scatter(cost[fits], kept[fits], s=2, color="tab:blue", label=f"{len(fits):,} that fit")
+    axes.plot(cost[best], kept[best], color="tab:red", linewidth=1, label="no other is better")
+    axes.scatter(cost[chosen], kept[chosen], s=120, marker="*", color="tab:red", label="chosen")
+    axes.set(xlabel=label, ylabel="Taylor score kept", ylim=(0, 1.02))
+    axes.legend(loc="upper left", fontsize=9)
+    axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with atomic_write(path, "wb") as file:
+        figure.savefig(file, format="png", dpi=120)
+    pyplot.close(figure)
+
+
+def _name(row: dict[str, Any]) -> str:
+    """The last two parts of a model's path, and the format."""
+    return f"{'/'.join(Path(row['model']).resolve().parts[-2:])}, {row['format']}"
