@@ -6,5 +6,5 @@ source scripts/environment.sh
 make_environment quickstart test
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
-# two files at a time: most of a test's time is the start of a script, on one core
-exec .venv/bin/python -m pytest -n 2 --dist loadfile "$@"
+# two files at a time: most of a test's time is spent on one core; the longest ones are begun first
+exec .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from pruning_one_step import read_scores
 
-from rosita.checkpoint import check_length, load_model, resolve_folder, weights_hash
+from rosita.checkpoint import check_length, load_model, resolve_folder
 from rosita.errors import ArgumentParser, RositaError, run_script
 from rosita.figures import draw_plan, markdown
 from rosita.files import read_json, write_json
@@ -99,10 +99,8 @@ def open_scored(source: Path, args: argparse.Namespace):
     check_length(args.length, model.config)
     if args.shape:
         check_target(model.config, args.shape)
-    model_hash = weights_hash(model.state_dict())
     nothing = Shape(0, 0, 0)  # a target that needs scores, whatever the model has
-    scores, _ = read_scores(source, model, nothing, model_hash)
-    return task, model, scores
+    return task, model, read_scores(source, model, nothing)
 
 
 def budgets(args: argparse.Namespace) -> dict[str, Any]:

@@ -14,13 +14,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rosita.checkpoint import load_model, read_tokenizer, save_model, weights_hash
+from torch import Tensor
+
+from rosita.checkpoint import load_model, read_tokenizer, weights_hash
 from rosita.errors import ArgumentParser, RositaError, run_script
 from rosita.importance import load_scores
+from rosita.jobs import TaskModel, prune_stage
 from rosita.model import RositaForSequenceClassification
-from rosita.provenance import Run, read_run, require_finished
-from rosita.pruning import Shape, check_target, needs_scores, parameter_count, prune
-from rosita.survivors import all_units, cut
+from rosita.provenance import read_run, require_finished
+from rosita.pruning import Shape, check_target, needs_scores
 from rosita.tasks import find_task
 
 
@@ -29,41 +31,17 @@ def main(argv: list[str] | None = None) -> None:
     task = find_task(args.task)
     source = Path(args.model_path) / task.name
     model = load_model(source, task)
-    parent = require_finished(source, task.name, "prune a model tuned on this task")
+    require_finished(source, task.name, "prune a model tuned on this task")
     target = target_shape(args, model)
     check_target(model.config, target)
 
-    source_hash = weights_hash(model.state_dict())
-    scores, scores_run = read_scores(source, model, target, source_hash)
+    scores = read_scores(source, model, target)
+    start = TaskModel(model, read_tokenizer(source), task, str(source))
     folder = Path(args.output_dir) / task.name / str(target)
-    run = Run(
-        folder,
-        {
-            "stage": "one_step_prune",
-            "task": task.name,
-            "settings": {"shape": str(target)},
-            "parents": {"model": source_hash, "scores": scores_run},
-        },
-        {"parents": {"model": {"path": str(source), "weights": source_hash}}},
-    )
-    if run.is_finished(args.overwrite_output_dir):
-        return
-    run.claim(args.overwrite_output_dir)
-    pruned = prune(model, target, scores)
-    _, layers = cut(all_units(model.config), model.config, target, scores)
-    save_model(folder, pruned, read_tokenizer(source), task)
-    before, after = parameter_count(model.config), parameter_count(pruned.config)
-    run.write(
-        finished=True,
-        shape=str(target),
-        parameters=after,
-        weights=weights_hash(pruned.state_dict()),
-        of=parent.get("dev_score"),
-        history=[{"step": 0, "shape": str(target), "layers": layers}],
-    )
+    pruned = prune_stage(start, target, scores, folder, args.overwrite_output_dir)
     print(
-        f"{Shape.of(model.config)} -> {target}: {before:,} -> {after:,} parameters"
-        f" ({before / after:.1f}x fewer); the model is in {folder}"
+        f"{start.shape} -> {target}: {start.parameters:,} -> {pruned.parameters:,} parameters"
+        f" ({start.parameters / pruned.parameters:.1f}x fewer); the model is in {folder}"
     )
 
 
@@ -76,11 +54,11 @@ def target_shape(args: argparse.Namespace, model: RositaForSequenceClassificatio
 
 
 def read_scores(
-    source: Path, model: RositaForSequenceClassification, target: Shape, model_hash: str
-):
-    """The scores of this very model and their record; (None, None) if none are needed."""
+    source: Path, model: RositaForSequenceClassification, target: Shape
+) -> dict[str, Tensor] | None:
+    """The scores of this very model; None if none are needed."""
     if not needs_scores(model.config, target):
-        return None, None
+        return None
     folder = source / "taylor_score"
     if not (folder / "taylor.pkl").exists():
         raise RositaError(
@@ -90,13 +68,12 @@ def read_scores(
     run = read_run(folder)
     scored = run.get("identity", {}).get("parents", {})
     scored_hash = scored.get("student", scored.get("model"))
-    if scored_hash not in (None, model_hash):
+    if scored_hash not in (None, weights_hash(model.state_dict())):
         raise RositaError(
             f"{folder} holds the scores of other weights than those of {source}; score it again"
             " with --compute_taylor and --overwrite_output_dir True"
         )
-    scores = load_scores(folder / "taylor.pkl", model)
-    return scores, weights_hash(scores)
+    return load_scores(folder / "taylor.pkl", model)
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

@@ -16,16 +16,12 @@ from accelerate import PartialState
 
 from rosita.checkpoint import load_model, read_tokenizer, resolve_folder
 from rosita.config import FineTuneSettings, add_flags, describe, load_config
-from rosita.distillation import LabelLoss
 from rosita.errors import ArgumentParser, RositaError, run_script
-from rosita.plan import Plan
-from rosita.preflight import check_disk, show_plan
+from rosita.jobs import TaskModel, fine_tune_stage, score_stage
 from rosita.provenance import require_finished
 from rosita.runtime import start_accelerator
-from rosita.stage import dev_scores, finish, load_data, new_run, saver, score_weights
 from rosita.tasks import Task, find_task
 from rosita.testing import evaluate_folder, predict_folder
-from rosita.training import Training
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -52,33 +48,11 @@ def fine_tune(task: Task, settings: FineTuneSettings) -> None:
     source = resolve_folder(settings.model_name_or_path)
     check_is_prun(source, task, settings)
     accelerator = start_accelerator(settings)
-    tokenizer = read_tokenizer(source, settings.do_lower_case)
-    model = open_model(task, settings, new_classifier=True)
-    data = load_data(settings, task, tokenizer, accelerator, model.config)
-    folder = Path(settings.output_dir)
-    parents = {"model": (settings.model_name_or_path, model)}
-    run = new_run("fine_tune", settings, data, parents, folder, accelerator)
-    if run.is_finished(settings.overwrite_output_dir):
-        return
-    plan = plan_of(settings, "warmup_linear")
-    sampler = data.sampler(batch_rows(settings, accelerator), settings.seed)
-    used = data.used_tokens(model.config.vocab_size)
-    check_disk(folder, model.config)
-    if settings.dry_run:
-        show_plan(model, LabelLoss(), sampler, plan, accelerator, data.dev,
-                  settings.per_gpu_eval_batch_size, used)  # fmt: skip
-        return
-    run.claim(settings.overwrite_output_dir)
-    accelerator.wait_for_everyone()
-
-    evaluate = dev_scores(data, settings.per_gpu_eval_batch_size)
-    training = Training(model, LabelLoss(), sampler, plan, accelerator, folder, evaluate,
-                        saver(run, tokenizer, task), used)  # fmt: skip
-    progress = training.run(Path(settings.logging_dir or folder / "logging"))
-
-    best = finish(run, progress, load_model(folder, task))
-    print(f"best dev {best['metric']} {best['score']:.4f} at step {best['step']};"
-          f" the model is in {folder}")  # fmt: skip
+    start = open_model(source, task, settings, new_classifier=True)
+    best = fine_tune_stage(start, settings, accelerator)
+    if best:
+        print(f"best dev {best['metric']} {best['score']:.4f} at step {best['step']};"
+              f" the model is in {Path(settings.output_dir)}")  # fmt: skip
 
 
 def compute_taylor(task: Task, settings: FineTuneSettings) -> None:
@@ -87,25 +61,9 @@ def compute_taylor(task: Task, settings: FineTuneSettings) -> None:
     require_finished(source, task.name, "score a model tuned on this task")
     folder = Path(settings.output_dir or source) / "taylor_score"
     accelerator = start_accelerator(settings)
-    model = open_model(task, settings, new_classifier=False)
-    tokenizer = read_tokenizer(source, settings.do_lower_case)
-    data = load_data(settings, task, tokenizer, accelerator, model.config)
-    parents = {"model": (str(source), model)}
-    run = new_run("taylor", settings, data, parents, folder, accelerator)
-    if run.is_finished(settings.overwrite_output_dir):
-        return
-    plan = plan_of(settings, "none", update=False)
-    sampler = data.sampler(batch_rows(settings, accelerator), settings.seed)
-    check_disk(folder, model.config)
-    if settings.dry_run:
-        show_plan(model, LabelLoss(), sampler, plan, accelerator, data.dev,
-                  settings.per_gpu_eval_batch_size)  # fmt: skip
-        return
-    run.claim(settings.overwrite_output_dir)
-    accelerator.wait_for_everyone()
-
-    training = Training(model, LabelLoss(), sampler, plan, accelerator, folder)
-    score_weights(run, training, mean=False)
+    start = open_model(source, task, settings, new_classifier=False)
+    there = settings.model_copy(update={"output_dir": str(folder)})
+    score_stage(start, there, accelerator)
 
 
 def parse_args(argv: list[str] | None) -> tuple[Task, FineTuneSettings]:
@@ -147,31 +105,18 @@ def check_is_prun(source: Path, task: Task, settings: FineTuneSettings) -> None:
         raise RositaError(f"{source} is not a pruned model: leave --is_prun True out")
 
 
-def open_model(task: Task, settings: FineTuneSettings, new_classifier: bool):
-    return load_model(
-        settings.model_name_or_path,
+def open_model(
+    source: Path, task: Task, settings: FineTuneSettings, new_classifier: bool
+) -> TaskModel:
+    """The model to tune or to score, with its tokenizer."""
+    tokenizer = read_tokenizer(source, settings.do_lower_case)
+    model = load_model(
+        source,
         task,
         new_classifier=new_classifier,
         classifier_activation=settings.classifier_activation,
     )
-
-
-def plan_of(settings: FineTuneSettings, lr_schedule: str, update: bool = True) -> Plan:
-    return Plan(
-        settings,
-        lr_schedule,
-        settings.warmup_steps,
-        settings.per_gpu_train_batch_size,
-        eval_step=settings.logging_steps if settings.evaluate_during_training else None,
-        checkpoint_steps=settings.save_steps,
-        update=update,
-    )
-
-
-def batch_rows(settings: FineTuneSettings, accelerator) -> int:
-    """Rows of the global batch: of all micro-batches and processes of one step."""
-    rows = settings.per_gpu_train_batch_size * settings.gradient_accumulation_steps
-    return rows * accelerator.num_processes
+    return TaskModel(model, tokenizer, task, settings.model_name_or_path)
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def _sample(dev: Encoded) -> Encoded:
     return dev.part(0, min(SAMPLE, len(dev)))
 
 
-class _Timed:
+class Timed:
     """An objective that notes when each step begins."""
 
     def __init__(self, objective: Objective) -> None:
@@ -144,7 +144,7 @@ def _timed(model, objective, sampler, plan, accelerator, dev, eval_batch_size, u
     settings = plan.settings.model_copy(
         update={"max_steps": WARM_STEPS + TIMED_STEPS + 1, "save_state_steps": 10**9}
     )
-    timed = _Timed(objective)
+    timed = Timed(objective)
     short = replace(plan, settings=settings, eval_step=None, checkpoint_steps=0, schedule=None)
     with tempfile.TemporaryDirectory() as folder:
         training = Training(model, timed, sampler, short, accelerator, Path(folder), used=used)

@@ -13,7 +13,6 @@ from typing import Protocol
 
 SHAPE = "a2_l4_f256_e64"  # 3.5 M of 22.7 M parameters: 6.5x smaller
 TEACHER_SEED = 1  # one teacher for all: seeds vary the student
-DATA = {"full": "all of train", "20k": "20,000 rows"}  # less what is held out
 TABLES = {
     "goal": "as good as it gets at 6.5x fewer parameters",
     "settings": "the paper's settings",

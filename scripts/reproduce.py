@@ -149,6 +149,7 @@ def run_experiment(experiment: Experiment, task: str, seed: int, path: Path) -> 
         "task": task,
         "seed": seed,
         "data": experiment.data,
+        "train_rows": read_run(teacher(lab))["data"]["train_rows"],
         **dev_scores(task, model, teacher(lab)),
         "bytes": weights_bytes(model),
         "stages": [

@@ -17,7 +17,7 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
-from experiments import DATA, EXPERIMENTS, TABLES
+from experiments import EXPERIMENTS, TABLES
 
 from rosita.errors import ArgumentParser, RositaError, run_script
 from rosita.files import atomic_write, read_json
@@ -96,7 +96,7 @@ def table_lines(groups: dict[str, list[dict]]) -> list[str]:
         kept = mean(100 * record["score"] / record["teacher_score"] for record in found)
         low, high = (100 * bound for bound in first["difference_95"])
         lines.append(
-            f"| {first['says']} | {DATA[first['data']]} | {spread(scores)} |"
+            f"| {first['says']} | {first['train_rows']:,} rows | {spread(scores)} |"
             f" {100 * first['teacher_score']:.1f} | {kept:.1f} % | {low:+.1f} to {high:+.1f} |"
             f" {last['parameters'] / 1e6:.1f} | {first['bytes'] / 1e6:.1f} |"
             f" {mean(record['hours'] for record in found):.2f} |"

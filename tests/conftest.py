@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
+import warm_python
 from accelerate.state import AcceleratorState
 from safetensors.torch import save_file
 from transformers import BertConfig, BertModel
@@ -92,13 +95,20 @@ def run_script(
 
     `file_size_limit`: the most bytes that a file may get, as a disk quota would have it.
     """
-    command = [sys.executable, str(REPOSITORY / script), *map(str, arguments)]
+    command = [python(), str(REPOSITORY / script), *map(str, arguments)]
     if file_size_limit:
+        command[0] = sys.executable
         command = ["bash", "-c", f'ulimit -f {file_size_limit // 1024}; exec "$@"', "_", *command]
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=os.environ)
     if ok:
         assert done.returncode == 0, done.stdout + done.stderr
     return done
+
+
+@functools.cache
+def python() -> str:
+    """An interpreter for scripts, with the heavy libraries loaded (see `warm_python`)."""
+    return str(warm_python.start(Path(tempfile.mkdtemp(prefix="rosita-tests-"))))
 
 
 def error_line(done: subprocess.CompletedProcess) -> str:
@@ -122,7 +132,11 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("campaign" if long else "suite")
 
 
+SLOW = ("test_quickstart.py", "test_readme.py", "test_processes.py")  # minutes each: begun first
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in SLOW)
     if not config.getoption("--campaign"):
         skip = pytest.mark.skip(reason="a campaign: pytest --campaign")
         for item in items:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import REPOSITORY, SMALL, error_line, make_bert, run_script, write_cola
+from conftest import SMALL, error_line, make_bert, run_script, write_cola
 from moto.server import ThreadedMotoServer
 
 from rosita import RositaConfig, RositaForSequenceClassification
@@ -155,8 +155,7 @@ def test_an_export_that_loses_too_much_writes_nothing_and_another_folder_is_not_
     export(tuned, tmp_path / "out", "--formats", "onnx")
     assert [path.name for path in (tmp_path / "out" / "onnx").iterdir()] == ["model.onnx"]
     assert "holds an export" in error_line(export(tuned, tmp_path / "out", ok=False))
-    sys.path.insert(0, str(REPOSITORY / "KD"))
-    from export import check_drop
+    from rosita.api import check_drop
 
     report = {"metric": "matthews", "formats": {"int8": {"drop": 0.02}}}
     check_drop(report, 0.02)

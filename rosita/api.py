@@ -1,0 +1,391 @@
+"""The stages from Python: load, fine-tune, score, prune, distil, evaluate, export, label.
+
+    from rosita import api
+
+    bert = api.load("models/bert_pt", "SST-2", new_classifier=True)
+    teacher = api.fine_tune(bert, "data/SST-2", num_train_epochs=3)
+    small = api.prune(teacher, "a2_l8_f512_e128", api.score(teacher, "data/SST-2"))
+    student = api.distil(teacher, small, "data/SST-2", pred_distill=True, repr_distill=True)
+    api.export(student, "models/export/SST-2", "data/SST-2")
+
+Each function is a stage script without its command line: the same settings with the same
+defaults, the same loop, the same files. Models stay in memory and are never changed; a function
+that is given `output_dir` writes the model folder that the script would, goes on with it if the
+run was cut off, and only reads it if the run is finished. (Several processes need `output_dir`.)
+Training seeds torch (`seed`), and must be called from the main thread, which gets the signals.
+Mistakes are a `RositaError`.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from rosita import pruning
+from rosita.checkpoint import check_length, load_model, read_tokenizer, resolve_folder
+from rosita.config import FineTuneSettings, KDSettings, LoopSettings, load_config, setting
+from rosita.data import Encoded, encode_file
+from rosita.errors import RositaError, nearest
+from rosita.evaluation import Scores, predict
+from rosita.evaluation import score as score_logits
+from rosita.export import (
+    FILES,
+    INT8_FILE,
+    ONNX_FILE,
+    OnnxModel,
+    compare,
+    export_onnx,
+    quantize_onnx,
+)
+from rosita.files import write_json
+from rosita.hub import HubModel, write_card, write_hub_folder
+from rosita.importance import load_scores
+from rosita.jobs import (
+    IN_MEMORY,
+    TaskModel,
+    distil_stage,
+    fine_tune_stage,
+    prune_stage,
+    score_stage,
+)
+from rosita.labelling import Answer, Labeller, Texts
+from rosita.provenance import read_run
+from rosita.pruning import Shape
+from rosita.runtime import start_accelerator
+from rosita.tasks import Task, find_task
+
+# Settings of the scripts that the arguments of the functions here stand for.
+_NOT_HERE = {
+    "model_type", "model_name_or_path", "teacher_model", "student_model", "do_train", "do_eval",
+    "do_predict", "is_prun", "compute_taylor", "do_lower_case", "classifier_activation", "fp16",
+    "overwrite_cache", "model",
+}  # fmt: skip
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
+# ---------------------------------------------------------------------- what a user calls
+
+
+def load(
+    folder: str | Path,
+    task: str | Task,
+    *,
+    new_classifier: bool = False,
+    do_lower_case: bool | None = None,
+    classifier_activation: str = "auto",
+    seed: int = 42,
+) -> TaskModel:
+    """Read a model folder, or the name of a BERT that download_bert.py fetched, in fp32 on the CPU.
+
+    `task`: a GLUE task's name, or the path of a task.json. A pretrained BERT has no classifier:
+    `new_classifier` gives it a random one, drawn from `seed`. Raises `RositaError` for a missing
+    folder, weights that do not fit the config, other labels than the task's. Reads our format, a
+    plain BERT's and that of the authors' models.
+    """
+    path = resolve_folder(str(folder))
+    found = task if isinstance(task, Task) else find_task(task)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = load_model(path, found, new_classifier=new_classifier,
+                           classifier_activation=classifier_activation)  # fmt: skip
+    return TaskModel(model, read_tokenizer(path, do_lower_case), found, str(folder))
+
+
+def fine_tune(
+    start: TaskModel,
+    data_dir: str | Path | None = None,
+    output_dir: str | Path | None = None,
+    **settings: Any,
+) -> TaskModel:
+    """A copy of `start` trained on the labels of train.tsv: Pruning/run_glue.py --do_train.
+
+    `settings` are those of `FineTuneSettings`: learning_rate (peak, per step), num_train_epochs,
+    max_steps, per_gpu_train_batch_size (rows), evaluate_during_training (keep the best dev score
+    instead of the last step) ... Raises `RositaError` for unknown or wrong settings and broken
+    data. `data_dir` holds train.tsv and dev.tsv (default: data/TASK of the repository).
+    """
+    with _output(output_dir) as folder:
+        resolved = _settings(FineTuneSettings, start.task, settings, data_dir, folder)
+        fine_tune_stage(_copy(start), resolved, _accelerator(resolved))
+        return _written(start, folder, output_dir, resolved)
+
+
+def score(
+    start: TaskModel,
+    data_dir: str | Path | None = None,
+    output_dir: str | Path | None = None,
+    *,
+    teacher: TaskModel | None = None,
+    **settings: Any,
+) -> dict[str, Tensor]:
+    """First-order Taylor scores |w * sum of |gradient|| of one pass over train.tsv (ROSITA, eq. 1).
+
+    Returns parameter name without `bert.` -> score, shaped as the weight (out, in), for the six
+    matrices of each layer. The gradient is that of the label loss, or of the distillation loss
+    against `teacher` (then `settings` are those of `KDSettings`: pred_distill, repr_distill ...;
+    else of `FineTuneSettings`). With `output_dir`, writes taylor_score/taylor.pkl into it.
+    """
+    with _output(output_dir) as model_folder:
+        folder = model_folder / "taylor_score"
+        given = {"num_train_epochs": 1, **settings}
+        if teacher is None:
+            resolved = _settings(FineTuneSettings, start.task, given, data_dir, folder)
+            score_stage(_copy(start), resolved, _accelerator(resolved))
+        else:
+            resolved = _settings(KDSettings, start.task, given, data_dir, folder)
+            resolved = resolved.model_copy(update={"compute_taylor": True})
+            distil_stage(_copy(teacher), _copy(start), resolved, _accelerator(resolved))
+        return {} if resolved.dry_run else load_scores(folder / "taylor.pkl", start.model)
+
+
+def prune(
+    start: TaskModel,
+    shape: Shape | str,
+    scores: dict[str, Tensor] | None = None,
+    output_dir: str | Path | None = None,
+) -> TaskModel:
+    """A smaller copy of `start`: `rosita.pruning.prune` at a `Shape` or its name a2_l8_f512_e128.
+
+    `scores` as `score` returns them; needed if heads or FFN units are cut. With `output_dir`,
+    writes the model folder that pruning_one_step.py would. Raises `RositaError` for a shape that
+    does not fit.
+    """
+    target = Shape.parse(shape) if isinstance(shape, str) else shape
+    if output_dir is not None:
+        return prune_stage(start, target, scores, Path(output_dir))
+    return replace(start, model=pruning.prune(start.model, target, scores), path=IN_MEMORY)
+
+
+def distil(
+    teacher: TaskModel,
+    student: TaskModel,
+    data_dir: str | Path | None = None,
+    output_dir: str | Path | None = None,
+    **settings: Any,
+) -> TaskModel:
+    """A copy of `student` trained to follow `teacher`, the best on dev: KD/train.py.
+
+    `settings` are those of `KDSettings`: pred_distill, repr_distill (one at least), learning_rate,
+    num_train_epochs, train_batch_size (rows), temperature, aug_train (train_aug.tsv), eval_step
+    (steps between dev scores), patience (epochs) ...; depth_or_width with keep_heads, keep_layers,
+    ffn_hidden_dim and emb_hidden_dim prunes on the way. Both models need the same hidden size and
+    vocabulary. Raises `RositaError` for models that do not match and wrong settings.
+    """
+    with _output(output_dir) as folder:
+        resolved = _settings(KDSettings, student.task, settings, data_dir, folder)
+        distil_stage(_copy(teacher), _copy(student), resolved, _accelerator(resolved))
+        return _written(student, folder, output_dir, resolved)
+
+
+def evaluate(
+    start: TaskModel, data_dir: str | Path | None = None, max_seq_length: int | None = None
+) -> Scores:
+    """The task's metrics on the (first) dev file, in fp32: `main` (0..1 or -1..1) and `all`.
+
+    Texts are cut after `max_seq_length` tokens (default: the task's).
+    """
+    given = {} if max_seq_length is None else {"max_seq_length": max_seq_length}
+    dev = _dev(start, _settings(ExportSettings, start.task, given, data_dir, Path("-")))
+    return score_logits(start.task, predict(start.model, dev, 32), np.asarray(dev.labels))
+
+
+def export(
+    start: TaskModel,
+    output_dir: str | Path,
+    data_dir: str | Path | None = None,
+    *,
+    formats: str = "hf,onnx,int8",
+    **settings: Any,
+) -> dict[str, Any]:
+    """Write a model for transformers alone (hf), as ONNX, as ONNX with int8 weights: KD/export.py.
+
+    Each format is opened and run on dev first. Returns the report that export.json holds: score,
+    and per format its score, drop, share of equal predictions (0..1), bytes. Raises `RositaError`
+    if one loses more than `max_drop` (of the metric, default 0.01), with nothing written.
+    """
+    given = {**settings, "formats": formats}
+    resolved = _settings(ExportSettings, start.task, given, data_dir, Path(output_dir))
+    return export_stage(start, resolved)
+
+
+def label(
+    start: TaskModel | str | Path, texts: Iterable[str | Texts], form: str = "auto"
+) -> list[Answer]:
+    """A label and its probability (0..1) per text or pair of texts; in regression a number.
+
+    `start`: a model in memory, or a model folder or export, of which `form` pytorch, onnx or int8
+    is run (auto: the first that is there).
+    """
+    rows = ((text,) if isinstance(text, str) else tuple(text) for text in texts)
+    if not isinstance(start, TaskModel):
+        return list(Labeller(Path(start), form).label(rows))
+    with tempfile.TemporaryDirectory(prefix="rosita-") as folder:
+        start.save(folder)
+        return list(Labeller(Path(folder), form).label(rows))
+
+
+# ---------------------------------------------------------------------- the stages
+
+
+class ExportSettings(BaseModel):
+    """Settings of KD/export.py."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = setting(..., "model folder to export")
+    output_dir: str = setting(..., "folder to write")
+    formats: str = setting("hf,onnx,int8", "some of hf, onnx, int8")
+    max_drop: float = setting(0.01, "fail if a format's dev score is lower by more", ge=0)
+    overwrite_output_dir: bool = setting(False, "replace what output_dir holds")
+    data_dir: str | None = KDSettings.model_fields["data_dir"]
+    cache_dir: str | None = KDSettings.model_fields["cache_dir"]
+    max_seq_length: int = KDSettings.model_fields["max_seq_length"]
+
+
+def export_stage(start: TaskModel, settings: ExportSettings) -> dict[str, Any]:
+    """Write, open and compare each format; the folder appears whole, or not at all."""
+    formats = parse_formats(settings.formats)
+    output = Path(settings.output_dir)
+    _check_output(output, settings.overwrite_output_dir)
+    dev = _dev(start, settings)
+    model = start.model.eval()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as temporary:
+        made = Path(temporary) / "made"
+        opened = {}
+        if "hf" in formats:
+            write_hub_folder(made, model, start.tokenizer, start.task)
+            opened["hf"] = HubModel(made)
+        if "onnx" in formats or "int8" in formats:
+            export_onnx(model, made / ONNX_FILE)
+        if "int8" in formats:
+            quantize_onnx(made / ONNX_FILE, made / INT8_FILE)
+            opened["int8"] = OnnxModel(made / INT8_FILE)
+        if "onnx" in formats:
+            opened["onnx"] = OnnxModel(made / ONNX_FILE)
+        elif "int8" in formats:
+            (made / ONNX_FILE).unlink()
+        report = {
+            "model": start.path,
+            "task": start.task.name,
+            "shape": str(start.shape),
+            "parameters": start.parameters,
+            "dev_rows": len(dev),
+            **compare(start.task, model, {name: opened[name] for name in formats}, dev, made),
+        }
+        _print_report(report)
+        check_drop(report, settings.max_drop)
+        if "hf" in formats:
+            write_card(made, report, read_run(Path(start.path)), start.task)
+        write_json(made / "export.json", report)
+        if output.exists():
+            shutil.rmtree(output)
+        made.rename(output)
+    return report
+
+
+def parse_formats(text: str) -> list[str]:
+    """The formats of a comma-separated list, in the order in which they are made."""
+    formats = text.replace(" ", "").split(",")
+    unknown = [name for name in formats if name not in FILES]
+    if unknown:
+        raise RositaError(f"--formats {unknown[0]!r} is not one of {', '.join(FILES)}")
+    return [name for name in FILES if name in formats]
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    """An earlier export is replaced only when asked, anything else never."""
+    if not output.exists() or not any(output.iterdir()):
+        return
+    if not (output / "export.json").exists():
+        raise RositaError(f"{output} is no export; give another --output_dir")
+    if not overwrite:
+        raise RositaError(f"{output} holds an export; --overwrite_output_dir replaces it")
+
+
+def _print_report(report: dict) -> None:
+    print(f"{report['task']}, {report['dev_rows']} dev rows; {report['metric']} of the model"
+          f" {report['score']:.4f}")  # fmt: skip
+    for name, found in report["formats"].items():
+        print(f"  {name:<5} {report['metric']} {found['score']:.4f}, predictions equal"
+              f" {100 * found['agreement']:.2f} %, {found['bytes'] / 1e6:.1f} MB")  # fmt: skip
+
+
+def check_drop(report: dict, max_drop: float) -> None:
+    """Raise `RositaError` if a format loses too much; nothing is written then."""
+    for name, found in report["formats"].items():
+        if found["drop"] > max_drop:
+            raise RositaError(
+                f"{name} loses {found['drop']:.4f} {report['metric']} on dev, more than --max_drop"
+                f" {max_drop}; nothing was written (leave it out of --formats, or raise --max_drop)"
+            )
+
+
+def _settings(
+    kind: type[Settings], task: Task, given: dict[str, Any], data_dir: object, output: Path
+) -> Settings:
+    """Typed settings of a stage, checked and defaulted as those of the command line are."""
+    known = sorted(kind.model_fields.keys() - _NOT_HERE)
+    if unknown := sorted(given.keys() - known):
+        hint = nearest(unknown[0], known)
+        raise RositaError(f"unknown setting {unknown[0]!r}{hint} (known: {', '.join(known)})")
+    values = {**given, "output_dir": output}
+    if data_dir is not None:
+        values["data_dir"] = data_dir
+    for name in ("model", "model_name_or_path", "teacher_model", "student_model"):
+        if name in kind.model_fields:
+            values[name] = IN_MEMORY
+    return load_config(kind, task, {name: str(value) for name, value in values.items()})
+
+
+def _accelerator(settings: LoopSettings) -> Accelerator:
+    """A new accelerator: accelerate keeps one precision per process, and refuses a second one."""
+    if not torch.distributed.is_initialized():
+        AcceleratorState._reset_state(reset_partial_state=True)
+    return start_accelerator(settings)
+
+
+def _copy(start: TaskModel) -> TaskModel:
+    """The same with a model of its own: training moves, casts and cuts the one it gets."""
+    return replace(start, model=copy.deepcopy(start.model))
+
+
+@contextmanager
+def _output(output_dir: str | Path | None) -> Iterator[Path]:
+    """The folder to write, or a temporary one: the loop keeps its state and best model there."""
+    if output_dir is not None:
+        yield Path(output_dir)
+        return
+    with tempfile.TemporaryDirectory(prefix="rosita-") as folder:
+        yield Path(folder)
+
+
+def _written(start: TaskModel, folder: Path, output_dir: object, settings: LoopSettings):
+    """What a stage wrote, as read back; of a dry run, what it was given."""
+    if settings.dry_run:
+        return start
+    path = IN_MEMORY if output_dir is None else str(output_dir)
+    return replace(start, model=load_model(folder, start.task), path=path)
+
+
+def _dev(start: TaskModel, settings: ExportSettings) -> Encoded:
+    """Token ids of the (first) dev file."""
+    cache = Path(settings.cache_dir) if settings.cache_dir else None
+    path = Path(settings.data_dir) / start.task.dev_files[0]
+    check_length(settings.max_seq_length, start.model.config)
+    return encode_file(
+        path, start.task, start.tokenizer.build(), settings.max_seq_length, cache_dir=cache
+    )

@@ -1,0 +1,236 @@
+import copy
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import REPOSITORY, make_bert, run_script, write_cola
+
+from rosita import api, pruning
+from rosita.checkpoint import load_model, weights_hash
+from rosita.data import encode_file
+from rosita.errors import RositaError
+from rosita.importance import load_scores
+from rosita.tasks import GLUE
+
+SHAPE = "a2_l2_f20_e8"
+KD = {"pred_distill": True, "repr_distill": True, "num_train_epochs": 2}
+
+
+def identity(model: api.TaskModel) -> str:
+    return weights_hash(model.model.state_dict())
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """Data, a BERT, and what the scripts make of them: tuned, scored, pruned, distilled."""
+    root = tmp_path_factory.mktemp("api")
+    data = write_cola(root / "data" / "CoLA")
+    common = ["--task_name", "CoLA", "--data_dir", data]
+    run_script("Pruning/run_glue.py", "--model_name_or_path", make_bert(root / "bert"),
+               "--do_train", "--output_dir", root / "ft" / "CoLA", "--learning_rate", 1e-3,
+               *common)  # fmt: skip
+    run_script("Pruning/run_glue.py", "--model_name_or_path", root / "ft" / "CoLA",
+               "--compute_taylor", "True", *common)  # fmt: skip
+    run_script("Pruning/pruning_one_step.py", "-model_path", root / "ft", "-task", "CoLA",
+               "-output_dir", root / "cut", "-keep_heads", 2, "-num_layers", 2,
+               "-ffn_hidden_dim", 20, "-emb_hidden_dim", 8)  # fmt: skip
+    run_script("KD/train.py", "--teacher_model", root / "ft" / "CoLA", "--student_model",
+               root / "cut" / "CoLA" / SHAPE, "--pred_distill", "--repr_distill",
+               "--num_train_epochs", 2, "--output_dir", root / "kd", *common)  # fmt: skip
+    return root
+
+
+@pytest.fixture
+def teacher(root) -> api.TaskModel:
+    return api.load(root / "ft" / "CoLA", "cola")
+
+
+def test_score_prune_and_distil_in_memory_give_the_bits_that_the_scripts_write(root, teacher):
+    data = root / "data" / "CoLA"
+    scores = api.score(teacher, data)
+    expected = load_scores(root / "ft" / "CoLA" / "taylor_score" / "taylor.pkl", teacher.model)
+    torch.testing.assert_close(scores, expected, rtol=0, atol=0)
+
+    small = api.prune(teacher, SHAPE, scores)
+    assert identity(small) == identity(api.load(root / "cut" / "CoLA" / SHAPE, "CoLA"))
+
+    student = api.distil(teacher, small, data, **KD)
+    assert identity(student) == identity(api.load(root / "kd", "CoLA"))
+    assert str(student.shape) == SHAPE and student.path == api.IN_MEMORY
+    written = json.loads((root / "kd" / "run.json").read_text())["dev_score"]
+    # the loop scores in the run's precision, `evaluate` in fp32: none of 20 rows may turn far
+    assert api.evaluate(student, data).main == pytest.approx(written, abs=0.25)
+
+
+def test_fine_tuning_a_pruned_model_gives_the_bits_that_the_script_writes(root, tmp_path):
+    cut, data = root / "cut" / "CoLA" / SHAPE, root / "data" / "CoLA"
+    run_script("Pruning/run_glue.py", "--model_name_or_path", cut, "--is_prun", "True",
+               "--do_train", "--num_train_epochs", 2, "--task_name", "CoLA", "--data_dir", data,
+               "--output_dir", tmp_path / "script")  # fmt: skip
+    ours = api.fine_tune(api.load(cut, "CoLA"), data, num_train_epochs=2)
+    assert identity(ours) == identity(api.load(tmp_path / "script", "CoLA"))
+
+
+def test_no_function_changes_the_models_that_it_is_given(root, teacher):
+    data = root / "data" / "CoLA"
+    small = api.prune(teacher, "a4_l2_f48_e8")  # layers and embedding need no scores
+    before = {one: copy.deepcopy(one.model.state_dict()) for one in (teacher, small)}
+    api.fine_tune(teacher, data, max_steps=1)
+    api.score(small, data, teacher=teacher, pred_distill=True)
+    api.distil(teacher, small, data, pred_distill=True, max_steps=1, precision="bf16")
+    api.label(small, ["the dog ran"])
+    for one, state in before.items():
+        torch.testing.assert_close(dict(one.model.state_dict()), dict(state), rtol=0, atol=0)
+        assert not one.model.training
+        assert all(weight.requires_grad for weight in one.model.parameters())
+
+
+def test_pruning_by_name_and_by_shape_is_the_pure_function(teacher):
+    target = pruning.Shape(4, 1, 48, 8)
+    expected = weights_hash(pruning.prune(teacher.model, target).state_dict())
+    assert identity(api.prune(teacher, target)) == expected
+    assert identity(api.prune(teacher, str(target))) == expected
+
+
+def test_a_finished_folder_is_read_and_not_trained_again(root, teacher, tmp_path, capsys):
+    data, folder = root / "data" / "CoLA", tmp_path / "student"
+    small = api.prune(teacher, "a4_l2_f48_e8", output_dir=tmp_path / "cut")
+    assert json.loads((tmp_path / "cut" / "run.json").read_text())["stage"] == "one_step_prune"
+    first = api.distil(teacher, small, data, folder, pred_distill=True, max_steps=3)
+    changed = (folder / "model.safetensors").stat().st_mtime_ns
+    capsys.readouterr()
+    again = api.distil(teacher, small, data, folder, pred_distill=True, max_steps=3)
+    assert "finished already" in capsys.readouterr().out
+    assert (folder / "model.safetensors").stat().st_mtime_ns == changed
+    assert identity(first) == identity(again) == weights_hash(
+        load_model(folder, GLUE["CoLA"]).state_dict()
+    )  # fmt: skip
+    with pytest.raises(RositaError, match="holds another run .settings.max_steps: 3 there"):
+        api.distil(teacher, small, data, folder, pred_distill=True, max_steps=4)
+
+
+def test_iterative_pruning_ends_at_the_shape_that_the_settings_name(root, teacher):
+    named = {"keep_heads": 2, "keep_layers": 3, "ffn_hidden_dim": 24, "emb_hidden_dim": 8}
+    student = api.distil(teacher, teacher, root / "data" / "CoLA", depth_or_width="width",
+                         prun_period_proportion=1, num_train_epochs=4, pred_distill=True,
+                         **named)  # fmt: skip
+    assert str(student.shape) == "a2_l3_f24_e8"
+
+
+def test_an_export_of_a_model_in_memory_answers_as_the_model_does(root, teacher, tmp_path):
+    data, texts = root / "data" / "CoLA", ["the dog ran", "she never sings old happy songs"]
+    report = api.export(teacher, tmp_path / "out", data, max_drop=2)
+    assert list(report["formats"]) == ["hf", "onnx", "int8"]
+    assert report["formats"]["hf"]["agreement"] == 1
+    ours = api.label(teacher, texts)
+    for form in ("pytorch", "onnx"):
+        for mine, theirs in zip(ours, api.label(tmp_path / "out", texts, form), strict=True):
+            assert mine.label == theirs.label
+            assert mine.probability == pytest.approx(theirs.probability, abs=1e-4)
+    with pytest.raises(RositaError, match="holds an export"):
+        api.export(teacher, tmp_path / "out", data)
+
+
+def test_labels_are_the_argmax_of_the_logits_and_their_softmax(root, teacher):
+    dev = encode_file(root / "data" / "CoLA" / "dev.tsv", GLUE["CoLA"],
+                      teacher.tokenizer.build(), 32)  # fmt: skip
+    lines = (root / "data" / "CoLA" / "dev.tsv").read_text().splitlines()
+    answers = api.label(teacher, [line.split("\t")[3] for line in lines])
+    for row, answer in enumerate(answers):
+        with torch.no_grad():
+            chance = teacher.model(**dev.batch(np.array([row])).inputs).logits.softmax(-1)[0]
+        assert answer.label == GLUE["CoLA"].labels[chance.argmax()]
+        assert answer.probability == pytest.approx(chance.max().item(), abs=1e-5)
+
+
+def test_the_random_classifier_depends_on_its_seed_alone(root):
+    bert = root / "bert"
+    heads = [api.load(bert, "CoLA", new_classifier=True, seed=seed) for seed in (1, 1, 2)]
+    assert identity(heads[0]) == identity(heads[1]) != identity(heads[2])
+    with pytest.raises(RositaError, match="has no classifier"):
+        api.load(bert, "CoLA")
+
+
+def test_mistakes_are_told_in_one_line(root, teacher):
+    data = root / "data" / "CoLA"
+    with pytest.raises(RositaError, match="unknown setting 'learning_rat'; did you mean 'learnin"):
+        api.fine_tune(teacher, data, learning_rat=1e-3)
+    with pytest.raises(RositaError, match="learning_rate -1"):
+        api.fine_tune(teacher, data, learning_rate=-1)
+    with pytest.raises(RositaError, match="set pred_distill or repr_distill"):
+        api.distil(teacher, teacher, data)
+    with pytest.raises(RositaError, match="is not a shape; write it like a2_l8_f512_e128"):
+        api.prune(teacher, "small")
+    with pytest.raises(RositaError, match="needs Taylor scores"):
+        api.prune(teacher, SHAPE)
+    with pytest.raises(RositaError, match="formats 'tflite' is not one of"):
+        api.export(teacher, root / "none", data, formats="tflite")
+    with pytest.raises(RositaError, match="dev.tsv does not exist"):
+        api.evaluate(teacher, root)
+
+
+def test_a_dry_run_prints_the_plan_and_gives_the_model_back(root, teacher, capsys, tmp_path):
+    folder = tmp_path / "never"
+    same = api.fine_tune(teacher, root / "data" / "CoLA", folder, dry_run=True)
+    assert same is teacher and not folder.exists()
+    assert "plan (--dry_run" in capsys.readouterr().out
+
+
+def test_importing_the_package_does_not_import_the_api():
+    code = "import sys, rosita; print([m for m in sys.modules if m.startswith('rosita.')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['rosita.model']"
+
+
+# --- the example -----------------------------------------------------------------------------
+
+NOTEBOOK = REPOSITORY / "examples" / "compress.ipynb"
+
+
+def cells() -> list[dict]:
+    return json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+
+
+def test_the_examples_cells_run_on_a_tiny_model(tmp_path, monkeypatch, capsys):
+    data = write_cola(tmp_path / "data" / "CoLA")
+    (tmp_path / "rosita").mkdir()  # the notebook looks for the repository's root by it
+    monkeypatch.chdir(tmp_path)
+    tiny = {
+        "TASK": "CoLA", "DATA": str(data), "BERT": str(make_bert(tmp_path / "bert")),
+        "OUTPUT": tmp_path / "out", "SHAPE": SHAPE, "TUNING": {"num_train_epochs": 1},
+        "DISTILLING": {"num_train_epochs": 1}, "MAX_DROP": 2,
+    }  # fmt: skip
+    names: dict = {}
+    sources = ["".join(cell["source"]) for cell in cells() if cell["cell_type"] == "code"]
+    for number, source in enumerate(sources):
+        exec(source, names)  # noqa: S102
+        if number == 0:
+            assert tiny.keys() <= names.keys()
+            names |= tiny
+    assert names["student"].shape == pruning.Shape.parse(SHAPE)
+    assert json.loads((tmp_path / "out" / "export" / "export.json").read_text())["task"] == "CoLA"
+
+
+def test_the_example_is_executed_small_and_names_no_machine():
+    text = NOTEBOOK.read_text(encoding="utf-8")
+    code = [cell for cell in cells() if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    assert sum(bool(cell["outputs"]) for cell in code) >= len(code) - 2
+    assert not any(out["output_type"] == "error" for cell in code for out in cell["outputs"])
+    assert len(text) < 200_000 and "image/png" not in text
+    assert not re.search(r"/(home|root|tmp|work|usr|opt)/|Traceback|Warning", text)
+
+
+def test_the_example_and_its_plain_script_hold_the_same_cells():
+    parts = re.split(r"^# %%", (NOTEBOOK.with_suffix(".py")).read_text(), flags=re.MULTILINE)[1:]
+    plain = [part.removeprefix(" [markdown]").strip() for part in parts]
+    for cell, part in zip(cells(), plain, strict=True):
+        source = "".join(cell["source"]).strip()
+        if cell["cell_type"] == "markdown":
+            part = re.sub(r"^# ?", "", part, flags=re.MULTILINE).strip()
+        assert source == part

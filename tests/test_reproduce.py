@@ -1,0 +1,124 @@
+"""The experiments: what is held out, what a record says, whose numbers the tables hold."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+import sys
+from statistics import mean, stdev
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY, make_bert, run_script, sentences, write_cola
+from test_readme import IGNORED
+
+from rosita.evaluation import paired_bootstrap
+from rosita.tasks import GLUE
+
+sys.path.insert(0, str(REPOSITORY / "scripts"))
+hold_out, results = (importlib.import_module(name) for name in ("hold_out", "results"))
+
+PHRASES = ["a b c d", "b c", "d", "e f", "f", "b c", "g h", "x e f"]
+
+
+def test_whole_families_are_held_out():
+    rows = [phrase.split() for phrase in PHRASES]
+    families = [{0, 1, 2, 5}, {3, 4, 7}, {6}]  # of "a b c d", of "x e f", of "g h"
+    seen = set()
+    for seed in range(20):
+        held = set(hold_out.hold_out(rows, 1, seed).tolist())
+        assert held in families
+        seen.add(tuple(sorted(held)))
+    assert len(seen) == 3
+    held = set(hold_out.hold_out(rows, 6, 0).tolist())
+    assert len(held) >= 6 and all(family <= held or not family & held for family in families)
+
+
+def test_held_out_and_kept_rows_are_the_training_file_and_some_rows_are_the_same_every_time(
+    tmp_path,
+):
+    data = write_cola(tmp_path / "CoLA", train=60)
+    for name, more in (
+        ("all", ()),
+        ("some", ("--train_rows", 20)),
+        ("again", ("--train_rows", 20)),
+    ):
+        run_script("scripts/hold_out.py", "--task_name", "CoLA", "--data_dir", data, "--rows", 15,
+                   "--output_dir", tmp_path / name, *more)  # fmt: skip
+    lines = {name: [(tmp_path / name / f"{part}.tsv").read_text().splitlines()
+                    for part in ("train", "dev")] for name in ("all", "some", "again")}  # fmt: skip
+    assert sorted(sum(lines["all"], [])) == sorted((data / "train.tsv").read_text().splitlines())
+    assert len(lines["all"][1]) >= 15 and lines["all"][1] == lines["some"][1]
+    assert len(lines["some"][0]) == 20 and set(lines["some"][0]) < set(lines["all"][0])
+    assert lines["some"] == lines["again"]
+
+
+def test_the_bootstrap_interval_is_that_of_the_normal_approximation_on_many_rows():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(2, size=2000)
+    right = rng.random((2, 2000)) < np.array([[0.8], [0.9]])
+    logits = [np.eye(2)[np.where(found, labels, 1 - labels)] for found in right]
+    low, high = paired_bootstrap(GLUE["SST-2"], *logits, labels)
+    difference = right[0].astype(float) - right[1]
+    half = 1.96 * difference.std() / len(labels) ** 0.5
+    assert low == pytest.approx(difference.mean() - half, abs=0.15 * half)
+    assert high == pytest.approx(difference.mean() + half, abs=0.15 * half)
+
+
+def record(name: str, seed: int, score: float) -> dict:
+    return {
+        "table": "settings", "name": name, "says": f"says {name}", "task": "SST-2", "seed": seed,
+        "data": "20k", "train_rows": 20_000, "metric": "accuracy", "score": score,
+        "teacher_score": 0.9, "difference_95": [-0.03, 0.01], "bytes": 14_100_000, "hours": 0.5,
+        "stages": [{"parameters": 3_500_000}],
+    }  # fmt: skip
+
+
+def test_the_tables_hold_mean_and_deviation_of_the_records_and_name_what_is_missing(tmp_path):
+    scores = {"no_kd": [0.80], "setting1": [0.85, 0.86, 0.88]}
+    folder = tmp_path / "results" / "minilm" / "SST-2"
+    folder.mkdir(parents=True)
+    for name, found in scores.items():
+        for seed, value in enumerate(found, 1):
+            path = folder / f"settings-{name}-{seed}.json"
+            path.write_text(json.dumps(record(name, seed, value)))
+    output = tmp_path / "RESULTS.md"
+    results.main(["--results", str(tmp_path / "results" / "minilm"), "--output", str(output)])
+    text = output.read_text()
+    found = [100 * value for value in scores["setting1"]]
+    assert f"| {mean(found):.1f} ± {stdev(found):.1f} | 90.0 | {mean(found) / 0.9:.1f} % |" in text
+    assert "| 20,000 rows | 80.0 | 90.0 | 88.9 % | -3.0 to +1.0 | 3.5 | 14.1 | 0.50 | 1 |" in text
+    assert "Not run yet" in text and "SST-2 settings/setting4" in text
+    assert "SST-2 settings/setting1" not in text
+    assert (tmp_path / "results" / "minilm" / "SST-2-settings.png").exists()
+
+
+def test_an_experiment_runs_from_teacher_to_record_and_a_second_call_runs_nothing(tmp_path):
+    sandbox = tmp_path / "rosita"
+    shutil.copytree(REPOSITORY, sandbox, ignore=IGNORED)
+    shutil.rmtree(sandbox / "results", ignore_errors=True)
+    make_bert(sandbox / "models" / "bert_pt", hidden_size=96, num_hidden_layers=6,
+              num_attention_heads=12, intermediate_size=1536)  # fmt: skip
+    data = write_cola(sandbox / "data" / "CoLA")
+    rows = [f"src\t{len(text) % 2}\t\t{text}\n" for text in sentences(1040, seed=5)]
+    (data / "train.tsv").write_text("".join(rows))
+    flags = ("--tasks", "CoLA", "--tables", "settings", "--names", "setting1", "--seeds", 2,
+             "--results", tmp_path / "results")  # fmt: skip
+    environment = pytest.MonkeyPatch()
+    environment.setenv("PYTHONPATH", str(sandbox))  # the copy's rosita/, for the scripts' children
+    with environment.context():
+        run_script(sandbox / "scripts" / "reproduce.py", *flags, cwd=sandbox)
+        again = run_script(sandbox / "scripts" / "reproduce.py", *flags, cwd=sandbox)
+    environment.undo()
+    assert again.stdout.count("has a record") == 1 and "+ " not in again.stdout
+    made = json.loads((tmp_path / "results" / "CoLA" / "settings-setting1-2.json").read_text())
+    assert [stage["stage"] for stage in made["stages"]] == [
+        "fine_tune", "taylor", "one_step_prune", "distil"
+    ]  # fmt: skip
+    assert made["train_rows"] + 1000 <= 1040
+    assert made["stages"][-1]["shape"] == "a2_l4_f256_e64" and made["dev_rows"] == 20
+    low, high = made["difference_95"]
+    assert low <= made["score"] - made["teacher_score"] <= high
+    held = (sandbox / "data" / "held_out" / "CoLA" / "20k" / "dev.tsv").read_text().splitlines()
+    assert len(held) >= 1000
