@@ -100,14 +100,25 @@ def build_optimizer(model: nn.Module, settings: LoopSettings) -> torch.optim.Ada
     )
 
 
-class _Stop:
+def gradients_are_finite(accelerator: Accelerator, model: nn.Module) -> bool:
+    """False for an overflow under the loss scale of fp16, which the optimizer skips too."""
+    if not accelerator.scaler:
+        return True
+    return all(
+        weight.grad.isfinite().all() for weight in model.parameters() if weight.grad is not None
+    )
+
+
+class Stop:
+    """Whether a signal has asked for the end."""
+
     requested = False
 
 
 @contextmanager
-def stop_on_signal() -> Iterator[_Stop]:
+def stop_on_signal() -> Iterator[Stop]:
     """Within the block SIGTERM and SIGINT only set `requested`; the loop stops at a good place."""
-    stop = _Stop()
+    stop = Stop()
 
     def request(number: int, frame: object) -> None:
         stop.requested = True
@@ -118,3 +129,13 @@ def stop_on_signal() -> Iterator[_Stop]:
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)
+
+
+def agree_to_stop(accelerator: Accelerator, stop: Stop, ask: bool) -> bool:
+    """Whether to stop here. Many processes do so together, and only where they `ask` each other."""
+    if accelerator.num_processes == 1:
+        return stop.requested
+    if not ask:
+        return False
+    requested = torch.tensor(float(stop.requested), device=accelerator.device)
+    return accelerator.reduce(requested, "sum").item() > 0

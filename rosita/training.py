@@ -24,7 +24,12 @@ from rosita.importance import CUT_MATRICES, TaylorImportance
 from rosita.model import RositaConfig, RositaForSequenceClassification
 from rosita.plan import Plan, Progress, Step, learning_rate, steps_of, total_steps
 from rosita.pruning import Shape, build_model, prune, shaped_config
-from rosita.runtime import build_optimizer, stop_on_signal
+from rosita.runtime import (
+    agree_to_stop,
+    build_optimizer,
+    gradients_are_finite,
+    stop_on_signal,
+)
 from rosita.survivors import all_units, cut
 from rosita.vocabulary import Vocabulary
 
@@ -96,7 +101,7 @@ class Training:
                 self.progress.step = step.number
                 bar.update()
                 self._after_step(step.number, bar)
-                if self._stops(stop.requested):
+                if agree_to_stop(self.accelerator, stop, step.number % CHECK_STEPS == 0):
                     self.save_state()
                     raise Interrupted
                 if self._out_of_patience():
@@ -157,7 +162,7 @@ class Training:
                     sums[name] = sums[name] + value if name in sums else value
         self.unread.append((step.number, sums))
         self.accelerator.unscale_gradients(self.optimizer)  # fp16; once only, so clipped below
-        if self.importance and self._gradients_are_finite():
+        if self.importance and gradients_are_finite(self.accelerator, self.student):
             self.importance.add(self.student)
         if not self.plan.update and self.accelerator.scaler:
             self.accelerator.scaler.update()
@@ -170,16 +175,6 @@ class Training:
             if self.vocabulary and not self.optimizer.step_was_skipped:
                 self.vocabulary.decay *= 1 - rate * self.settings.weight_decay
 
-    def _gradients_are_finite(self) -> bool:
-        """False for an overflow under the loss scale of fp16, which the optimizer skips too."""
-        if not self.accelerator.scaler:
-            return True
-        return all(
-            weight.grad.isfinite().all()
-            for weight in self.student.parameters()
-            if weight.grad is not None
-        )
-
     def _backward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Add one micro-batch's gradients; return its share of each mean loss of the step."""
         with self.accelerator.autocast():
@@ -191,15 +186,6 @@ class Training:
         # DDP averages gradients over processes; the mean is over the global batch already
         self.accelerator.backward(sum(means.values()) * self.accelerator.num_processes)
         return {name: mean.detach() for name, mean in means.items()}
-
-    def _stops(self, requested: bool) -> bool:
-        """Whether to stop here: where there are many processes, all or none."""
-        if self.accelerator.num_processes == 1:
-            return requested
-        if self.progress.step % CHECK_STEPS:
-            return False
-        asked = torch.tensor(float(requested), device=self.accelerator.device)
-        return self.accelerator.reduce(asked, "sum").item() > 0
 
     def rate(self, done: int) -> float:
         """Learning rate after `done` steps."""
