@@ -22,7 +22,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from rosita.errors import RositaError
 from rosita.pruning import Shape
 from rosita.report.runs import Entry, Model
-from rosita.report.texts import duration, metric_label
+from rosita.report.texts import duration, metric_label, shortened
 
 WIDTH = 5.0  # inches of 72 units: text of 12 units stays 11 pixels on a phone
 PALETTE = ["#2f7ed8", "#e07b00", "#1a9e77", "#d6457b", "#8a63d2", "#7a8c1e", "#c2543a", "#2a9fb8"]
@@ -377,7 +377,7 @@ def times(rows: list[tuple[str, float]], title: str) -> str:
             axes.annotate(duration(seconds), (seconds, at), (5, 0), textcoords="offset points",
                           va="center", fontsize=11)  # fmt: skip
         axes.set(yticks=range(len(rows)), xlim=(0, 1.28 * max(values, default=1) or 1))
-        axes.set_yticklabels(map(_words, names))
+        axes.set_yticklabels([_words(shortened(name, 26)) for name in names])
         axes.invert_yaxis()
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.set_xlabel("seconds")

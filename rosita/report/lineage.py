@@ -8,7 +8,7 @@ from html import escape
 
 from rosita.report.collection import Group, Report
 from rosita.report.runs import WEIGHT_ROLES, Parent, tail
-from rosita.report.texts import how_made, score_text
+from rosita.report.texts import how_made, score_text, shortened
 
 BOX_WIDTH, BOX_HEIGHT, GAP, ROW_GAP = 212, 78, 48, 18
 LANE = 10  # height of an edge that passes through a column
@@ -193,7 +193,10 @@ def _box(node: Node) -> str:
     x, y = 8 + node.column * (BOX_WIDTH + GAP), node.y
     kind = node.kind if node.kind.isidentifier() else "unknown"
     kinds = ("name", "shape", "how", "score")
-    lines = [(name, _short(line)) for name, line in zip(kinds, node.lines, strict=True) if line]
+    lines = [
+        (name, shortened(line, 21 if name == "name" else 27))  # names are bold
+        for name, line in zip(kinds, node.lines, strict=True) if line
+    ]  # fmt: skip
     first = y + BOX_HEIGHT / 2 - 8 * (len(lines) - 1) + 4.5
     texts = "".join(
         f'<text x="{x + BOX_WIDTH / 2}" y="{first + 16.5 * at:.1f}" class="{name}">'
@@ -204,7 +207,3 @@ def _box(node: Node) -> str:
         f'<g class="box {kind}"><title>{escape(" | ".join(filter(None, node.lines)))}</title>'
         f'<rect x="{x}" y="{y:.1f}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="9"/>{texts}</g>'
     )
-
-
-def _short(text: str, most: int = 27) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"

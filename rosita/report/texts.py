@@ -20,6 +20,11 @@ def how_made(model: Model) -> str:
     return made.get(model.record.stage, model.record.stage)
 
 
+def shortened(text: str, most: int) -> str:
+    """A text of `most` characters at the most: of a name, its end tells more than its start."""
+    return text if len(text) <= most else f"…{text[1 - most :]}"
+
+
 def metric_label(metric: str | None) -> str:
     """How an axis or a column names a dev score times 100."""
     return "dev accuracy (%)" if metric == "accuracy" else f"dev {metric or 'score'} x 100"
