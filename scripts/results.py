@@ -35,7 +35,7 @@ the end. "teacher" is the bert_ft of the same training data, on the same dev row
 that of the difference to the teacher, in points: a 95 % paired bootstrap over dev rows, of one
 student (the first seed). On SST-2's 872 rows one point is about one standard error. Deviations are
 over student seeds; where one seed is named, more did not fit the time. Hours are those of all
-stages that lead to the model, on one core, other work beside it.
+stages that lead to the model, by the wall clock, other work (and pauses for it) beside it.
 """
 
 
