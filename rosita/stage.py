@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from rosita.augmentation import CandidateFinder, Sampling
 from rosita.checkpoint import (
     TokenizerFiles,
     check_length,
@@ -23,10 +22,8 @@ from rosita.data import Encoded, Sampler, encode_file, set_length
 from rosita.errors import RositaError
 from rosita.evaluation import Scores, predict, score
 from rosita.files import read_json
-from rosita.fresh import FreshRows
 from rosita.glove import glove_hash, load_glove
 from rosita.importance import save_scores
-from rosita.masked_lm import load_tokenizer
 from rosita.model import RositaConfig, RositaForSequenceClassification
 from rosita.plan import Progress
 from rosita.provenance import Run
@@ -35,6 +32,9 @@ from rosita.tasks import Task
 from rosita.training import Training
 from rosita.tsv import TsvFile
 from rosita.vocabulary import used_tokens
+
+if TYPE_CHECKING:
+    from rosita.fresh import FreshRows
 
 # Settings that say where and how to run, but do not change the outcome.
 _NOT_IDENTITY = {
@@ -67,9 +67,12 @@ class Data:
 
 
 def with_fresh_rows(data: Data, settings: KDSettings, folder: Path) -> Data:
-    """The same data, drawn anew as the settings say; `folder`: of a model with the tokenizer."""
-    if settings.fresh_augmentation == "never":
-        return data
+    """The same data, drawn anew, alternately or always; `folder`: of a model with the tokenizer."""
+    # heavy imports, only needed here: they bring transformers' BERT in
+    from rosita.augmentation import CandidateFinder, Sampling
+    from rosita.fresh import FreshRows
+    from rosita.masked_lm import load_tokenizer
+
     finder = CandidateFinder(
         load_tokenizer(folder), load_glove(settings.glove_embs), settings.aug_candidates
     )
