@@ -42,9 +42,10 @@ from transformers import (
 from rosita import RositaConfig, RositaForSequenceClassification
 from rosita.config import KDSettings
 from rosita.data import Batch, Encoded, Sampler, encode_file
-from rosita.distillation import DistillationLoss, LossSum, cache_teacher_logits, layer_map
+from rosita.distillation import DistillationLoss, LossSum, layer_map
 from rosita.plan import Plan
 from rosita.runtime import freeze, start_accelerator
+from rosita.teacher_cache import cache_teacher
 from rosita.training import Training
 from rosita.vocabulary import used_tokens
 
@@ -212,7 +213,7 @@ def kd_cached_logits(quick: bool, folder: Path) -> list[Result]:
             for who in sums:
                 small.teacher_logits = None
                 if who == "cached":
-                    cache_teacher_logits(teacher, "0" * 32, [small], Accelerator(cpu=True))
+                    cache_teacher(teacher, "0" * 32, [small], Accelerator(cpu=True))
                 student = random_model(BERT_BASE, shape)
                 new = ours(teacher, student, small, 6 if quick else 14, folder, False, number)
                 sums[who] = [a + b for a, b in zip(sums[who], new, strict=True)]

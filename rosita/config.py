@@ -103,6 +103,9 @@ class KDSettings(LoopSettings):
     temperature: float = setting(1.0, "softens the logits of the prediction loss", gt=0)
     pred_distill: bool = setting(False, "learn the teacher's logits")
     repr_distill: bool = setting(False, "learn the teacher's hidden states")
+    teacher_cache_gb: float = setting(
+        0.0, "keep the teacher's hidden states on disk, if they take no more than this", ge=0
+    )
     compute_taylor: bool = setting(False, "score the student's weights, train nothing")
     depth_or_width: Literal["depth", "width"] | None = setting(
         None, "prune iteratively: layers, or heads with FFN and embedding"

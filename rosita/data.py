@@ -41,14 +41,22 @@ class Batch:
     labels: Tensor
     rows: np.ndarray  # their numbers in the data
     teacher_logits: Tensor | None = None  # (rows, num_labels), where they are cached
+    teacher_states: dict[int, Tensor] | None = None  # number -> (rows, length, hidden), likewise
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
-        inputs = {name: value.to(device, non_blocking=True) for name, value in self.inputs.items()}
-        labels = self.labels.to(device, non_blocking=True)
-        logits = self.teacher_logits
-        logits = None if logits is None else logits.to(device, non_blocking=True)
-        return Batch(inputs, labels, self.rows, logits)
+
+        def moved(tensors):
+            return {name: value.to(device, non_blocking=True) for name, value in tensors.items()}
+
+        labels, logits, states = self.labels, self.teacher_logits, self.teacher_states
+        return Batch(
+            moved(self.inputs),
+            labels.to(device, non_blocking=True),
+            self.rows,
+            None if logits is None else logits.to(device, non_blocking=True),
+            None if states is None else moved(states),
+        )
 
 
 @dataclass
@@ -67,7 +75,9 @@ class Encoded:
     sha256: str  # of the file it was read from
     cache: Path  # folder of the arrays; its name is the hash of all that decides them
     skipped: int = 0
-    teacher_logits: np.ndarray | None = None  # (rows, num_labels) once `distillation` cached them
+    # what `teacher_cache` kept: (rows, num_labels), and by state number (tokens, hidden)
+    teacher_logits: np.ndarray | None = None
+    teacher_states: dict[int, np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -86,6 +96,7 @@ class Encoded:
         return replace(
             self, ids=self.ids[first:last], offsets=self.offsets[begin : end + 1] - first,
             first=self.first[begin:end], labels=self.labels[begin:end], teacher_logits=None,
+            teacher_states=None,
         )  # fmt: skip
 
     def batch(self, rows: np.ndarray, pad_id: int = 0) -> Batch:
@@ -96,7 +107,8 @@ class Encoded:
         mask = places < lengths[:, None]
         ids = np.full(shape, pad_id, dtype=np.int64)
         source = np.minimum(self.offsets[rows][:, None] + places, len(self.ids) - 1)
-        ids[mask] = self.ids[source[mask]]
+        tokens = source[mask]
+        ids[mask] = self.ids[tokens]
         inputs = {
             "input_ids": torch.from_numpy(ids),
             "attention_mask": torch.from_numpy(mask.astype(np.int64)),
@@ -107,7 +119,16 @@ class Encoded:
         labels = torch.from_numpy(np.asarray(self.labels[rows]))
         logits = self.teacher_logits
         logits = None if logits is None else torch.from_numpy(np.asarray(logits[rows]))
-        return Batch(inputs, labels, rows, logits)
+        return Batch(inputs, labels, rows, logits, self._states(tokens, mask))
+
+    def _states(self, tokens: np.ndarray, mask: np.ndarray) -> dict[int, Tensor] | None:
+        if self.teacher_states is None:
+            return None
+        padded = {}
+        for number, kept in self.teacher_states.items():
+            padded[number] = torch.zeros(*mask.shape, kept.shape[1])
+            padded[number][torch.from_numpy(mask)] = torch.from_numpy(kept[tokens]).float()
+        return padded
 
 
 class Sampler:

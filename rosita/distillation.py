@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 from torch import Tensor, nn
 
-from rosita.data import Batch, Encoded
-from rosita.evaluation import predict
-from rosita.files import atomic_write
+from rosita.data import Batch
 
 
 @dataclass
@@ -51,13 +47,16 @@ def layer_map(teacher_layers: int, student_layers: int) -> list[int]:
 
 
 def representation_loss(
-    student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], mask: Tensor
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor] | Mapping[int, Tensor],
+    mask: Tensor,
+    mapping: list[int],
 ) -> Tensor:
     """Sum over mapped states (batch, length, hidden) of the squared error at real tokens.
 
-    Mean over the hidden size, summed over tokens; `mask` (batch, length) is 1 at real tokens.
+    Student state i follows `teacher[mapping[i]]`. Mean over the hidden size, summed over tokens;
+    `mask` (batch, length) is 1 at real tokens.
     """
-    mapping = layer_map(len(teacher) - 1, len(student) - 1)
     weight = mask.unsqueeze(-1)
     total = torch.zeros((), device=mask.device)
     for state, index in zip(student, mapping, strict=True):
@@ -103,60 +102,26 @@ class DistillationLoss:
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, LossSum]:
         student = model(**batch.inputs, output_hidden_states=self.repr_distill)
         regression = batch.labels.is_floating_point()
-        teacher, teacher_logits = None, batch.teacher_logits
-        if self.repr_distill or (teacher_logits is None and not regression):
+        logits, states = batch.teacher_logits, batch.teacher_states
+        no_states = self.repr_distill and states is None
+        if no_states or (self.pred_distill and logits is None and not regression):
             with torch.no_grad():
                 teacher = self.teacher(**batch.inputs, output_hidden_states=self.repr_distill)
-            teacher_logits = teacher.logits
+            logits, states = teacher.logits, teacher.hidden_states
         found = {}
         if self.repr_distill:
+            mapping = self.mapping(len(student.hidden_states) - 1)
             mask = batch.inputs["attention_mask"]
-            total = representation_loss(student.hidden_states, teacher.hidden_states, mask)
+            total = representation_loss(student.hidden_states, states, mask, mapping)
             found["representation"] = LossSum(total, "tokens")
         if self.pred_distill and regression:
             total = label_loss(student.logits.float(), batch.labels)
             found["prediction"] = LossSum(total, "rows")
         elif self.pred_distill:
-            total = prediction_loss(student.logits, teacher_logits, self.temperature)
+            total = prediction_loss(student.logits, logits, self.temperature)
             found["prediction"] = LossSum(total, "rows")
         return found
 
-
-def cache_teacher_logits(
-    teacher: nn.Module, teacher_hash: str, files: list[Encoded], accelerator: Accelerator
-) -> None:
-    """Run the teacher once over all rows; batches of `files` carry its logits from then on.
-
-    The logits are kept beside the token ids, whose folder is named by the hash of data, tokenizer
-    and length, under the hash of the teacher's weights and the precision it runs in: they are read
-    again only for the same. Each of many processes runs its share of the rows.
-    """
-    precision = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
-    name = f"logits-{teacher_hash[:32]}-{precision[accelerator.mixed_precision]}"
-    for file in files:
-        path = file.cache / f"{name}.npy"
-        missing = not path.exists()
-        accelerator.wait_for_everyone()  # they must all have looked before one can write
-        if missing:
-            with accelerator.autocast():
-                _write_logits(teacher, file, path, accelerator)
-        file.teacher_logits = np.load(path, mmap_mode="r")
-
-
-def _write_logits(teacher: nn.Module, file: Encoded, path: Path, accelerator: Accelerator) -> None:
-    count = accelerator.num_processes
-    parts = [path.with_name(f"{path.stem}-{number}-of-{count}.npy") for number in range(count)]
-    bounds = [len(file) * number // count for number in range(count + 1)]
-    mine = accelerator.process_index
-    if bounds[mine] < bounds[mine + 1]:
-        part = file.part(bounds[mine], bounds[mine + 1])
-        with atomic_write(parts[mine], "wb") as target:
-            np.save(target, predict(teacher, part, batch_size=32, progress="teacher"))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        logits = [np.load(part) for part in parts if part.exists()]
-        with atomic_write(path, "wb") as target:
-            np.save(target, np.concatenate(logits))
-        for part in parts:
-            part.unlink(missing_ok=True)
-    accelerator.wait_for_everyone()
+    def mapping(self, student_layers: int) -> list[int]:
+        """Teacher state that each state of a student of so many layers follows."""
+        return layer_map(self.teacher.config.num_hidden_layers, student_layers)

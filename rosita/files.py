@@ -26,11 +26,11 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     Text is UTF-8 with `\\n` line ends.
     """
     path = Path(path)
-    new = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}.new")
+    new = partial_name(path)
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(path)
+        remove_leftovers(path)
         with open(new, mode, **text) as file:
             yield file
             file.flush()
@@ -44,7 +44,12 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
             new.unlink(missing_ok=True)
 
 
-def _remove_leftovers(path: Path) -> None:
+def partial_name(path: Path) -> Path:
+    """What this process calls `path` until it is whole: a hidden file beside it."""
+    return path.with_name(f".{path.name}.{_HOST}-{os.getpid()}.new")
+
+
+def remove_leftovers(path: Path) -> None:
     """Remove the unfinished files that killed processes of this machine left beside `path`."""
     for left in path.parent.glob(f".{escape(path.name)}.{escape(_HOST)}-*.new"):
         process = left.name.split("-")[-1].removesuffix(".new")

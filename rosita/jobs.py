@@ -19,7 +19,7 @@ from rosita.checkpoint import (
 )
 from rosita.config import FineTuneSettings, KDSettings
 from rosita.data import Sampler
-from rosita.distillation import DistillationLoss, LabelLoss, Objective, cache_teacher_logits
+from rosita.distillation import DistillationLoss, LabelLoss, Objective
 from rosita.errors import RositaError
 from rosita.model import RositaForSequenceClassification
 from rosita.plan import Plan, total_steps
@@ -40,6 +40,7 @@ from rosita.stage import (
 )
 from rosita.survivors import all_units, cut
 from rosita.tasks import Task
+from rosita.teacher_cache import cache_teacher, room_for_states, states_bytes
 from rosita.training import Training
 
 IN_MEMORY = "(in memory)"
@@ -126,15 +127,32 @@ class Job:
         self.run.claim(settings.overwrite_output_dir)
         self.accelerator.wait_for_everyone()
         if isinstance(self.objective, DistillationLoss):
-            self._cache_logits(self.objective)
+            self._cache_teacher(self.objective)
         return True
 
-    def _cache_logits(self, objective: DistillationLoss) -> None:
-        """Run the teacher once over all rows, where its logits are all that is wanted of it."""
-        if not objective.repr_distill and not self.data.task.is_regression:
-            teacher_hash = self.run.identity["parents"]["teacher"]
-            cache_teacher_logits(objective.teacher, teacher_hash, self.data.train,
-                                 self.accelerator)  # fmt: skip
+    def _cache_teacher(self, objective: DistillationLoss) -> None:
+        """Run the teacher once over all rows, where what is wanted of it is little enough."""
+        states, files = None, self.data.train
+        if self.data.fresh and not self.data.fresh.alternate:
+            return  # no row is seen twice
+        if objective.repr_distill:
+            states = self._followed_states(objective)
+            limit = self.plan.settings.teacher_cache_gb * 1e9
+            size = states_bytes(files, states, self.start.model.config.hidden_size)
+            if not limit or not room_for_states(size, limit, files[0].cache):
+                return
+        elif self.data.task.is_regression:
+            return
+        teacher_hash = self.run.identity["parents"]["teacher"]
+        cache_teacher(objective.teacher, teacher_hash, files, self.accelerator, states)
+
+    def _followed_states(self, objective: DistillationLoss) -> list[int]:
+        """Numbers of the teacher's states that the student follows, in any shape that it takes."""
+        schedule = self.plan.schedule
+        layers = {self.start.shape.keep_layers}
+        if schedule:
+            layers = {schedule.shape(number).keep_layers for number in range(schedule.count + 1)}
+        return sorted({state for count in layers for state in objective.mapping(count)})
 
 
 def fine_tune_stage(

@@ -92,13 +92,16 @@ class StageLab:
                    "-emb_hidden_dim", wanted.emb_hidden_dim)  # fmt: skip
         return folder
 
-    def distil(self, name: str, config: str, teacher: Path, student: Path, **flags) -> Path:
-        folder = self._folder(name)
+    def distil(
+        self, name: str, config: str, teacher: Path, student: Path, seed: int | None = None, **flags
+    ) -> Path:
+        folder = self._folder(name, seed)
         config_dir = REPOSITORY / "KD" / "configurations" / "minilm" / f"config_{config}.json"
         if "fresh_augmentation" in flags:
             flags["glove_embs"] = REPOSITORY / "glove" / "glove.6B.50d"
+        flags = {"seed": seed or self.seed, "teacher_cache_gb": 8, **flags}
         self._run("KD/train.py", folder, config_dir=config_dir, teacher_model=teacher,
-                  student_model=student, output_dir=folder, seed=self.seed, **flags)  # fmt: skip
+                  student_model=student, output_dir=folder, **flags)  # fmt: skip
         return folder
 
     def _folder(self, name: str, seed: int | None = None) -> Path:

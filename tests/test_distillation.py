@@ -13,13 +13,13 @@ from rosita.data import Batch, encode_file
 from rosita.distillation import (
     DistillationLoss,
     LabelLoss,
-    cache_teacher_logits,
     layer_map,
     prediction_loss,
     representation_loss,
 )
 from rosita.runtime import freeze
 from rosita.tasks import GLUE
+from rosita.teacher_cache import cache_teacher
 
 
 def test_prediction_loss_equals_the_formula_in_float64():
@@ -50,7 +50,8 @@ def test_representation_loss_is_the_sum_over_layers_of_the_mse_at_real_tokens():
         for row, length in ((0, 5), (1, 2)):
             error = state[row, :length].double() - teacher[index][row, :length].double()
             expected += (error**2).mean(dim=-1).sum().item()
-    assert representation_loss(student, teacher, mask).item() == pytest.approx(expected)
+    found = representation_loss(student, teacher, mask, [0, 2, 4])
+    assert found.item() == pytest.approx(expected)
 
 
 def model(seed: int, num_labels: int = 2) -> RositaForSequenceClassification:
@@ -113,7 +114,7 @@ def test_cached_logits_are_the_teachers_and_never_those_of_another_teacher(tmp_p
     rows = np.array([7, 1, 30])
     live = DistillationLoss(teacher, True, False).losses(teacher, file.batch(rows))
     alone = Accelerator(cpu=True)
-    cache_teacher_logits(teacher, weights_hash(teacher.state_dict()), [file], alone)
+    cache_teacher(teacher, weights_hash(teacher.state_dict()), [file], alone)
     cached = DistillationLoss(None, True, False).losses(teacher, file.batch(rows))
     torch.testing.assert_close(cached["prediction"].total, live["prediction"].total)
 
@@ -122,10 +123,36 @@ def test_cached_logits_are_the_teachers_and_never_those_of_another_teacher(tmp_p
     live = DistillationLoss(teacher, True, False)
     again = encode_file(path, GLUE["CoLA"], tokenizer, 32)
     expected = live.losses(teacher, again.batch(rows))["prediction"].total
-    cache_teacher_logits(teacher, weights_hash(teacher.state_dict()), [again], alone)
+    cache_teacher(teacher, weights_hash(teacher.state_dict()), [again], alone)
     actual = live.losses(teacher, again.batch(rows))["prediction"].total
     torch.testing.assert_close(actual, expected)
     assert len(list(file.cache.glob("logits-*.npy"))) == 2
+
+
+def test_cached_states_give_the_losses_of_the_teacher_itself(tmp_path):
+    tokenizer = read_tokenizer(make_bert(tmp_path / "bert")).build()
+    path = write_cola(tmp_path / "data") / "train.tsv"
+    file = encode_file(path, GLUE["CoLA"], tokenizer, 32)
+    teacher = load_model(tmp_path / "bert", GLUE["CoLA"], new_classifier=True).eval()
+    student = copy.deepcopy(teacher)
+    with torch.no_grad():
+        for weight in student.parameters():
+            weight.mul_(1.1)
+    objective = DistillationLoss(teacher, True, True)
+    rows = np.array([7, 1, 30])
+    live = objective.losses(student, file.batch(rows))
+    cache_teacher(teacher, weights_hash(teacher.state_dict()), [file], Accelerator(cpu=True),
+                  list(range(teacher.config.num_hidden_layers + 1)))  # fmt: skip
+    asked = []
+    teacher.register_forward_hook(lambda *_: asked.append(1))
+    cached = objective.losses(student, file.batch(rows))
+    assert not asked
+    torch.testing.assert_close(cached["prediction"].total, live["prediction"].total)
+    # half precision keeps eleven bits of a state
+    torch.testing.assert_close(
+        cached["representation"].total, live["representation"].total, rtol=2e-3, atol=0
+    )
+    assert not list(file.cache.glob(".*"))
 
 
 def test_a_teacher_frozen_in_bf16_loses_no_more_than_autocast_does():

@@ -17,11 +17,11 @@ from rosita import RositaConfig, RositaForSequenceClassification, scaling
 from rosita.checkpoint import read_tokenizer, weights_hash
 from rosita.config import KDSettings
 from rosita.data import Sampler, encode_file
-from rosita.distillation import cache_teacher_logits
 from rosita.pruning import parameter_count
 from rosita.runtime import build_optimizer
 from rosita.scaling import Job, Machine
 from rosita.tasks import GLUE
+from rosita.teacher_cache import cache_teacher
 
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 import scaling as script  # noqa: E402
@@ -137,7 +137,7 @@ def test_a_row_takes_the_disk_that_the_cache_takes(tmp_path):
                           num_attention_heads=4, intermediate_size=8, num_labels=2)  # fmt: skip
     teacher = RositaForSequenceClassification(config).eval()
     teacher_hash = weights_hash(teacher.state_dict())
-    cache_teacher_logits(teacher, teacher_hash, [file], Accelerator(cpu=True))
+    cache_teacher(teacher, teacher_hash, [file], Accelerator(cpu=True))
     arrays = sum(path.stat().st_size for path in file.cache.glob("*.bin"))
     logits = next(file.cache.glob("logits-*.npy")).stat().st_size - 128  # numpy's header
     job = Job(config, config, len(file), tokens=0)
