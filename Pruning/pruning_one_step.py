@@ -14,15 +14,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from rosita.checkpoint import load_model, read_tokenizer, weights_hash
 from rosita.errors import ArgumentParser, RositaError, run_script
-from rosita.importance import load_scores
+from rosita.importance import load_scores, magnitude_scores, random_scores
 from rosita.jobs import TaskModel, prune_stage
-from rosita.model import RositaForSequenceClassification
+from rosita.model import RositaConfig, RositaForSequenceClassification
 from rosita.provenance import read_run, require_finished
-from rosita.pruning import Shape, check_target, needs_scores
+from rosita.pruning import Shape, check_target, important_layers, needs_scores
 from rosita.tasks import find_task
 
 
@@ -35,10 +36,12 @@ def main(argv: list[str] | None = None) -> None:
     target = target_shape(args, model)
     check_target(model.config, target)
 
-    scores = read_scores(source, model, target)
+    scores, layers = choose(args, source, model, target)
+    if args.from_scratch:
+        model = random_model(model.config, args.seed)
     start = TaskModel(model, read_tokenizer(source), task, str(source))
     folder = Path(args.output_dir) / task.name / str(target)
-    pruned = prune_stage(start, target, scores, folder, args.overwrite_output_dir)
+    pruned = prune_stage(start, target, scores, folder, args.overwrite_output_dir, layers)
     print(
         f"{start.shape} -> {target}: {start.parameters:,} -> {pruned.parameters:,} parameters"
         f" ({start.parameters / pruned.parameters:.1f}x fewer); the model is in {folder}"
@@ -53,12 +56,31 @@ def target_shape(args: argparse.Namespace, model: RositaForSequenceClassificatio
     return Shape(*(have if want is None else want for want, have in zip(wanted, kept, strict=True)))
 
 
-def read_scores(
-    source: Path, model: RositaForSequenceClassification, target: Shape
-) -> dict[str, Tensor] | None:
-    """The scores of this very model; None if none are needed."""
-    if not needs_scores(model.config, target):
-        return None
+def choose(
+    args: argparse.Namespace, source: Path, model: RositaForSequenceClassification, target: Shape
+) -> tuple[dict[str, Tensor] | None, list[int] | None]:
+    """The scores of the weights, None if none are needed; the layers, None for the first ones."""
+    by_score = args.keep_layers_by == "score"
+    if not by_score and not needs_scores(model.config, target):
+        return None, None
+    if args.importance == "magnitude":
+        scores = magnitude_scores(model)
+    elif args.importance == "random" or args.from_scratch:
+        scores = random_scores(model, args.seed)
+    else:
+        scores = read_scores(source, model)
+    layers = model.config.num_hidden_layers
+    return scores, important_layers(scores, layers, target.keep_layers) if by_score else None
+
+
+def random_model(config: RositaConfig, seed: int) -> RositaForSequenceClassification:
+    """BERT's random weights, in the shape of the model that is to be cut."""
+    torch.manual_seed(seed)
+    return RositaForSequenceClassification(config)
+
+
+def read_scores(source: Path, model: RositaForSequenceClassification) -> dict[str, Tensor]:
+    """The Taylor scores of this very model."""
     folder = source / "taylor_score"
     if not (folder / "taylor.pkl").exists():
         raise RositaError(
@@ -85,6 +107,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("-num_layers", type=int, help="first layers to keep (default: all)")
     parser.add_argument("-ffn_hidden_dim", type=int, help="FFN units per layer (default: all)")
     parser.add_argument("-emb_hidden_dim", type=int, help="rank of the embedding (default: full)")
+    add = parser.add_argument
+    add("-importance", choices=("taylor", "magnitude", "random"), default="taylor",
+        help="what decides which heads and FFN units stay (taylor)")  # fmt: skip
+    add("-keep_layers_by", choices=("position", "score"), default="position",
+        help="keep the first layers, or those whose weights score most (position)")  # fmt: skip
+    add("-from_scratch", action="store_true", help="random weights of that shape, as a baseline")
+    add("-seed", type=int, default=42, help="of random importance and weights (42)")
     parser.add_argument("--overwrite_output_dir", action="store_true", help="start afresh")
     return parser.parse_args(argv)
 

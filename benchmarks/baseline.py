@@ -97,7 +97,9 @@ def distillation_steps(
         target = F.softmax(taught.logits, dim=-1)
         loss = -(target * F.log_softmax(learnt.logits, dim=-1)).mean()
         if repr_distill:
-            mapping = layer_map(len(taught.hidden_states) - 1, len(learnt.hidden_states) - 1)
+            mapping = layer_map(
+                len(taught.hidden_states) - 1, len(learnt.hidden_states) - 1
+            ).values()
             for state, index in zip(learnt.hidden_states, mapping, strict=True):
                 loss = loss + F.mse_loss(state, taught.hidden_states[index])
         loss.backward()

@@ -100,8 +100,8 @@ class DistillingTrainer(Trainer):
         target = F.softmax(taught.logits, dim=-1)
         loss = -(target * F.log_softmax(learnt.logits, dim=-1)).mean()
         mapping = layer_map(len(taught.hidden_states) - 1, len(learnt.hidden_states) - 1)
-        for state, index in zip(learnt.hidden_states, mapping, strict=True):
-            loss = loss + F.mse_loss(state, taught.hidden_states[index])
+        for number, index in mapping.items():
+            loss = loss + F.mse_loss(learnt.hidden_states[number], taught.hidden_states[index])
         return (loss, learnt) if return_outputs else loss
 
 

@@ -44,6 +44,9 @@ class LoopSettings(BaseModel):
     seed: int = setting(42, "random seed", ge=0)
     precision: Precision = setting("auto", "auto takes bf16 where the hardware has it")
     no_cuda: bool = setting(False, "stay on the CPU")
+    score_by: Literal["weight", "unit"] = setting(
+        "weight", "Taylor score: |weight x gradient|, or of their sum over a head or FFN unit"
+    )
     dry_run: bool = setting(False, "check everything, print the plan and its time, write nothing")
 
 
@@ -96,13 +99,20 @@ class KDSettings(LoopSettings):
     eval_batch_size: int = setting(32, "rows per device in evaluation", ge=1)
     adam_epsilon: float = setting(1e-6, "AdamW epsilon", gt=0)
     weight_decay: float = setting(0.01, "AdamW weight decay, not on bias and LayerNorm", ge=0)
-    lr_schedule: Literal["none", "warmup_linear"] = setting("warmup_linear", "rate over time")
+    lr_schedule: Literal["none", "warmup_linear", "warmup_cosine", "decay_after_pruning"] = setting(
+        "warmup_linear", "rate over time (decay_after_pruning: constant while shapes change)"
+    )
     warmup_proportion: float = setting(0.1, "part of the steps that warms up", ge=0, lt=1)
     eval_step: int = setting(50, "evaluate every so many steps", ge=1)
     patience: float | None = setting(None, "stop after so many epochs without a gain", gt=0)
     temperature: float = setting(1.0, "softens the logits of the prediction loss", gt=0)
     pred_distill: bool = setting(False, "learn the teacher's logits")
     repr_distill: bool = setting(False, "learn the teacher's hidden states")
+    repr_weight: float = setting(1.0, "weight of the hidden states' loss; the logits' is 1", gt=0)
+    label_weight: float = setting(0.0, "weight of the gold labels' loss (0: not learnt)", ge=0)
+    layer_map: Literal["uniform", "last", "ends"] = setting(
+        "uniform", "teacher layers that the student's follow (ends: the last one alone)"
+    )
     teacher_cache_gb: float = setting(
         0.0, "keep the teacher's hidden states on disk, if they take no more than this", ge=0
     )
@@ -112,6 +122,12 @@ class KDSettings(LoopSettings):
     )
     prun_period_proportion: float = setting(
         0.1, "part of the training after which all prunings are done", gt=0, le=1
+    )
+    keep_optimizer: bool = setting(
+        False, "carry the moments of surviving weights through a pruning, else begin from zero"
+    )
+    recompute_svd: bool = setting(
+        False, "factorize the trained embedding anew at each cut, else drop its last columns"
     )
     save_ladder: bool = setting(
         False, "keep the model of every shape on the way, just before the next pruning"

@@ -41,16 +41,25 @@ def prediction_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) 
     return -(target * log_probability).mean(dim=-1).sum()
 
 
-def layer_map(teacher_layers: int, student_layers: int) -> list[int]:
-    """Teacher state that each student state follows (0 = embedding output): floor(i * T / S)."""
-    return [i * teacher_layers // student_layers for i in range(student_layers + 1)]
+def layer_map(teacher_layers: int, student_layers: int, kind: str = "uniform") -> dict[int, int]:
+    """Teacher state that each student state follows, by number (0 = embedding output).
+
+    `uniform`: floor(i * T / S), as in the paper; `last`: the embedding and the last S layers;
+    `ends`: the embedding and the last layer only.
+    """
+    if kind == "ends":
+        return {0: 0, student_layers: teacher_layers}
+    if kind == "last":
+        skipped = teacher_layers - student_layers
+        return {0: 0} | {i: i + skipped for i in range(1, student_layers + 1)}
+    return {i: i * teacher_layers // student_layers for i in range(student_layers + 1)}
 
 
 def representation_loss(
     student: Sequence[Tensor],
     teacher: Sequence[Tensor] | Mapping[int, Tensor],
     mask: Tensor,
-    mapping: list[int],
+    mapping: dict[int, int],
 ) -> Tensor:
     """Sum over mapped states (batch, length, hidden) of the squared error at real tokens.
 
@@ -59,9 +68,9 @@ def representation_loss(
     """
     weight = mask.unsqueeze(-1)
     total = torch.zeros((), device=mask.device)
-    for state, index in zip(student, mapping, strict=True):
-        error = (state.float() - teacher[index].float()) * weight
-        total = total + error.square().sum() / state.shape[-1]
+    for number, followed in mapping.items():
+        error = (student[number].float() - teacher[followed].float()) * weight
+        total = total + error.square().sum() / error.shape[-1]
     return total
 
 
@@ -81,10 +90,11 @@ def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 class DistillationLoss:
-    """ROSITA's distillation losses: prediction, representation, or their sum.
+    """ROSITA's distillation losses: prediction, representation, or their weighted sum.
 
     The teacher is in evaluation mode; it may be None where all its logits are cached. On a
-    regression task the prediction loss is the squared error against the gold label.
+    regression task the prediction loss is the squared error against the gold label. With a
+    `label_weight` the cross-entropy with the gold label is added, as in Hinton et al. 2015.
     """
 
     def __init__(
@@ -93,11 +103,18 @@ class DistillationLoss:
         pred_distill: bool,
         repr_distill: bool,
         temperature: float = 1.0,
+        *,
+        repr_weight: float = 1.0,
+        label_weight: float = 0.0,
+        layer_map: str = "uniform",
     ) -> None:
         self.teacher = teacher.eval().requires_grad_(False) if teacher else None
         self.pred_distill = pred_distill
         self.repr_distill = repr_distill
         self.temperature = temperature
+        self.repr_weight = repr_weight
+        self.label_weight = label_weight
+        self.layer_map = layer_map
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, LossSum]:
         student = model(**batch.inputs, output_hidden_states=self.repr_distill)
@@ -113,15 +130,18 @@ class DistillationLoss:
             mapping = self.mapping(len(student.hidden_states) - 1)
             mask = batch.inputs["attention_mask"]
             total = representation_loss(student.hidden_states, states, mask, mapping)
-            found["representation"] = LossSum(total, "tokens")
+            found["representation"] = LossSum(self.repr_weight * total, "tokens")
         if self.pred_distill and regression:
             total = label_loss(student.logits.float(), batch.labels)
             found["prediction"] = LossSum(total, "rows")
         elif self.pred_distill:
             total = prediction_loss(student.logits, logits, self.temperature)
             found["prediction"] = LossSum(total, "rows")
+        if self.label_weight:
+            total = label_loss(student.logits.float(), batch.labels)
+            found["label"] = LossSum(self.label_weight * total, "rows")
         return found
 
-    def mapping(self, student_layers: int) -> list[int]:
+    def mapping(self, student_layers: int) -> dict[int, int]:
         """Teacher state that each state of a student of so many layers follows."""
-        return layer_map(self.teacher.config.num_hidden_layers, student_layers)
+        return layer_map(self.teacher.config.num_hidden_layers, student_layers, self.layer_map)

@@ -39,11 +39,17 @@ class TaylorImportance:
     """Sums |gradient| of the batches; the score of a weight w is |w * sum| (ROSITA, eq. 1).
 
     The gradient is that of the (global) batch at its mean loss; the absolute value is taken per
-    batch, before the sum.
+    batch, before the sum. With `by_unit` w * gradient is summed over a head's columns of
+    attention.output.dense, or over an FFN unit's row or column, before the absolute value is taken
+    (as Michel et al. 2019 score heads), and shared out evenly over these weights.
     """
 
-    def __init__(self, model: nn.Module, matrices: tuple[str, ...] = MATRICES) -> None:
+    def __init__(
+        self, model: nn.Module, matrices: tuple[str, ...] = MATRICES, by_unit: bool = False
+    ) -> None:
         self.matrices = matrices
+        self.by_unit = by_unit
+        self.head_dim = model.config.head_dim
         self.steps = 0
         weights = scored_weights(model, matrices)
         self.sums = {name: torch.zeros_like(weight) for name, weight in weights.items()}
@@ -53,12 +59,29 @@ class TaylorImportance:
         """Add |gradient| of every scored weight; call once after each step's backward."""
         weights = scored_weights(model, self.matrices)
         gradients = [weights[name].grad for name in self.sums]
-        torch._foreach_add_(list(self.sums.values()), torch._foreach_abs(gradients))
+        if self.by_unit:
+            for (name, total), gradient in zip(self.sums.items(), gradients, strict=True):
+                total += self._of_units(name, weights[name] * gradient)
+        else:
+            torch._foreach_add_(list(self.sums.values()), torch._foreach_abs(gradients))
         self.steps += 1
+
+    def _of_units(self, name: str, change: Tensor) -> Tensor:
+        """|sum of `change`| of a weight's unit, in equal shares; other matrices by the weight."""
+        if name.endswith("intermediate.dense.weight"):
+            return change.mean(dim=1, keepdim=True).abs().expand_as(change)
+        if name.endswith("attention.output.dense.weight"):
+            heads = change.view(len(change), -1, self.head_dim)
+            return heads.mean(dim=(0, 2), keepdim=True).abs().expand_as(heads).reshape(change.shape)
+        if name.endswith("output.dense.weight"):
+            return change.mean(dim=0, keepdim=True).abs().expand_as(change)
+        return change.abs()
 
     @torch.no_grad()
     def scores(self, model: nn.Module, divide_by: int = 1) -> dict[str, Tensor]:
-        """|w * sum of |gradient|| / divide_by, shaped as the weights."""
+        """|w * sum of |gradient|| / divide_by, shaped as the weights; or what `by_unit` says."""
+        if self.by_unit:
+            return {name: total / divide_by for name, total in self.sums.items()}
         weights = scored_weights(model, self.matrices)
         return {
             name: (weights[name] * total).abs() / divide_by for name, total in self.sums.items()
@@ -72,6 +95,20 @@ class TaylorImportance:
         """Go on from a saved state of a model of the same shape."""
         self.steps = state["steps"]
         self.sums = {name: state["sums"][name].to(zero) for name, zero in self.sums.items()}
+
+
+def magnitude_scores(model: nn.Module) -> dict[str, Tensor]:
+    """|w| as the score of every weight: what to compare Taylor's with."""
+    return {name: weight.detach().abs() for name, weight in scored_weights(model).items()}
+
+
+def random_scores(model: nn.Module, seed: int) -> dict[str, Tensor]:
+    """Scores that rank heads and FFN units at random."""
+    random = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.rand(weight.shape, generator=random)
+        for name, weight in scored_weights(model).items()
+    }
 
 
 def save_scores(path: Path, scores: dict[str, Tensor]) -> None:

@@ -152,7 +152,7 @@ class Job:
         layers = {self.start.shape.keep_layers}
         if schedule:
             layers = {schedule.shape(number).keep_layers for number in range(schedule.count + 1)}
-        return sorted({state for count in layers for state in objective.mapping(count)})
+        return sorted({state for count in layers for state in objective.mapping(count).values()})
 
 
 def fine_tune_stage(
@@ -184,6 +184,7 @@ def _label_job(
         eval_step=settings.logging_steps if settings.evaluate_during_training else None,
         checkpoint_steps=settings.save_steps,
         update=update,
+        score_by_unit=settings.score_by == "unit",
     )
     sampler = data.sampler(rows * accelerator.num_processes, settings.seed)
     return Job(start, data, LabelLoss(), sampler, plan, accelerator, run,
@@ -217,8 +218,10 @@ def distil_stage(
     plan = distil_plan(settings, student, sampler)
     frozen = freeze(teacher.model, accelerator)
     objective = DistillationLoss(
-        frozen, settings.pred_distill, settings.repr_distill, settings.temperature
-    )
+        frozen, settings.pred_distill, settings.repr_distill, settings.temperature,
+        repr_weight=settings.repr_weight, label_weight=settings.label_weight,
+        layer_map=settings.layer_map,
+    )  # fmt: skip
     with accelerator.autocast():
         check_label_order(task, frozen, data.dev, teacher.path)
     job = Job(student, data, objective, sampler, plan, accelerator, run, settings.eval_batch_size)
@@ -234,26 +237,30 @@ def prune_stage(
     scores: dict[str, Tensor] | None,
     folder: Path,
     overwrite: bool = False,
+    layers: list[int] | None = None,
 ) -> TaskModel:
-    """Cut a model to `target` in one step and write it to `folder`, unless that is done already."""
+    """Cut a model to `target` in one step and write it to `folder`, unless that is done already.
+
+    `layers`: those that are kept, if not the first ones.
+    """
     config = start.model.config
-    pruned = replace(start, model=prune(start.model, target, scores), path=str(folder))
+    pruned = replace(start, model=prune(start.model, target, scores, layers), path=str(folder))
     before, after = (weights_hash(one.model.state_dict()) for one in (start, pruned))
     used = weights_hash(scores) if needs_scores(config, target) else None
     identity = {
         "stage": "one_step_prune",
         "task": start.task.name,
-        "settings": {"shape": str(target)},
+        "settings": {"shape": str(target), **({"layers": layers} if layers else {})},
         "parents": {"model": before, "scores": used},
     }
     run = Run(folder, identity, {"parents": {"model": {"path": start.path, "weights": before}}})
     if run.is_finished(overwrite):
         return pruned
     run.claim(overwrite)
-    _, layers = cut(all_units(config), config, target, scores)
+    _, record = cut(all_units(config), config, target, scores, layers)
     pruned.save(folder)
     run.write(finished=True, shape=str(target), parameters=pruned.parameters, weights=after,
-              history=[{"step": 0, "shape": str(target), "layers": layers}])  # fmt: skip
+              history=[{"step": 0, "shape": str(target), "layers": record}])  # fmt: skip
     return pruned
 
 
@@ -284,6 +291,9 @@ def distil_plan(settings: KDSettings, student: TaskModel, sampler: Sampler) -> P
         schedule=schedule,
         update=not settings.compute_taylor,
         save_ladder=settings.save_ladder,
+        score_by_unit=settings.score_by == "unit",
+        keep_optimizer=settings.keep_optimizer,
+        recompute_svd=settings.recompute_svd,
     )
 
 

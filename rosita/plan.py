@@ -19,7 +19,7 @@ class Plan:
     """How the loop runs, apart from its objective; steps are optimizer steps."""
 
     settings: LoopSettings
-    lr_schedule: str = "warmup_linear"  # or "none": constant
+    lr_schedule: str = "warmup_linear"  # see `learning_rate`
     warmup_steps: float = 0
     micro_batch_size: int = 32  # rows of one forward pass on one device
     eval_step: int | None = None  # evaluate every so many steps; None: at the end only
@@ -28,6 +28,9 @@ class Plan:
     schedule: PruningSchedule | None = None
     update: bool = True  # False: gather importance, leave the weights alone
     save_ladder: bool = False  # keep the model of every shape that the schedule passes
+    score_by_unit: bool = False  # see `importance.TaylorImportance`
+    keep_optimizer: bool = False  # a pruning leaves the moments of surviving weights
+    recompute_svd: bool = False  # each cut of the embedding factorizes it anew
 
 
 @dataclass
@@ -88,16 +91,24 @@ def steps_of(
 
 
 def learning_rate(plan: Plan, progress: Progress, total: int, done: int) -> float:
-    """The rate after `done` of `total` steps: constant, or warmed up and decaying to 0, linearly.
+    """The rate after `done` of `total` steps, by the plan's schedule.
 
-    After a pruning there is no warm-up: the rate decays from where it was.
+    none: constant. warmup_linear, warmup_cosine: warmed up, then decaying to 0; after a pruning
+    warmup_linear does not warm up but decays from where it was. decay_after_pruning: warmed up,
+    constant until the last pruning, then decaying to 0, linearly.
     """
     peak = plan.settings.learning_rate
     if plan.lr_schedule == "none":
         return peak
-    if progress.anchor_rate is not None:
+    if plan.lr_schedule == "warmup_linear" and progress.anchor_rate is not None:
         left = max(1, total - progress.anchor_step)
         return progress.anchor_rate * max(0.0, (total - done) / left)
     if done < plan.warmup_steps:
         return peak * done / plan.warmup_steps
-    return peak * max(0.0, (total - done) / max(1.0, total - plan.warmup_steps))
+    begin = plan.warmup_steps
+    if plan.lr_schedule == "decay_after_pruning" and plan.schedule:
+        begin = max(begin, plan.schedule.count * plan.schedule.period)
+    left = min(1.0, max(0.0, (total - done) / max(1.0, total - begin)))
+    if plan.lr_schedule == "warmup_cosine":
+        return peak * (1 - math.cos(math.pi * left)) / 2
+    return peak * left

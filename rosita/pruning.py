@@ -126,12 +126,17 @@ def factorize(embedding: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def prune(
-    model: RositaForSequenceClassification, target: Shape, scores: dict[str, Tensor] | None = None
+    model: RositaForSequenceClassification,
+    target: Shape,
+    scores: dict[str, Tensor] | None = None,
+    layers: list[int] | None = None,
+    recompute_svd: bool = False,
 ) -> RositaForSequenceClassification:
     """A new model of shape `target` with the most important heads and units of `model`.
 
-    The first layers are kept. A dense embedding is factorized by SVD; a factorized one loses its
-    trailing columns, which are ordered by singular value. `scores` (parameter name without
+    The first layers are kept, or those of `layers`. A dense embedding is factorized by SVD; a
+    factorized one loses its trailing columns, which are ordered by singular value as they were
+    before training, or is factorized again (`recompute_svd`). `scores` (parameter name without
     `bert.` -> importance, shaped as the weight) are needed if heads or FFN units are cut.
     Raises `RositaError` for a target that does not fit.
     """
@@ -140,14 +145,35 @@ def prune(
     if scores is None and needs_scores(config, target):
         raise RositaError(f"cutting heads or FFN units down to {target} needs Taylor scores")
     state = {name: weight.detach() for name, weight in model.state_dict().items()}
-    state = _keep_layers(state, target.keep_layers)
-    for layer in range(target.keep_layers if needs_scores(config, target) else 0):
-        heads, units = select_units(config, target, scores, layer)
-        _keep_heads(state, f"bert.encoder.layer.{layer}.attention.", heads, config.head_dim)
-        _keep_ffn_units(state, f"bert.encoder.layer.{layer}.", units)
+    state = prune_layers(state, config, target, scores, layers)
     if target.emb_hidden_dim != -1:
-        _cut_embedding(state, target.emb_hidden_dim)
+        cut_embedding(state, target.emb_hidden_dim, recompute_svd)
     return build_model(shaped_config(config, target), state, training=model.training)
+
+
+def prune_layers(
+    state: dict[str, Tensor],
+    config: RositaConfig,
+    target: Shape,
+    scores: dict[str, Tensor] | None,
+    layers: list[int] | None = None,
+) -> dict[str, Tensor]:
+    """The tensors that are left of `state`, by their new names: layers, heads and FFN units."""
+    kept = list(range(target.keep_layers)) if layers is None else layers
+    state = _keep_layers(state, kept)
+    for new, old in enumerate(kept if needs_scores(config, target) else []):
+        heads, units = select_units(config, target, scores, old)
+        _keep_heads(state, f"bert.encoder.layer.{new}.attention.", heads, config.head_dim)
+        _keep_ffn_units(state, f"bert.encoder.layer.{new}.", units)
+    return state
+
+
+def important_layers(scores: dict[str, Tensor], layers: int, keep: int) -> list[int]:
+    """The `keep` of `layers` layers whose weights' scores sum up to most, ascending."""
+    sums = torch.zeros(layers, dtype=torch.float64)
+    for name, score in scores.items():
+        sums[int(name.split(".")[2])] += score.double().sum().cpu()  # encoder.layer.N.
+    return top_units(sums, keep).tolist()
 
 
 def shaped_config(config: RositaConfig, shape: Shape) -> RositaConfig:
@@ -179,13 +205,16 @@ def parameter_count(config: RositaConfig, shape: Shape | None = None) -> int:
     return sum(weight.numel() for weight in model.parameters())
 
 
-def _keep_layers(state: dict[str, Tensor], count: int) -> dict[str, Tensor]:
-    layer = re.compile(r"bert\.encoder\.layer\.(\d+)\.")
-    return {
-        name: weight
-        for name, weight in state.items()
-        if not (match := layer.match(name)) or int(match[1]) < count
-    }
+def _keep_layers(state: dict[str, Tensor], kept: list[int]) -> dict[str, Tensor]:
+    layer = re.compile(r"(bert\.encoder\.layer\.)(\d+)(\..+)")
+    found = {}
+    for name, weight in state.items():
+        if match := layer.fullmatch(name):
+            if int(match[2]) not in kept:
+                continue
+            name = f"{match[1]}{kept.index(int(match[2]))}{match[3]}"
+        found[name] = weight
+    return found
 
 
 def _keep_heads(state: dict[str, Tensor], prefix: str, heads: Tensor, head_dim: int) -> None:
@@ -206,10 +235,16 @@ def _select(state: dict[str, Tensor], name: str, dim: int, index: Tensor) -> Non
     state[name] = state[name].index_select(dim, index.to(state[name].device))
 
 
-def _cut_embedding(state: dict[str, Tensor], rank: int) -> None:
+def cut_embedding(state: dict[str, Tensor], rank: int, recompute_svd: bool = False) -> None:
+    """Replace the word embedding in `state` by one of `rank`."""
     prefix = "bert.embeddings.word_embeddings"
     if f"{prefix}.weight" in state:
         first, second = factorize(state.pop(f"{prefix}.weight"), rank)
+    elif recompute_svd:
+        # W1 W2^T in the orthonormal basis Q of W2's columns: no product as large as the vocabulary
+        basis, inner = torch.linalg.qr(state[f"{prefix}2.weight"].double())
+        first, turn = factorize(state[f"{prefix}1.weight"] @ inner.T.float(), rank)
+        second = (basis @ turn.double()).to(first)
     else:
         first = state[f"{prefix}1.weight"][:, :rank]
         second = state[f"{prefix}2.weight"][:, :rank]

@@ -26,17 +26,22 @@ def all_units(config: RositaConfig) -> Survivors:
 
 
 def cut(
-    survivors: Survivors, config: RositaConfig, target: Shape, scores: dict[str, Tensor] | None
+    survivors: Survivors,
+    config: RositaConfig,
+    target: Shape,
+    scores: dict[str, Tensor] | None,
+    kept: list[int] | None = None,
 ) -> tuple[Survivors, list[dict[str, Any]]]:
     """The survivors of a pruning of `config` to `target`, and its record, a dict per kept layer.
 
     "heads_before", "head_scores" and "heads" (kept) are in the numbering of the run's first model;
     "ffn_scores" is the mean score of the living units in each of `SLICES` equal slices of the first
     model's units (None: none lives), "ffn_kept" the share of each slice that is kept. Empty where
-    nothing was scored.
+    nothing was scored. `kept`: numbers of the layers that are kept, if not the first ones.
     """
     layers, record = [], []
-    for number, before in enumerate(survivors["layers"][: target.keep_layers]):
+    for number in range(target.keep_layers) if kept is None else kept:
+        before = survivors["layers"][number]
         if scores is None:
             layers.append(before)
             continue

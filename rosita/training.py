@@ -22,6 +22,7 @@ from rosita.evaluation import Scores
 from rosita.files import read_torch, write_torch
 from rosita.importance import CUT_MATRICES, TaylorImportance
 from rosita.model import RositaConfig, RositaForSequenceClassification
+from rosita.moments import Moments, put_moments, surviving_moments
 from rosita.plan import Plan, Progress, Step, learning_rate, steps_of, total_steps
 from rosita.pruning import Shape, build_model, prune, shaped_config
 from rosita.runtime import (
@@ -194,7 +195,7 @@ class Training:
     # ------------------------------------------------------------------ pruning
 
     def _prune(self, step: int, shape: Shape, bar: tqdm) -> None:
-        """Swap the model for a smaller one; optimizer and importance start afresh."""
+        """Swap the model for a smaller one; importance, and mostly the optimizer, start afresh."""
         rate = self.rate(step - 1)
         self._read_losses()
         if self.plan.save_ladder:
@@ -203,7 +204,12 @@ class Training:
         scores = self.importance and self.importance.scores(self.student, divide_by=period)
         living = self.progress.survivors or all_units(self.config)
         self.progress.survivors, layers = cut(living, self.config, shape, scores)
-        self._use(prune(self.whole_model, shape, scores))
+        rotated = self.plan.recompute_svd
+        moments: Moments = {}
+        if self.plan.keep_optimizer:
+            moments = surviving_moments(self.student, self.optimizer, shape, scores, rotated)
+        self._use(prune(self.whole_model, shape, scores, recompute_svd=rotated))
+        put_moments(self.student, self.optimizer, moments)
         self.progress.anchor_step, self.progress.anchor_rate = step - 1, rate
         self.progress.last_gain = step
         self._record({"step": step, "shape": str(shape), **({"layers": layers} if layers else {})})
@@ -219,13 +225,13 @@ class Training:
         """Train `model` from now on: a new optimizer, importance from zero."""
         self.config: RositaConfig = model.config
         model = model.to(self.accelerator.device).train()
-        schedule = self.plan.schedule
+        schedule, by_unit = self.plan.schedule, self.plan.score_by_unit
         self.importance = None
         if not self.plan.update:
-            self.importance = TaylorImportance(model)
+            self.importance = TaylorImportance(model, by_unit=by_unit)
         elif schedule and schedule.depth_or_width == "width":
             if Shape.of(model.config) != schedule.target:
-                self.importance = TaylorImportance(model, CUT_MATRICES)
+                self.importance = TaylorImportance(model, CUT_MATRICES, by_unit)
         if self.vocabulary:
             self.vocabulary.shrink(model)
         optimizer = build_optimizer(model, self.settings)

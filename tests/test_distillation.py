@@ -34,10 +34,15 @@ def test_prediction_loss_equals_the_formula_in_float64():
 
 
 def test_layer_map_is_that_of_the_paper():
-    assert layer_map(12, 8) == [0, 1, 3, 4, 6, 7, 9, 10, 12]
-    assert layer_map(6, 4) == [0, 1, 3, 4, 6]
-    assert layer_map(12, 4) == [0, 3, 6, 9, 12]
-    assert layer_map(8, 8) == list(range(9))
+    assert layer_map(12, 8) == dict(enumerate([0, 1, 3, 4, 6, 7, 9, 10, 12]))
+    assert layer_map(6, 4) == dict(enumerate([0, 1, 3, 4, 6]))
+    assert layer_map(12, 4) == dict(enumerate([0, 3, 6, 9, 12]))
+    assert layer_map(8, 8) == dict(enumerate(range(9)))
+
+
+def test_other_layer_maps_follow_the_last_layers_or_the_last_one_alone():
+    assert layer_map(12, 4, "last") == dict(enumerate([0, 9, 10, 11, 12]))
+    assert layer_map(12, 4, "ends") == {0: 0, 4: 12}
 
 
 def test_representation_loss_is_the_sum_over_layers_of_the_mse_at_real_tokens():
@@ -50,7 +55,7 @@ def test_representation_loss_is_the_sum_over_layers_of_the_mse_at_real_tokens():
         for row, length in ((0, 5), (1, 2)):
             error = state[row, :length].double() - teacher[index][row, :length].double()
             expected += (error**2).mean(dim=-1).sum().item()
-    found = representation_loss(student, teacher, mask, [0, 2, 4])
+    found = representation_loss(student, teacher, mask, {0: 0, 1: 2, 2: 4})
     assert found.item() == pytest.approx(expected)
 
 
@@ -85,6 +90,16 @@ def test_a_student_equal_to_its_teacher_has_no_representation_loss():
     found = DistillationLoss(model(0), True, True).losses(model(0), batch())
     assert found["representation"].total.item() == 0
     assert found["representation"].unit == "tokens" and found["prediction"].unit == "rows"
+
+
+def test_weights_multiply_the_losses_and_the_gold_label_joins_if_asked():
+    plain = DistillationLoss(model(0), True, True).losses(model(1), batch())
+    weighed = DistillationLoss(model(0), True, True, repr_weight=3.0, label_weight=0.5)
+    found = weighed.losses(model(1), batch())
+    label = LabelLoss().losses(model(1), batch())["label"].total
+    torch.testing.assert_close(found["representation"].total, 3 * plain["representation"].total)
+    torch.testing.assert_close(found["prediction"].total, plain["prediction"].total)
+    torch.testing.assert_close(found["label"].total, 0.5 * label)
 
 
 def test_regression_learns_the_gold_label_and_the_teachers_hidden_states():

@@ -7,6 +7,7 @@ from conftest import SMALL
 from rosita import RositaConfig, RositaForSequenceClassification
 from rosita.errors import RositaError
 from rosita.importance import MATRICES, TaylorImportance, load_scores, save_scores, scored_weights
+from rosita.pruning import ffn_scores, head_scores
 
 
 def tiny() -> RositaForSequenceClassification:
@@ -33,6 +34,23 @@ def test_scores_are_w_times_the_sum_of_absolute_gradients_in_float64():
         weight = scored_weights(model)[name]
         expected = (weight * sum(gradient.abs() for gradient in gradients[name])).abs() / 2
         torch.testing.assert_close(score, expected)
+
+
+def test_scores_by_unit_are_the_change_of_the_loss_when_the_unit_goes_in_float64():
+    model = tiny().double().eval()
+    taylor = TaylorImportance(model, by_unit=True)
+    ids = torch.randint(1, 50, (4, 7), generator=torch.Generator().manual_seed(0))
+    model(ids, labels=torch.tensor([0, 1, 1, 0])).loss.backward()
+    taylor.add(model)
+    scores, size = taylor.scores(model), model.config.head_dim
+    layer = model.bert.encoder.layer[1]
+    out = layer.attention.output.dense.weight
+    change = (out * out.grad).detach()
+    expected = [change[:, h * size : (h + 1) * size].sum().abs().item() for h in range(4)]
+    assert head_scores(scores, 1, 4).tolist() == pytest.approx(expected)
+    up, down = ((w * w.grad).detach() for w in
+                (layer.intermediate.dense.weight, layer.output.dense.weight))  # fmt: skip
+    torch.testing.assert_close(ffn_scores(scores, 1), up.sum(1).abs() + down.sum(0).abs())
 
 
 def test_scores_survive_the_file_and_bert_prefixes_are_accepted(tmp_path):

@@ -12,6 +12,7 @@ from rosita.pruning import (
     PruningSchedule,
     Shape,
     factorize,
+    important_layers,
     parameter_count,
     prune,
     top_units,
@@ -51,6 +52,55 @@ INPUTS = {
     "input_ids": torch.arange(5, 35).view(3, 10),
     "attention_mask": torch.tensor([[1] * 10, [1] * 7 + [0] * 3, [1] * 2 + [0] * 8]),
 }
+
+
+def test_chosen_layers_are_kept_with_their_own_heads_and_renumbered():
+    model, scores = model_and_scores()
+    target = Shape(2, 2, 20)
+    kept = prune(model, target, scores, layers=[0, 2])
+    shallow = prune(model, replace(Shape.of(model.config), keep_layers=2), layers=[0, 2])
+    renamed = {name: score for name, score in scores.items() if ".layer.0." in name}
+    renamed |= {name.replace(".layer.2.", ".layer.1."): score for name, score in scores.items()
+                if ".layer.2." in name}  # fmt: skip
+    twin = model.state_dict()
+    for name, weight in shallow.state_dict().items():
+        source = name.replace(".layer.1.", ".layer.2.")
+        torch.testing.assert_close(weight, twin[source], rtol=0, atol=0)
+    expected = prune(shallow, target, renamed)(**INPUTS).logits
+    torch.testing.assert_close(kept(**INPUTS).logits, expected)
+
+
+def test_the_most_important_layers_are_those_with_the_largest_sums():
+    _, scores = model_and_scores()
+    scores = {name: score * (10 if ".layer.1." in name else 1) for name, score in scores.items()}
+    sums = [sum(score.sum().item() for name, score in scores.items() if f".layer.{layer}." in name)
+            for layer in range(3)]  # fmt: skip
+    assert important_layers(scores, 3, 2) == sorted(np.argsort(sums)[-2:].tolist())
+    assert important_layers(scores, 3, 1) == [1]
+
+
+def test_a_factorization_anew_is_the_best_of_its_rank_and_dropping_columns_is_not():
+    model, _ = model_and_scores()
+    shape = Shape.of(model.config)
+    trained = prune(model, replace(shape, emb_hidden_dim=20))
+    embeddings = trained.bert.embeddings
+    with torch.no_grad():  # training turns the factors away from the singular vectors
+        embeddings.word_embeddings1.weight.add_(torch.randn(50, 20))
+    table = product(trained)
+    u, s, vt = np.linalg.svd(table)
+    best = np.linalg.norm(table - (u[:, :6] * s[:6]) @ vt[:6])
+    smaller = replace(shape, emb_hidden_dim=6)
+    anew = np.linalg.norm(table - product(prune(trained, smaller, recompute_svd=True)))
+    dropped = np.linalg.norm(table - product(prune(trained, smaller)))
+    assert anew == pytest.approx(best, rel=1e-4)
+    assert dropped > 1.05 * best
+
+
+def product(model):
+    embeddings = model.bert.embeddings
+    factors = (embeddings.word_embeddings1.weight, embeddings.word_embeddings2.weight)
+    first, second = (weight.detach().double().numpy() for weight in factors)
+    return first @ second.T
 
 
 @pytest.mark.parametrize("heads, ffn", [(1, 48), (4, 7), (2, 20), (3, 1)])

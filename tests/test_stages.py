@@ -17,6 +17,7 @@ from rosita.checkpoint import load_model, read_tokenizer
 from rosita.data import encode_file
 from rosita.errors import RositaError
 from rosita.evaluation import predict
+from rosita.files import read_json
 from rosita.tasks import GLUE, Task
 
 SHAPE = "a2_l2_f20_e8"
@@ -216,6 +217,48 @@ def test_layers_are_dropped_without_scores(chain):
     prune("-model_path", chain.models / "bert_ft", "-task", "CoLA", "-output_dir",
           chain.models / "cut", "-num_layers", 2)  # fmt: skip
     assert (chain.models / "cut" / "CoLA" / "a4_l2_f48_e-1" / "model.safetensors").exists()
+
+
+def test_baselines_need_no_taylor_scores_and_keep_what_they_say(chain):
+    def cut(name: str, *flags: object):
+        prune("-model_path", chain.models / "bert_ft", "-task", "CoLA", "-keep_heads", 2,
+              "-output_dir", chain.models / name, *flags)  # fmt: skip
+        folder = chain.models / name / "CoLA" / "a2_l3_f48_e-1"
+        return folder, load_model(folder, GLUE["CoLA"]).state_dict()
+
+    out = "bert.encoder.layer.0.attention.output.dense.weight"
+    whole = load_model(chain.tuned, GLUE["CoLA"]).state_dict()
+    columns = whole[out].view(32, 4, 8)
+    largest = columns.abs().sum(dim=(0, 2)).argsort()[-2:].sort().values
+    _, found = cut("magnitude", "-importance", "magnitude")
+    torch.testing.assert_close(found[out].view(32, 2, 8), columns[:, largest])
+
+    heads = set()
+    for seed in range(8):
+        folder, _ = cut(f"random{seed}", "-importance", "random", "-seed", seed)
+        heads.add(tuple(read_json(folder / "run.json")["history"][0]["layers"][0]["heads"]))
+    assert len(heads) > 1
+
+    _, found = cut("scratch", "-from_scratch")
+    name = "bert.embeddings.word_embeddings.weight"
+    assert found[name].std() == pytest.approx(0.02, rel=0.1)  # BERT's initializer_range
+    assert not torch.equal(found[name], whole[name])
+
+
+def test_the_layers_that_score_most_are_kept_if_asked(chain):
+    chain.score()
+    path = chain.tuned / "taylor_score" / "taylor.pkl"
+    scores = torch.load(path)
+    for name in scores:
+        scores[name] *= 1 if ".layer.0." in name else 100
+    torch.save(scores, path)
+    prune("-model_path", chain.models / "bert_ft", "-task", "CoLA", "-num_layers", 2,
+          "-output_dir", chain.models / "cut", "-keep_layers_by", "score")  # fmt: skip
+    found = load_model(chain.models / "cut" / "CoLA" / "a4_l2_f48_e-1", GLUE["CoLA"]).state_dict()
+    whole = load_model(chain.tuned, GLUE["CoLA"]).state_dict()
+    for new, old in ((0, 1), (1, 2)):
+        name = "bert.encoder.layer.{}.output.dense.weight"
+        torch.testing.assert_close(found[name.format(new)], whole[name.format(old)])
 
 
 def test_an_untuned_teacher_a_pruned_one_and_one_of_another_task_are_refused(chain):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from conftest import make_bert, write_cola
+from tqdm import tqdm
 
 from rosita.checkpoint import load_model, read_tokenizer
 from rosita.config import KDSettings
@@ -15,7 +16,7 @@ from rosita.errors import RositaError
 from rosita.evaluation import Scores
 from rosita.importance import TaylorImportance
 from rosita.plan import Plan
-from rosita.pruning import PruningSchedule, Shape
+from rosita.pruning import PruningSchedule, Shape, prune
 from rosita.runtime import start_accelerator
 from rosita.tasks import GLUE
 from rosita.training import Interrupted, Training
@@ -201,6 +202,47 @@ def test_a_constant_rate_stays_through_prunings(bench):
     training = bench.training("none", {"lr_schedule": "none"})
     training.progress.anchor_step, training.progress.anchor_rate = 4, 1e-3
     assert [training.rate(done) for done in (0, 5, 10)] == [1e-3] * 3
+
+
+def test_a_cosine_rate_follows_half_a_cosine_after_its_warm_up(bench):
+    training = bench.training("cosine", {"lr_schedule": "warmup_cosine", "warmup_steps": 2})
+    expected = [0, 0.5] + [(1 + math.cos(math.pi * done / 8)) / 2 for done in range(9)]
+    rates = [training.rate(done) for done in range(11)]
+    assert rates == pytest.approx([1e-3 * value for value in expected])
+
+
+def test_the_decay_can_wait_for_the_last_pruning(bench):
+    plan = width_plan(bench) | {"lr_schedule": "decay_after_pruning"}
+    training = bench.training("wait", plan)
+    last = plan["schedule"].count * plan["schedule"].period
+    assert 0 < last < training.total_steps == 10
+    expected = [min(1, (10 - done) / (10 - last)) for done in range(11)]
+    assert [training.rate(done) for done in range(11)] == pytest.approx(
+        [1e-3 * value for value in expected]
+    )
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_moments_go_through_a_pruning_with_their_weights_or_begin_from_zero(bench, keep):
+    plan = width_plan(bench) | {"keep_optimizer": keep}
+    training = bench.training("moments", plan, teacher_loss(bench))
+    training._use(prune(training.whole_model, Shape(4, 3, 48, 20)))
+    training.importance = TaylorImportance(training.student)
+    for weight in training.student.parameters():
+        weight.grad = torch.randn_like(weight)
+    training.importance.add(training.student)
+    training.optimizer.step()
+    for weight in training.student.parameters():  # a moment that tells whose it is
+        training.optimizer.state[weight]["exp_avg"].copy_(weight.detach())
+    training._prune(5, Shape(2, 3, 20, 8), tqdm(disable=True))
+    state = training.optimizer.state
+    if not keep:
+        assert not state
+        return
+    for name, weight in training.student.named_parameters():
+        assert state[weight]["step"] == 1
+        assert state[weight]["exp_avg_sq"].shape == weight.shape
+        torch.testing.assert_close(state[weight]["exp_avg"], weight.detach(), msg=name)
 
 
 def test_only_models_of_the_final_shape_are_candidates_whatever_their_score(bench):
