@@ -7,17 +7,28 @@ its final model. Stages that several chains share (the teacher, bert_student) ru
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
+
+from rosita.pruning import Shape
 
 SHAPE = "a2_l4_f256_e64"  # 3.5 M of 22.7 M parameters: 6.5x smaller
 TEACHER_SEED = 1  # one bert_ft and one bert_student for all: seeds vary what follows
 TABLES = {
     "goal": "as good as it gets at 6.5x fewer parameters",
     "settings": "the paper's settings",
+    "baselines": "against what one would pick instead, at the same size",
     "augmentation": "augmentation",
-    "recipe": "Setting 1, one change at a time",
+    "pruning": "frequency of pruning and learning-rate schedule (Setting 3)",
+    "recipe": "one change at a time",
+}
+# the line of another table that a table's lines are to be compared with
+REFERENCES = {
+    "baselines": "setting1",
+    "augmentation": "setting1",
+    "pruning": "setting3",
+    "recipe": "setting1",
 }
 
 
@@ -27,8 +38,10 @@ class Lab(Protocol):
     seed: int
 
     def fine_tune(self, name: str, source: Path, seed: int | None = None, **flags) -> Path: ...
-    def score(self, model: Path, teacher: Path | None = None) -> None: ...
-    def prune(self, name: str, model: Path, shape: str) -> Path: ...
+    def score(self, model: Path, teacher: Path | None = None, **flags) -> None: ...
+    def twin(self, name: str, model: Path) -> Path: ...
+    def prune(self, name: str, model: Path, shape: str, **flags) -> Path: ...
+    def augment(self, copies: int) -> Path: ...
     def distil(
         self, name: str, config: str, teacher: Path, student: Path, seed: int | None = None, **flags
     ) -> Path: ...
@@ -84,10 +97,10 @@ def setting2(lab: Lab) -> Path:
     return lab.distil("setting2", "setting2", student, pruned)
 
 
-def setting3(lab: Lab) -> Path:
+def setting3(lab: Lab, name: str = "setting3", **flags) -> Path:
     student = bert_student(lab)
     cut = lab.prune("student_4_layers", student, "a12_l4_f1536_e-1")
-    return lab.distil("setting3", "setting3", student, cut)
+    return lab.distil(name, "setting3", student, cut, **flags)
 
 
 def setting4(lab: Lab) -> Path:
@@ -101,10 +114,51 @@ def changed(table: str, name: str, says: str, seeds=(1,), **flags) -> Experiment
     return Experiment(table, name, says, lambda lab: setting1(lab, name, **flags), seeds=seeds)
 
 
-def fresh(lab: Lab, epochs: int, how: str = "alternate") -> Path:
-    return setting1(
-        lab, f"setting1_{how}_{epochs}", num_train_epochs=epochs, fresh_augmentation=how
-    )
+def iterative(table: str, name: str, says: str, **flags) -> Experiment:
+    """Setting 3 with other settings."""
+    return Experiment(table, name, says, lambda lab: setting3(lab, name, **flags), seeds=(1,))
+
+
+def cut_otherwise(table: str, name: str, says: str, shape: str = SHAPE, seeds=(1,), **flags):
+    """Setting 1 from another cut of the teacher."""
+
+    def chain(lab: Lab) -> Path:
+        cut = lab.prune(f"cut_{name}", scored_teacher(lab), shape, seed=lab.seed, **flags)
+        return lab.distil(name, "setting1", teacher(lab), cut, **shape_flags(shape))
+
+    return Experiment(table, name, says, chain, seeds=seeds)
+
+
+def scored_otherwise(name: str, says: str, **flags) -> Experiment:
+    """Setting 1 from a cut of the teacher by other Taylor scores."""
+
+    def chain(lab: Lab) -> Path:
+        source = lab.twin(f"bert_ft_{name}", teacher(lab))
+        lab.score(source, **flags)
+        cut = lab.prune(f"cut_{name}", source, SHAPE)
+        return lab.distil(name, "setting1", teacher(lab), cut)
+
+    return Experiment("recipe", name, says, chain, seeds=(1,))
+
+
+def scratch(lab: Lab) -> Path:
+    cut = lab.prune("cut_scratch", scored_teacher(lab), SHAPE, from_scratch=True, seed=lab.seed)
+    return lab.fine_tune("scratch", cut, is_prun=True, learning_rate=3e-4, num_train_epochs=6)
+
+
+def copies(lab: Lab, count: int) -> Path:
+    """As many steps as 12 epochs without augmentation."""
+    flags = {"data_dir": lab.augment(count), "aug_train": True}
+    return setting1(lab, f"copies_{count}", num_train_epochs=12 / (1 + count), **flags)
+
+
+def fresh(lab: Lab, epochs: int, how: str = "alternate", **flags) -> Path:
+    name = f"setting1_{how}_{epochs}"
+    return setting1(lab, name, num_train_epochs=epochs, fresh_augmentation=how, **flags)
+
+
+def shape_flags(name: str) -> dict[str, int]:
+    return asdict(Shape.parse(name))
 
 
 EXPERIMENTS = [
@@ -117,16 +171,60 @@ EXPERIMENTS = [
     Experiment("settings", "setting4", "Setting 4, ROSITA: depth, then width, three-stage KD",
                setting4),
     changed("augmentation", "none_12", "no augmentation, 12 epochs", num_train_epochs=12),
+    Experiment("augmentation", "copies_1", "GloVe, N = 1: 6 epochs of 40,000 rows",
+               lambda lab: copies(lab, 1), seeds=(1,)),
+    Experiment("augmentation", "copies_3", "GloVe, N = 3: 3 epochs of 80,000 rows",
+               lambda lab: copies(lab, 3), seeds=(1,)),
+    Experiment("augmentation", "copies_10", "GloVe, N = 10: 12/11 epochs of 220,000 rows",
+               lambda lab: copies(lab, 10), seeds=(1,)),
     Experiment("augmentation", "alternate_12", "GloVe, fresh in every second epoch, 12 epochs",
-               lambda lab: fresh(lab, 12)),
+               lambda lab: fresh(lab, 12), seeds=(1,)),
     Experiment("augmentation", "always_12", "GloVe, fresh in every epoch, 12 epochs",
-               lambda lab: fresh(lab, 12, "always")),
+               lambda lab: fresh(lab, 12, "always"), seeds=(1,)),
+    cut_otherwise("baselines", "magnitude", "magnitude in place of Taylor scores",
+                  importance="magnitude"),
+    cut_otherwise("baselines", "random", "random heads and units", importance="random",
+                  seeds=(1, 2, 3)),
+    Experiment("baselines", "scratch", "random weights, on the labels", scratch, seeds=(1,)),
+    cut_otherwise("baselines", "scratch_kd", "random weights, KD", from_scratch=True),
+    cut_otherwise("baselines", "one_layer", "one whole layer, embedding of rank 44",
+                  "a12_l1_f1536_e44"),
+    cut_otherwise("baselines", "two_layers", "two whole layers, whole embedding (not this size)",
+                  "a12_l2_f1536_e-1"),
+    cut_otherwise("baselines", "deep", "deep and narrow: a1_l6_f192_e64", "a1_l6_f192_e64"),
+    cut_otherwise("baselines", "wide", "shallow and wide: a4_l2_f512_e64", "a4_l2_f512_e64"),
+    cut_otherwise("baselines", "large_layers", "more of the layers: a4_l4_f512_e26",
+                  "a4_l4_f512_e26"),
+    cut_otherwise("baselines", "large_embedding", "more of the embedding: a2_l2_f256_e83",
+                  "a2_l2_f256_e83"),
+    iterative("pruning", "period_0.05", "pruned within 5 % of the steps (20 %)",
+              prun_period_proportion=0.05),
+    iterative("pruning", "period_0.5", "within 50 %", prun_period_proportion=0.5),
+    iterative("pruning", "period_0.8", "within 80 %", prun_period_proportion=0.8),
+    iterative("pruning", "constant", "constant rate (linear decay)", lr_schedule="none"),
+    iterative("pruning", "cosine", "cosine decay", lr_schedule="warmup_cosine"),
+    iterative("pruning", "decay_after", "constant while pruning, then linear decay",
+              lr_schedule="decay_after_pruning"),
     changed("recipe", "rate_1e-4", "peak rate 1e-4 (3e-4)", learning_rate=1e-4),
     changed("recipe", "rate_6e-4", "peak rate 6e-4", learning_rate=6e-4),
     changed("recipe", "rate_1e-3", "peak rate 1e-3", learning_rate=1e-3),
     changed("recipe", "batch_16", "batches of 16 (32)", train_batch_size=16),
     changed("recipe", "batch_64", "batches of 64", train_batch_size=64),
+    changed("recipe", "epochs_24", "24 epochs (6)", num_train_epochs=24),
     changed("recipe", "temperature_2", "temperature 2 (1)", temperature=2),
     changed("recipe", "logits_only", "prediction loss only", repr_distill=False),
-    changed("recipe", "epochs_24", "24 epochs (6)", num_train_epochs=24),
+    changed("recipe", "repr_0.1", "a tenth of the representation loss", repr_weight=0.1),
+    changed("recipe", "repr_10", "ten times the representation loss", repr_weight=10),
+    changed("recipe", "labels", "gold labels besides, weight 0.5", label_weight=0.5),
+    changed("recipe", "map_last", "following the teacher's last layers", layer_map="last"),
+    changed("recipe", "map_ends", "following its embedding and last layer only",
+            layer_map="ends"),
+    scored_otherwise("by_unit", "scores summed over a unit before the absolute value",
+                     score_by="unit"),
+    scored_otherwise("passes_3", "scores of three passes", num_train_epochs=3),
+    cut_otherwise("recipe", "layers_by_score", "layers by importance", keep_layers_by="score"),
+    iterative("recipe", "keep_optimizer", "Setting 3, moments kept through prunings",
+              keep_optimizer=True),
+    iterative("recipe", "recompute_svd", "Setting 3, singular vectors anew at each cut",
+              recompute_svd=True),
 ]  # fmt: skip

@@ -14,112 +14,22 @@ Cut off, the same command goes on.
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from experiments import EXPERIMENTS, Experiment, teacher
+from stage_lab import REPOSITORY, StageLab
 
 from rosita.checkpoint import load_model, read_tokenizer
 from rosita.data import encode_file
-from rosita.errors import ArgumentParser, RositaError, run_script
+from rosita.errors import ArgumentParser, run_script
 from rosita.evaluation import paired_bootstrap, predict, score
 from rosita.files import write_json
 from rosita.provenance import read_run
-from rosita.pruning import Shape
 from rosita.serving import weights_bytes
 from rosita.tasks import find_task
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-HELD_OUT = {"SST-2": 3000, "CoLA": 1000}
-SOME_ROWS = 20_000
-FINE_TUNE = {"learning_rate": 5e-5, "num_train_epochs": 3, "logging_steps": 200}
 HISTORY_POINTS = 60  # of each stage's losses, that a record keeps
-
-
-@dataclass
-class StageLab:
-    """Runs stages by their scripts; folders are models/minilm/TASK/DATA/NAME-SEED."""
-
-    task: str
-    data: str  # full or 20k
-    seed: int
-    ran: list[Path] = field(default_factory=list)  # folders of the chain, in order
-
-    @property
-    def base(self) -> Path:
-        return REPOSITORY / "models" / "bert_pt"
-
-    @property
-    def data_dir(self) -> Path:
-        return REPOSITORY / "data" / "held_out" / self.task / self.data
-
-    @property
-    def models(self) -> Path:
-        return REPOSITORY / "models" / "minilm" / self.task / self.data
-
-    def fine_tune(self, name: str, source: Path, seed: int | None = None, **flags) -> Path:
-        folder = self._folder(name, seed)
-        flags = {**FINE_TUNE, **flags, "seed": seed or self.seed}
-        self._run("Pruning/run_glue.py", folder, "--do_train", "--evaluate_during_training",
-                  model_name_or_path=source, output_dir=folder, **flags)  # fmt: skip
-        return folder
-
-    def score(self, model: Path, teacher: Path | None = None) -> None:
-        output = model / "taylor_score"
-        if teacher is None:
-            self._run("Pruning/run_glue.py", output, compute_taylor=True, output_dir=model,
-                      model_name_or_path=model)  # fmt: skip
-        else:
-            self._run("KD/train.py", output, "--compute_taylor", "--pred_distill",
-                      teacher_model=teacher, student_model=model, output_dir=output)  # fmt: skip
-
-    def prune(self, name: str, model: Path, shape: str) -> Path:
-        wanted = Shape.parse(shape)
-        # the script wants MODEL_PATH/TASK and writes OUTPUT/TASK/SHAPE
-        link = self._folder(f"{name}_source") / self.task
-        link.parent.mkdir(parents=True, exist_ok=True)
-        if not link.is_symlink():
-            link.symlink_to(model)
-        output = self._folder(name)
-        folder = output / self.task / shape
-        self.ran.append(folder)
-        self._call("Pruning/pruning_one_step.py", folder, "-model_path", link.parent,
-                   "-output_dir", output, "-task", self.task, "-keep_heads", wanted.keep_heads,
-                   "-num_layers", wanted.keep_layers, "-ffn_hidden_dim", wanted.ffn_hidden_dim,
-                   "-emb_hidden_dim", wanted.emb_hidden_dim)  # fmt: skip
-        return folder
-
-    def distil(
-        self, name: str, config: str, teacher: Path, student: Path, seed: int | None = None, **flags
-    ) -> Path:
-        folder = self._folder(name, seed)
-        config_dir = REPOSITORY / "KD" / "configurations" / "minilm" / f"config_{config}.json"
-        if "fresh_augmentation" in flags:
-            flags["glove_embs"] = REPOSITORY / "glove" / "glove.6B.50d"
-        flags = {"seed": seed or self.seed, "teacher_cache_gb": 8, **flags}
-        self._run("KD/train.py", folder, config_dir=config_dir, teacher_model=teacher,
-                  student_model=student, output_dir=folder, **flags)  # fmt: skip
-        return folder
-
-    def _folder(self, name: str, seed: int | None = None) -> Path:
-        return self.models / f"{name}-{seed or self.seed}"
-
-    def _run(self, script: str, folder: Path, *switches: str, **flags: object) -> None:
-        self.ran.append(folder)
-        pairs = [part for name, value in flags.items() for part in (f"--{name}", value)]
-        self._call(script, folder, "--task_name", self.task, "--data_dir", self.data_dir,
-                   "--do_lower_case", *switches, *pairs)  # fmt: skip
-
-    def _call(self, script: str, folder: Path, *arguments: object) -> None:
-        if read_run(folder).get("finished"):
-            return
-        command = [sys.executable, str(REPOSITORY / script), *map(str, arguments)]
-        print("+", script, folder.relative_to(self.models), flush=True)
-        if code := subprocess.run(command).returncode:
-            raise RositaError(f"{script} for {folder} ended with exit code {code}")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -143,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
 def run_experiment(experiment: Experiment, task: str, seed: int, path: Path) -> None:
     """Run the chain, score teacher and student on dev, write the record."""
     lab = StageLab(task, experiment.data, seed)
-    hold_out(lab)
+    lab.hold_out()
     model = experiment.chain(lab)
     record = {
         "table": experiment.table,
@@ -196,18 +106,6 @@ def short_run(folder: Path) -> dict[str, object]:
                      key=lambda entry: entry["step"])  # fmt: skip
     settings = run.get("identity", {}).get("settings", {})
     return {**kept, "settings": settings, "history": history}
-
-
-def hold_out(lab: StageLab) -> None:
-    """Make the training set and the held-out rows, once."""
-    if (lab.data_dir / "dev.tsv").exists():
-        return
-    rows = ["--train_rows", str(SOME_ROWS)] if lab.data == "20k" and lab.task == "SST-2" else []
-    subprocess.run(
-        [sys.executable, REPOSITORY / "scripts" / "hold_out.py", "--task_name", lab.task,
-         "--data_dir", REPOSITORY / "data" / lab.task, "--output_dir", lab.data_dir,
-         "--rows", str(HELD_OUT[lab.task]), *rows], check=True,
-    )  # fmt: skip
 
 
 def record_path(results: Path, experiment: Experiment, task: str, seed: int) -> Path:

@@ -17,7 +17,7 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
-from experiments import EXPERIMENTS, TABLES
+from experiments import EXPERIMENTS, REFERENCES, TABLES
 
 from rosita.errors import ArgumentParser, RositaError, run_script
 from rosita.files import atomic_write, read_json
@@ -56,6 +56,9 @@ def write_results(args: argparse.Namespace) -> None:
     for task in dict.fromkeys(task for e in EXPERIMENTS for task in e.tasks):
         for table, title in TABLES.items():
             groups = groups_of(records, task, table)
+            if groups and table in REFERENCES:
+                reference = groups_of(records, task, "settings").get(REFERENCES[table])
+                groups = {REFERENCES[table]: reference, **groups} if reference else groups
             planned = [e for e in EXPERIMENTS if e.table == table and task in e.tasks]
             missing += [f"{task} {table}/{e.name}" for e in planned if e.name not in groups]
             if groups:
