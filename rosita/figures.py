@@ -93,5 +93,7 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def _name(row: dict[str, Any]) -> str:
-    """The last two parts of a model's path, and the format."""
-    return f"{'/'.join(Path(row['model']).resolve().parts[-2:])}, {row['format']}"
+    """The last two parts of a model's path, or its name if it is none, and the format."""
+    path = Path(row["model"])
+    path = path.resolve() if path.is_dir() else path
+    return f"{'/'.join(path.parts[-2:])}, {row['format']}"

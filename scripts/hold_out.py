@@ -4,11 +4,12 @@
         --output_dir data/held_out/SST-2
 
 Whole families are held out: sentences drawn at random, and every row that is a part of one of them
-(SST-2's phrases), so that nothing of them is trained on.
+(SST-2's phrases), so that nothing of them is trained on. Where dev has whole sentences only, as
+SST-2's, --min_words leaves the shorter parts out of the held-out file too.
 
 Reads   data_dir/      train.tsv
 Writes  output_dir/    train.tsv: the other rows, or --train_rows of them drawn at random;
-                       dev.tsv: the rows held out
+                       dev.tsv: the rows held out, of --min_words or more
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ def main(argv: list[str] | None = None) -> None:
     task = find_task(args.task_name)
     source = TsvFile(args.data_dir / task.train_file, task)
     rows = list(source.rows())
-    held = hold_out([" ".join(row.texts).split() for row in rows], args.rows, args.seed)
+    sentences = [" ".join(row.texts).split() for row in rows]
+    held = hold_out(sentences, args.rows, args.seed, args.min_words)
+    chosen_by = [number for number in held if len(sentences[number]) >= args.min_words]
     kept = np.setdiff1d(np.arange(len(rows)), held)
     if args.train_rows:
         if args.train_rows > len(kept):
@@ -37,13 +40,15 @@ def main(argv: list[str] | None = None) -> None:
         random = np.random.default_rng([args.seed, 1])
         kept = np.sort(random.choice(kept, args.train_rows, replace=False))
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    for name, chosen in ((task.train_file, kept), (task.dev_files[0], held)):
+    for name, chosen in ((task.train_file, kept), (task.dev_files[0], chosen_by)):
         write_rows(args.output_dir / name, source.header, [rows[index] for index in chosen])
-    print(f"{args.output_dir}: {len(kept):,} rows to train on, {len(held):,} held out")
+    print(f"{args.output_dir}: {len(kept):,} rows to train on, {len(chosen_by):,} held out")
 
 
-def hold_out(sentences: list[list[str]], count: int, seed: int) -> np.ndarray:
-    """Numbers of at least `count` rows, ascending: whole families, drawn at random.
+def hold_out(sentences: list[list[str]], count: int, seed: int, min_words: int = 1) -> np.ndarray:
+    """Numbers of whole families of rows, drawn at random, ascending.
+
+    As many as give at least `count` rows of `min_words` or more.
 
     A family is a sentence that is no part of another one, and all rows that are a run of its words.
     """
@@ -61,7 +66,7 @@ def hold_out(sentences: list[list[str]], count: int, seed: int) -> np.ndarray:
     for root in np.random.default_rng(seed).permutation(np.flatnonzero(~is_part)):
         for part in parts(sentences[root], by_text):
             held.update(dict.fromkeys(by_text[part]))
-        if len(held) >= count:
+        if sum(len(sentences[number]) >= min_words for number in held) >= count:
             break
     return np.sort(np.fromiter(held, dtype=np.int64))
 
@@ -90,6 +95,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data_dir", required=True, type=Path, help="folder of train.tsv")
     parser.add_argument("--output_dir", required=True, type=Path, help="folder to write")
     parser.add_argument("--rows", type=int, default=3000, help="hold out at least so many (3000)")
+    parser.add_argument("--min_words", type=int, default=1, help="count and write these only (1)")
     parser.add_argument("--train_rows", type=int, help="keep so many of the others (all)")
     parser.add_argument("--seed", type=int, default=1)
     return parser.parse_args(argv)

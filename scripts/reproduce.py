@@ -6,6 +6,7 @@ Reads   data/TASK/, models/bert_pt/ (MiniLM), glove/glove.6B.50d/, KD/configurat
 Writes  data/held_out/, models/minilm/ (the models and their logs; not kept in the repository)
         results/minilm/TASK/TABLE-NAME-SEED.json: scores on all of dev, the interval of the
         difference to the teacher, the run.json of every stage
+        with --serving results/minilm/serving-TASK.json: latency and size in every format
 
 The best step of each stage is chosen on sentences held out of train; dev is read once, at the end.
 Cut off, the same command goes on.
@@ -17,18 +18,19 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from experiments import EXPERIMENTS, Experiment, teacher
-from stage_lab import REPOSITORY, StageLab
+from experiments import EXPERIMENTS, TEACHER_SEED, Experiment, teacher
+from stage_lab import REPOSITORY, StageLab, run_checked
 
 from rosita.checkpoint import load_model, read_tokenizer
 from rosita.data import encode_file
 from rosita.errors import ArgumentParser, run_script
 from rosita.evaluation import paired_bootstrap, predict, score
-from rosita.files import write_json
+from rosita.files import read_json, write_json
 from rosita.provenance import read_run
 from rosita.serving import weights_bytes
 from rosita.tasks import find_task
 
+SERVED_SEED = 1
 HISTORY_POINTS = 60  # of each stage's losses, that a record keeps
 
 
@@ -48,6 +50,8 @@ def main(argv: list[str] | None = None) -> None:
               f" {state}", flush=True)  # fmt: skip
         if not path.exists() and not args.dry_run:
             run_experiment(experiment, task, seed, path)
+    for task in args.tasks if args.serving else []:
+        measure_serving(task, args.results)
 
 
 def run_experiment(experiment: Experiment, task: str, seed: int, path: Path) -> None:
@@ -74,6 +78,32 @@ def run_experiment(experiment: Experiment, task: str, seed: int, path: Path) -> 
     write_json(path, record)
     print(f"{path}: {record['metric']} {record['score']:.4f}, teacher"
           f" {record['teacher_score']:.4f}", flush=True)  # fmt: skip
+
+
+def measure_serving(task: str, results: Path) -> None:
+    """Time the settings' and the goal's models, as far as they are here, in every format."""
+    models = {}
+    for experiment in EXPERIMENTS:
+        path = record_path(results, experiment, task, SERVED_SEED)
+        if experiment.table not in ("settings", "goal") or not path.exists():
+            continue
+        record, lab = read_json(path), StageLab(task, experiment.data, SERVED_SEED)
+        folder = lab.models / record["stages"][-1]["folder"]
+        rows = f"{record['train_rows']:,} rows"
+        tuned = lab.models / f"bert_ft-{TEACHER_SEED}"
+        for name, model in ((f"teacher, {rows}", tuned), (f"{experiment.name}, {rows}", folder)):
+            if read_run(model).get("finished"):
+                models[str(model)] = name
+    served = results / f"serving-{task}.json"
+    known = {row["model"] for row in read_json(served)["rows"]} if served.exists() else set()
+    if known >= set(models.values()):
+        return
+    output = REPOSITORY / "models" / "minilm" / task / "serving"
+    run_checked("KD/benchmark.py", "--models", *models, "--batch_sizes", 1, "--lengths", 32,
+                "--data_dir", REPOSITORY / "data" / task, "--output_dir", output)  # fmt: skip
+    report = read_json(output / "benchmark.json")
+    rows = [row | {"model": models[row["model"]]} for row in report["rows"]]
+    write_json(served, {"machine": report["machine"], "rows": rows})
 
 
 def dev_scores(task_name: str, model: Path, teacher_folder: Path) -> dict[str, object]:
@@ -124,6 +154,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--names", type=words, help="these experiments only")
     add("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[1, 2, 3])
     add("--results", type=Path, default=REPOSITORY / "results" / "minilm")
+    add("--serving", action="store_true", help="then time the settings' and the goal's models")
     add("--dry_run", action="store_true", help="list what would run")
     return parser.parse_args(argv)
 

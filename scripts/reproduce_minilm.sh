@@ -16,5 +16,5 @@ fi
 "$PYTHON" download_glove.py --name glove.6B.50d
 "$PYTHON" download_glue_data.py --data_dir data --tasks SST-2,CoLA \
     ${GLUE_MIRROR:+--mirror "$GLUE_MIRROR"}
-"$PYTHON" scripts/reproduce.py "$@"
+"$PYTHON" scripts/reproduce.py --serving "$@"
 "$PYTHON" scripts/results.py

@@ -20,6 +20,7 @@ import matplotlib.pyplot as plt
 from experiments import EXPERIMENTS, REFERENCES, TABLES
 
 from rosita.errors import ArgumentParser, RositaError, run_script
+from rosita.figures import draw_benchmark, markdown
 from rosita.files import atomic_write, read_json
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -67,6 +68,9 @@ def write_results(args: argparse.Namespace) -> None:
                 lines += [f"## {task}: {title}", "", *table_lines(groups), "",
                           f"![{task}, {table}]({picture.relative_to(args.output.parent)})",
                           ""]  # fmt: skip
+        path = args.results / f"serving-{task}.json"
+        if path.exists():
+            lines += serving_lines(task, read_json(path), args.results, args.output.parent)
     if missing:
         lines += ["## Not run yet", "", ", ".join(missing) + ".", ""]
     with atomic_write(args.output) as file:
@@ -106,6 +110,24 @@ def table_lines(groups: dict[str, list[dict]]) -> list[str]:
             f" {', '.join(str(record['seed']) for record in found)} |"
         )
     return lines
+
+
+def serving_lines(task: str, report: dict, results: Path, base: Path) -> list[str]:
+    """What each model is in PyTorch, ONNX and int8: score, latency, size."""
+    picture = results / f"{task}-serving.png"
+    draw_benchmark(report["rows"], picture)
+    lines = [["model", "format", "dev", "ms", "sentences/s", "MB"]]
+    for row in report["rows"]:
+        lines.append([
+            row["model"], row["format"], f"{100 * row['dev_score']:.1f}",
+            f"{row['median_ms']:.1f}", f"{row['sentences_per_second']:.0f}",
+            f"{row['bytes'] / 1e6:.1f}",
+        ])  # fmt: skip
+    machine, first = report["machine"], report["rows"][0]
+    where = (f"One sentence of {first['length']} tokens a call, on {machine['threads']} threads of"
+             f" {machine['cpu']}; all models in turn, medians.")  # fmt: skip
+    return [f"## {task}: serving", "", where, "", markdown(lines), "",
+            f"![{task}, serving]({picture.relative_to(base)})", ""]  # fmt: skip
 
 
 def spread(values: list[float]) -> str:

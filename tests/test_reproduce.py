@@ -54,6 +54,15 @@ def test_held_out_and_kept_rows_are_the_training_file_and_some_rows_are_the_same
     assert lines["some"] == lines["again"]
 
 
+def test_only_long_rows_are_chosen_on_and_their_short_parts_are_not_trained_on_either():
+    whole = [f"{word} is what this film has and no other film does" for word in "abcdefgh"]
+    rows = [text.split() for text in whole] + [text.split()[:2] for text in whole]
+    held = hold_out.hold_out(rows, 3, 0, min_words=5)
+    long = [number for number in held if number < 8]
+    assert len(long) == 3
+    assert sorted(held) == sorted(long + [number + 8 for number in long])
+
+
 def test_the_bootstrap_interval_is_that_of_the_normal_approximation_on_many_rows():
     rng = np.random.default_rng(0)
     labels = rng.integers(2, size=2000)
@@ -103,8 +112,8 @@ def test_an_experiment_runs_from_teacher_to_record_and_a_second_call_runs_nothin
     data = write_cola(sandbox / "data" / "CoLA")
     rows = [f"src\t{len(text) % 2}\t\t{text}\n" for text in sentences(1040, seed=5)]
     (data / "train.tsv").write_text("".join(rows))
-    flags = ("--tasks", "CoLA", "--tables", "settings", "--names", "setting1", "--seeds", 2,
-             "--results", tmp_path / "results")  # fmt: skip
+    flags = ("--tasks", "CoLA", "--tables", "settings", "--names", "setting1", "--seeds", 1,
+             "--serving", "--results", tmp_path / "results")  # fmt: skip
     environment = pytest.MonkeyPatch()
     environment.setenv("PYTHONPATH", str(sandbox))  # the copy's rosita/, for the scripts' children
     with environment.context():
@@ -112,7 +121,7 @@ def test_an_experiment_runs_from_teacher_to_record_and_a_second_call_runs_nothin
         again = run_script(sandbox / "scripts" / "reproduce.py", *flags, cwd=sandbox)
     environment.undo()
     assert again.stdout.count("has a record") == 1 and "+ " not in again.stdout
-    made = json.loads((tmp_path / "results" / "CoLA" / "settings-setting1-2.json").read_text())
+    made = json.loads((tmp_path / "results" / "CoLA" / "settings-setting1-1.json").read_text())
     assert [stage["stage"] for stage in made["stages"]] == [
         "fine_tune", "taylor", "one_step_prune", "distil"
     ]  # fmt: skip
@@ -120,5 +129,10 @@ def test_an_experiment_runs_from_teacher_to_record_and_a_second_call_runs_nothin
     assert made["stages"][-1]["shape"] == "a2_l4_f256_e64" and made["dev_rows"] == 20
     low, high = made["difference_95"]
     assert low <= made["score"] - made["teacher_score"] <= high
+    served = json.loads((tmp_path / "results" / "serving-CoLA.json").read_text())["rows"]
+    rows = f"{made['train_rows']} rows"
+    assert [row["model"] for row in served] == [f"teacher, {rows}"] * 3 + [f"setting1, {rows}"] * 3
+    assert [row["format"] for row in served] == ["pytorch", "onnx", "int8"] * 2
+    assert served[3]["dev_score"] == pytest.approx(made["score"])
     held = (sandbox / "data" / "held_out" / "CoLA" / "20k" / "dev.tsv").read_text().splitlines()
     assert len(held) >= 1000
