@@ -120,6 +120,15 @@ def changed(table: str, name: str, says: str, seeds=(1,), **flags) -> Experiment
     return Experiment(table, name, says, lambda lab: setting1(lab, name, **flags), seeds=seeds)
 
 
+def two_phases(lab: Lab, name: str = "two_phases", epochs: int = 3, **flags) -> Path:
+    """Hidden states first, logits then, as TinyBERT learns; ROSITA's losses are summed."""
+    pruned = lab.prune("one_step", scored_teacher(lab), SHAPE)
+    flags = {"num_train_epochs": epochs, **flags}
+    states = lab.distil(f"{name}_states", "setting1", teacher(lab), pruned,
+                        pred_distill=False, **flags)  # fmt: skip
+    return lab.distil(name, "setting1", teacher(lab), states, repr_distill=False, **flags)
+
+
 def iterative(table: str, name: str, says: str, **flags) -> Experiment:
     """Setting 3 with other settings."""
     return Experiment(table, name, says, lambda lab: setting3(lab, name, **flags), seeds=(1,))
@@ -228,6 +237,8 @@ EXPERIMENTS = [
     changed("recipe", "map_last", "following the teacher's last layers", layer_map="last"),
     changed("recipe", "map_ends", "following its embedding and last layer only",
             layer_map="ends"),
+    Experiment("recipe", "two_phases", "3 epochs of hidden states, then 3 of logits", two_phases,
+               seeds=(1,)),
     scored_otherwise("by_unit", "scores summed over a unit before the absolute value",
                      score_by="unit"),
     scored_otherwise("passes_3", "scores of three passes", num_train_epochs=3),
