@@ -202,27 +202,44 @@ def kd_minilm(quick: bool, folder: Path) -> list[Result]:
 
 def kd_cached_logits(quick: bool, folder: Path) -> list[Result]:
     """Prediction-only distillation, from the second epoch on: with the cache against without."""
-    data = encoded(folder)
-    teacher: RositaForSequenceClassification = random_model(BERT_BASE).eval()
-    found = []
-    for name, layers in (("kd_cached_logits", 12), ("kd_cached_logits_8layer", 8)):
-        shape = f"a12_l{layers}_f3072_e-1"
-        sums = {"cached": [0, 0.0], "not": [0, 0.0]}
-        small = _first_rows(data, 320 if quick else 1600)
-        for number in range(2 if quick else 5):
-            for who in sums:
-                small.teacher_logits = None
-                if who == "cached":
-                    cache_teacher(teacher, "0" * 32, [small], Accelerator(cpu=True))
-                student = random_model(BERT_BASE, shape)
-                new = ours(teacher, student, small, 6 if quick else 14, folder, False, number)
-                sums[who] = [a + b for a, b in zip(sums[who], new, strict=True)]
-        speed = {who: rows / seconds for who, (rows, seconds) in sums.items()}
-        per_token = 3 * linear_flops(random_model(BERT_BASE, shape))
-        limit = matmul_rate(auto_dtype()) / (per_token * small.lengths().mean())
-        found.append(rates(name, speed["cached"], speed["not"], limit,
-                           "without the pass that fills the cache"))  # fmt: skip
-    return found
+    rows, steps, rounds = (320, 6, 2) if quick else (1600, 14, 5)
+    return [
+        against_cached(name, BERT_BASE, f"a12_l{layers}_f3072_e-1", False, rows, steps, rounds,
+                       folder)
+        for name, layers in (("kd_cached_logits", 12), ("kd_cached_logits_8layer", 8))
+    ]  # fmt: skip
+
+
+def kd_cached_states(quick: bool, folder: Path) -> list[Result]:
+    """Setting 1 with both losses, from the second epoch on: with teacher_cache_gb against 0."""
+    rows, steps, rounds = (1600, 30, 2) if quick else (6400, 150, 5)
+    return [against_cached("kd_cached_states", MINILM, MINILM_STUDENT, True, rows, steps, rounds,
+                           folder)]  # fmt: skip
+
+
+def against_cached(
+    name: str, config: RositaConfig, shape: str, states: bool, rows: int, steps: int, rounds: int,
+    folder: Path,
+) -> Result:  # fmt: skip
+    """Rows per second of the same steps, the teacher cached against the teacher run."""
+    small = _first_rows(encoded(folder), rows)
+    teacher: RositaForSequenceClassification = random_model(config).eval()
+    sums = {"cached": [0, 0.0], "not": [0, 0.0]}
+    for number in range(rounds):
+        for who in sums:
+            student = random_model(config, shape)
+            small.teacher_logits = small.teacher_states = None
+            if who == "cached":
+                layers = config.num_hidden_layers, student.config.num_hidden_layers
+                followed = list(layer_map(*layers).values()) if states else None
+                cache_teacher(teacher, "0" * 32, [small], Accelerator(cpu=True), followed)
+            new = ours(teacher, student, small, steps, folder, states, number)
+            sums[who] = [a + b for a, b in zip(sums[who], new, strict=True)]
+    speed = {who: rows / seconds for who, (rows, seconds) in sums.items()}
+    per_token = 3 * linear_flops(random_model(config, shape))
+    limit = matmul_rate(auto_dtype()) / (per_token * small.lengths().mean())
+    return rates(name, speed["cached"], speed["not"], limit,
+                 "without the pass that fills the cache")  # fmt: skip
 
 
 def _first_rows(data: Encoded, rows: int) -> Encoded:

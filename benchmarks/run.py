@@ -25,6 +25,7 @@ CASES = {
     "kd_bert_base": "distilling",
     "kd_minilm": "distilling",
     "kd_cached_logits": "distilling",
+    "kd_cached_states": "distilling",
     "augmentation": "making",
     "svd": "making",
     "pruning_event": "making",

@@ -121,7 +121,7 @@ def outputs(tmp_path_factory) -> tuple[Path, dict[str, str]]:
 
 
 def test_every_command_of_the_readme_runs_as_written(outputs):
-    assert len(outputs[1]) == 24
+    assert len(outputs[1]) == 25
 
 
 def test_every_setting_ends_at_its_shape_with_a_dev_score_and_its_lineage(outputs):
