@@ -179,8 +179,10 @@ def shape_flags(name: str) -> dict[str, int]:
 BOTH = ("SST-2", "CoLA")
 
 EXPERIMENTS = [
-    Experiment("goal", "fresh_12", "Setting 1, 12 epochs, every second one with fresh replacements",
-               lambda lab: fresh(lab, 12), data="full", seeds=(1,)),
+    Experiment("goal", "fresh_20", "Setting 1, 20 epochs, every second one with fresh replacements,"
+               " rate 6e-4, ten times the representation loss",
+               lambda lab: fresh(lab, 20, learning_rate=6e-4, repr_weight=10), data="full",
+               seeds=(1,)),
     Experiment("settings", "no_kd", "pruned, trained on the labels, no KD", no_kd, tasks=BOTH),
     Experiment("settings", "setting1", "Setting 1: one step, one-stage KD", setting1, tasks=BOTH),
     Experiment("settings", "setting2", "Setting 2: one step, two-stage KD", setting2, tasks=BOTH),
@@ -233,6 +235,9 @@ EXPERIMENTS = [
     changed("recipe", "logits_only", "prediction loss only", repr_distill=False),
     changed("recipe", "repr_0.1", "a tenth of the representation loss", repr_weight=0.1),
     changed("recipe", "repr_10", "ten times the representation loss", repr_weight=10),
+    changed("recipe", "repr_30", "thirty times the representation loss", repr_weight=30),
+    changed("recipe", "repr_10_rate_1e-3", "ten times, and peak rate 1e-3", repr_weight=10,
+            learning_rate=1e-3),
     changed("recipe", "labels", "gold labels besides, weight 0.5", label_weight=0.5),
     changed("recipe", "map_last", "following the teacher's last layers", layer_map="last"),
     changed("recipe", "map_ends", "following its embedding and last layer only",
