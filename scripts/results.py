@@ -28,7 +28,9 @@ HEAD = """# Results
 
 all-MiniLM-L6-v2 (6 layers of 384, 22.7 M parameters) compressed on real GLUE data. Written by
 `scripts/results.py` from the records in `results/minilm/`, which `scripts/reproduce_minilm.sh`
-makes; no number is typed by hand. Run again, that script makes what has no record yet.
+makes; no number is typed by hand. Each line is linked to its record: scores, the settings of
+every stage, its losses and held-out scores on the way. Run again, that script makes what has no
+record yet.
 
 How to read it: the best step of every stage is chosen on rows held out of train with all their
 phrases (SST-2: 3,000 rows of eight words or more, as dev has whole sentences; CoLA: 1,000); "held
@@ -56,19 +58,15 @@ def write_results(args: argparse.Namespace) -> None:
         raise RositaError(f"{args.results} holds no record; run scripts/reproduce_minilm.sh")
     lines, missing = [HEAD], []
     for task in dict.fromkeys(task for e in EXPERIMENTS for task in e.tasks):
-        for table, title in TABLES.items():
+        for table in TABLES:
             groups = groups_of(records, task, table)
+            planned = [e for e in EXPERIMENTS if e.table == table and task in e.tasks]
+            missing += [f"{task} {table}/{e.name}" for e in planned if e.name not in groups]
             if groups and table in REFERENCES:
                 reference = groups_of(records, task, "settings").get(REFERENCES[table])
                 groups = {REFERENCES[table]: reference, **groups} if reference else groups
-            planned = [e for e in EXPERIMENTS if e.table == table and task in e.tasks]
-            missing += [f"{task} {table}/{e.name}" for e in planned if e.name not in groups]
             if groups:
-                picture = args.results / f"{task}-{table}.png"
-                draw(picture, groups, f"{task}: {title}")
-                lines += [f"## {task}: {title}", "", *table_lines(groups), "",
-                          f"![{task}, {table}]({picture.relative_to(args.output.parent)})",
-                          ""]  # fmt: skip
+                lines += section(task, table, groups, args)
         path = args.results / f"serving-{task}.json"
         if path.exists():
             lines += serving_lines(task, read_json(path), args.results, args.output.parent)
@@ -77,6 +75,29 @@ def write_results(args: argparse.Namespace) -> None:
     with atomic_write(args.output) as file:
         file.write("\n".join(lines))
     print(f"{args.output}: {len(records)} records, {len(missing)} experiments without one")
+
+
+def section(
+    task: str, table: str, groups: dict[str, list[dict]], args: argparse.Namespace
+) -> list[str]:
+    """One table: its command, its lines, who is ahead where choices are made, its picture."""
+    base = args.output.parent
+    picture = args.results / f"{task}-{table}.png"
+    draw(picture, groups, f"{task}: {TABLES[table]}")
+    lines = [f"## {task}: {TABLES[table]}", "",
+             f"`python scripts/reproduce.py --tasks {task} --tables {table}`", "",
+             *table_lines(groups, args.results.relative_to(base)), ""]  # fmt: skip
+    if len(groups) > 1:
+        means = {name: mean(held_out(found)) for name, found in groups.items()}
+        order = sorted(means, key=means.get, reverse=True)
+        ranked = ", ".join(f"{name} ({means[name]:.1f})" for name in order)
+        lines += [f"Best first on the held-out rows: {ranked}.", ""]
+    return [*lines, f"![{task}, {table}]({picture.relative_to(base)})", ""]
+
+
+def held_out(found: list[dict]) -> list[float]:
+    """The scores, in percent, that the models were chosen by."""
+    return [100 * record["stages"][-1]["dev_score"] for record in found]
 
 
 def groups_of(records: list[dict], task: str, table: str) -> dict[str, list[dict]]:
@@ -90,8 +111,8 @@ def groups_of(records: list[dict], task: str, table: str) -> dict[str, list[dict
     return groups
 
 
-def table_lines(groups: dict[str, list[dict]]) -> list[str]:
-    """The Markdown table of some experiments."""
+def table_lines(groups: dict[str, list[dict]], folder: Path) -> list[str]:
+    """The Markdown table of some experiments, each linked to its record in `folder`."""
     metric = next(iter(groups.values()))[0]["metric"]
     lines = [
         f"| | trained on | held out | dev {metric} | teacher | kept | difference, 95 % |"
@@ -101,11 +122,12 @@ def table_lines(groups: dict[str, list[dict]]) -> list[str]:
     for found in groups.values():
         first, last = found[0], found[0]["stages"][-1]
         scores = [100 * record["score"] for record in found]
-        held = [100 * record["stages"][-1]["dev_score"] for record in found]
+        path = folder / first["task"] / "{table}-{name}-{seed}.json".format(**first)
         kept = mean(100 * record["score"] / record["teacher_score"] for record in found)
         low, high = (100 * bound for bound in first["difference_95"])
         lines.append(
-            f"| {first['says']} | {first['train_rows']:,} rows | {spread(held)} |"
+            f"| [{first['says']}]({path}) | {first['train_rows']:,} rows |"
+            f" {spread(held_out(found))} |"
             f" {spread(scores)} | {100 * first['teacher_score']:.1f} | {kept:.1f} % |"
             f" {low:+.1f} to {high:+.1f} |"
             f" {last['parameters'] / 1e6:.1f} | {first['bytes'] / 1e6:.1f} |"
