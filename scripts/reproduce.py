@@ -31,7 +31,7 @@ from rosita.serving import weights_bytes
 from rosita.tasks import find_task
 
 SERVED_SEED = 1
-HISTORY_POINTS = 60  # of each stage's losses, that a record keeps
+HISTORY_POINTS = 24  # of each stage's losses, that a record keeps
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -124,14 +124,15 @@ def dev_scores(task_name: str, model: Path, teacher_folder: Path) -> dict[str, o
 
 
 def short_run(folder: Path) -> dict[str, object]:
-    """A stage's run.json with a thinned history and without paths of this machine."""
+    """A stage's run.json: a thin history, no lists of heads and units, no paths of this machine."""
     run = read_run(folder)
     kept = {name: run[name] for name in (
         "stage", "shape", "parameters", "metric", "dev_score", "best", "steps", "seconds",
         "weights", "versions") if name in run}  # fmt: skip
-    losses = [entry for entry in run.get("history", []) if "score" not in entry]
+    entries = [entry for entry in run.get("history", []) if "layers" not in entry]
+    losses = [entry for entry in entries if "score" not in entry]
     thin = losses[:: max(1, len(losses) // HISTORY_POINTS)]
-    scores = [entry for entry in run.get("history", []) if "score" in entry]
+    scores = [entry for entry in entries if "score" in entry]
     history = sorted([*thin, *scores[:: max(1, len(scores) // HISTORY_POINTS)]],
                      key=lambda entry: entry["step"])  # fmt: skip
     settings = run.get("identity", {}).get("settings", {})
