@@ -183,6 +183,10 @@ EXPERIMENTS = [
                " rate 6e-4, ten times the representation loss",
                lambda lab: fresh(lab, 20, learning_rate=6e-4, repr_weight=10), data="full",
                seeds=(1,)),
+    Experiment("goal", "fresh_60", "Setting 1, 60 epochs, every second one with fresh replacements,"
+               " rate 6e-4, ten times the representation loss",
+               lambda lab: fresh(lab, 60, learning_rate=6e-4, repr_weight=10), data="full",
+               tasks=("CoLA",), seeds=(1,)),
     Experiment("settings", "no_kd", "pruned, trained on the labels, no KD", no_kd, tasks=BOTH),
     Experiment("settings", "setting1", "Setting 1: one step, one-stage KD", setting1, tasks=BOTH),
     Experiment("settings", "setting2", "Setting 2: one step, two-stage KD", setting2, tasks=BOTH),

@@ -16,6 +16,7 @@ GLOVE = REPOSITORY / "glove" / "glove.6B.50d"
 # dev has whole sentences, train mostly phrases: the choice is made on what is like a sentence
 HELD_OUT = {"SST-2": ("--rows", 3000, "--min_words", 8), "CoLA": ("--rows", 1000)}
 SOME_ROWS = 20_000
+LARGE = ("SST-2",)  # tasks of which most experiments take some rows only
 FINE_TUNE = {
     "SST-2": {"learning_rate": 5e-5, "num_train_epochs": 3, "logging_steps": 500},
     "CoLA": {"learning_rate": 5e-5, "num_train_epochs": 8, "logging_steps": 118},
@@ -30,6 +31,10 @@ class StageLab:
     data: str  # full or 20k
     seed: int
     ran: list[Path] = field(default_factory=list)  # folders of the chain, in order
+
+    def __post_init__(self) -> None:
+        if self.task not in LARGE:
+            self.data = "full"
 
     @property
     def base(self) -> Path:
@@ -117,7 +122,7 @@ class StageLab:
         """Make the training set and the held-out rows, once."""
         if (self.data_dir / "dev.tsv").exists():
             return
-        few = ("--train_rows", SOME_ROWS) if (self.task, self.data) == ("SST-2", "20k") else ()
+        few = ("--train_rows", SOME_ROWS) if self.data == "20k" else ()
         run_checked("scripts/hold_out.py", "--task_name", self.task, "--data_dir",
                     REPOSITORY / "data" / self.task, "--output_dir", self.data_dir,
                     *HELD_OUT[self.task], *few)  # fmt: skip

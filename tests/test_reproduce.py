@@ -137,5 +137,5 @@ def test_an_experiment_runs_from_teacher_to_record_and_a_second_call_runs_nothin
     assert [row["model"] for row in served] == [f"teacher, {rows}"] * 3 + [f"setting1, {rows}"] * 3
     assert [row["format"] for row in served] == ["pytorch", "onnx", "int8"] * 2
     assert served[3]["dev_score"] == pytest.approx(made["score"])
-    held = (sandbox / "data" / "held_out" / "CoLA" / "20k" / "dev.tsv").read_text().splitlines()
+    held = (sandbox / "data" / "held_out" / "CoLA" / "full" / "dev.tsv").read_text().splitlines()
     assert len(held) >= 1000
