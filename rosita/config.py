@@ -155,8 +155,9 @@ class KDSettings(LoopSettings):
             raise ValueError("fresh_augmentation draws from train.tsv: leave aug_train out")
         if self.fresh_augmentation != "never" and not self.glove_embs:
             raise ValueError("fresh_augmentation needs glove_embs, the vectors' file or folder")
-        if self.save_ladder and not self.depth_or_width:
-            raise ValueError("save_ladder is for iterative pruning: set depth_or_width")
+        for name in ("save_ladder", "keep_optimizer", "recompute_svd"):
+            if getattr(self, name) and not self.depth_or_width:
+                raise ValueError(f"{name} is for iterative pruning: set depth_or_width")
         if self.emb_hidden_dim == 0:
             raise ValueError("emb_hidden_dim must be -1 or positive")
         return self

@@ -63,7 +63,7 @@ def room_for_states(size: int, limit: float, folder: Path) -> bool:
     if size <= min(limit, free):
         return True
     room = f"teacher_cache_gb {limit / 1e9:g}" if limit < free else f"the {free / 1e9:.1f} GB free"
-    print(f"the teacher's hidden states take {size / 1e9:.1f} GB, more than {room}: it runs in"
+    print(f"the teacher's hidden states take {size / 1e9:.2g} GB, more than {room}: it runs in"
           " every step instead")  # fmt: skip
     return False
 

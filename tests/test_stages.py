@@ -340,6 +340,34 @@ def test_subsets_train_as_one_file_does_in_rows_and_result_shape(chain):
     assert json.loads((chain.models / "sub" / "run.json").read_text())["steps"] == 2
 
 
+@pytest.mark.parametrize("flag", ["--keep_optimizer", "--recompute_svd"])
+def test_switches_of_iterative_pruning_are_refused_without_it(chain, flag):
+    with pytest.raises(RositaError, match=f"{flag[2:]} is for iterative pruning"):
+        chain.distil(flag)
+
+
+def test_a_cached_teacher_teaches_a_student_that_loses_layers_as_a_running_one_does(chain, capsys):
+    flags = ("--repr_distill", "--num_train_epochs", 6, "--depth_or_width", "depth",
+             "--prun_period_proportion", 0.9, "--keep_heads", 4, "--keep_layers", 1,
+             "--ffn_hidden_dim", 48, "--emb_hidden_dim", -1, "--precision", "fp32")  # fmt: skip
+    losses = {}
+    for name, size in (("live", 0), ("cached", 1), ("too_large", 1e-9)):
+        output = chain.models / name
+        chain.distil(*flags, "--teacher_cache_gb", size, "--output_dir", output)
+        losses[name] = [
+            entry["loss_representation"]
+            for entry in read_json(output / "run.json")["history"]
+            if "loss_representation" in entry
+        ]
+    assert losses["live"]
+    assert losses["cached"] == pytest.approx(losses["live"], rel=5e-3)
+    assert losses["too_large"] == losses["live"]
+    assert "more than teacher_cache_gb 1e-09: it runs in every step" in capsys.readouterr().out
+    kept = [path.name for path in (chain.data / "cache").rglob("states-*.npy")]
+    # three layers, then two, then one: each of the teacher's states is followed by some shape
+    assert len(kept) == 1 and kept[0].startswith("states-0_1_2_3-")
+
+
 def test_every_rung_of_a_ladder_is_a_model_folder_with_the_score_it_says(chain):
     with pytest.raises(RositaError, match="save_ladder is for iterative pruning"):
         chain.distil("--save_ladder")
