@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.text import Annotation
+from matplotlib.text import Annotation, Text
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from rosita.errors import RositaError
@@ -148,20 +148,34 @@ def _name_points(figure: Figure, axes: Axes, points: list[Point]) -> None:
     marks = [tuple(axes.transData.transform((point.x, point.y))) for point in points]
     taken: list[Any] = []
     sides = [(9, 0), (-9, 0), (0, 11), (0, -11), (9, 13), (9, -13), (-9, 13), (-9, -13)]
-    places = [*sides, (0, 25), (0, -25), (-9, 27), (-9, -27)]
+    rows = [sign * step for step in range(14, 113, 14) for sign in (1, -1)]
+    # many models of one size stand above each other: their names go further out, on a leash
+    places = [*sides, (0, 25), (0, -25), (-9, 27), (-9, -27), *((x, y) for x in (26, -26)
+              for y in rows)]  # fmt: skip
     for point in filter(lambda point: point.name, points):
         costs = []
         for place in places:
             text = _annotate(axes, point, place)
-            box = text.get_window_extent(renderer)
+            box = _box(text, renderer)
             text.remove()
-            outside = box.x0 < inside.x0 or box.x1 > inside.x1 + 6
+            outside = (
+                box.x0 < inside.x0
+                or box.x1 > inside.x1 + 6
+                or not (inside.y0 < box.y0 and box.y1 < inside.y1)
+            )
             hidden = sum(
                 box.x0 - 4 < x < box.x1 + 4 and box.y0 - 3 < y < box.y1 + 3 for x, y in marks
             )
-            costs.append(4 * outside + 2 * sum(map(box.overlaps, taken)) + hidden)
+            overlaps = sum(map(box.overlaps, taken))
+            costs.append(4 * outside + 2 * overlaps + hidden + 0.005 * abs(place[1]))
         text = _annotate(axes, point, places[int(np.argmin(costs))])
-        taken.append(text.get_window_extent(renderer))
+        taken.append(_box(text, renderer))
+
+
+def _box(text: Annotation, renderer: Any) -> Any:
+    """Where the words are, without their leash."""
+    text.update_positions(renderer)
+    return Text.get_window_extent(text, renderer)
 
 
 def _annotate(axes: Axes, point: Point, place: tuple[int, int]) -> Annotation:
@@ -169,6 +183,7 @@ def _annotate(axes: Axes, point: Point, place: tuple[int, int]) -> Annotation:
     return axes.annotate(
         _words(point.name), (point.x, point.y), place, textcoords="offset points",
         fontsize=11, zorder=4,
+        arrowprops={"arrowstyle": "-", "color": _LINE} if abs(place[0]) > 20 else None,
         ha=("center", "left", "right")[int(np.sign(place[0]))],
         va=("center", "bottom", "top")[int(np.sign(place[1]))],
     )  # fmt: skip
