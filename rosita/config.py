@@ -110,6 +110,10 @@ class KDSettings(LoopSettings):
     repr_distill: bool = setting(False, "learn the teacher's hidden states")
     repr_weight: float = setting(1.0, "weight of the hidden states' loss; the logits' is 1", gt=0)
     label_weight: float = setting(0.0, "weight of the gold labels' loss (0: not learnt)", ge=0)
+    dropout: float | None = setting(
+        None, "the student's dropout from now on (default: as its config.json says, mostly 0.1)",
+        ge=0, lt=1,
+    )  # fmt: skip
     layer_map: Literal["uniform", "last", "ends"] = setting(
         "uniform", "teacher layers that the student's follow (ends: the last one alone)"
     )

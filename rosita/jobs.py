@@ -21,7 +21,7 @@ from rosita.config import FineTuneSettings, KDSettings
 from rosita.data import Sampler
 from rosita.distillation import DistillationLoss, LabelLoss, Objective
 from rosita.errors import RositaError
-from rosita.model import RositaForSequenceClassification
+from rosita.model import RositaForSequenceClassification, set_dropout
 from rosita.plan import Plan, total_steps
 from rosita.preflight import check_disk, check_label_order, show_plan
 from rosita.provenance import Run
@@ -203,6 +203,8 @@ def distil_stage(
     `subsets`: train on train_aug0.tsv, train_aug1.tsv, ... Both models are changed.
     """
     check_pair(teacher, student, settings)
+    if settings.dropout is not None:
+        set_dropout(student.model, settings.dropout)
     task = student.task
     files = train_file_names(Path(settings.data_dir), task, settings.aug_train, subsets)
     data = load_data(settings, task, student.tokenizer, accelerator, student.model.config, files)

@@ -83,7 +83,9 @@ class Dropout(nn.Dropout):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p in (0, 1) or x.device.type != "cpu":
+        if not self.training or self.p == 0:
+            return x
+        if self.p == 1 or x.device.type != "cpu":
             return super().forward(x)
         # torch draws bit by bit on one core; one 64-bit draw serves four elements
         draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
@@ -308,3 +310,13 @@ class RositaForSequenceClassification(RositaPreTrainedModel):
         elif labels is not None:
             loss = F.cross_entropy(logits, labels)
         return SequenceClassifierOutput(loss, logits, encoded.hidden_states)
+
+
+def set_dropout(model: RositaForSequenceClassification, probability: float) -> None:
+    """Change the dropout of a model, everywhere, and in its configuration: in place."""
+    config = model.config
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = probability
+    config.classifier_dropout = None
+    for module in model.modules():
+        if isinstance(module, Dropout):
+            module.p = probability

@@ -240,6 +240,8 @@ EXPERIMENTS = [
     changed("recipe", "repr_0.1", "a tenth of the representation loss", repr_weight=0.1),
     changed("recipe", "repr_10", "ten times the representation loss", repr_weight=10),
     changed("recipe", "repr_30", "thirty times the representation loss", repr_weight=30),
+    changed("recipe", "dropout_0", "no dropout (0.1)", dropout=0),
+    changed("recipe", "repr_10_dropout_0", "ten times, and no dropout", repr_weight=10, dropout=0),
     changed("recipe", "repr_10_rate_1e-3", "ten times, and peak rate 1e-3", repr_weight=10,
             learning_rate=1e-3),
     changed("recipe", "labels", "gold labels besides, weight 0.5", label_weight=0.5),

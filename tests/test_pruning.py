@@ -8,6 +8,7 @@ from conftest import SMALL
 from rosita import RositaConfig, RositaForSequenceClassification
 from rosita.errors import RositaError
 from rosita.importance import scored_weights
+from rosita.model import set_dropout
 from rosita.pruning import (
     PruningSchedule,
     Shape,
@@ -52,6 +53,17 @@ INPUTS = {
     "input_ids": torch.arange(5, 35).view(3, 10),
     "attention_mask": torch.tensor([[1] * 10, [1] * 7 + [0] * 3, [1] * 2 + [0] * 8]),
 }
+
+
+def test_without_dropout_a_model_in_training_says_what_it_says_in_evaluation_pruned_or_not():
+    model, scores = model_and_scores()
+    for p in (0.5, 0.0):
+        set_dropout(model, p)
+        for one in (model, prune(model, Shape(2, 2, 20), scores)):
+            with torch.no_grad():
+                evaluated = one.eval()(**INPUTS).logits
+                trained = one.train()(**INPUTS).logits
+            assert torch.allclose(evaluated, trained) == (p == 0)
 
 
 def test_chosen_layers_are_kept_with_their_own_heads_and_renumbered():
