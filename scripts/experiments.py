@@ -167,8 +167,8 @@ def copies(lab: Lab, count: int) -> Path:
     return setting1(lab, f"copies_{count}", num_train_epochs=12 / (1 + count), **flags)
 
 
-def fresh(lab: Lab, epochs: int, how: str = "alternate", **flags) -> Path:
-    name = f"setting1_{how}_{epochs}"
+def fresh(lab: Lab, epochs: int, how: str = "alternate", name: str = "", **flags) -> Path:
+    name = name or f"setting1_{how}_{epochs}"
     return setting1(lab, name, num_train_epochs=epochs, fresh_augmentation=how, **flags)
 
 
@@ -182,6 +182,10 @@ EXPERIMENTS = [
     Experiment("goal", "fresh_20", "Setting 1, 20 epochs, every second one with fresh replacements,"
                " rate 6e-4, ten times the representation loss",
                lambda lab: fresh(lab, 20, learning_rate=6e-4, repr_weight=10), data="full",
+               seeds=(1,)),
+    Experiment("goal", "fresh_20_no_dropout", "the same without dropout",
+               lambda lab: fresh(lab, 20, name="setting1_alternate_20_no_dropout",
+                                 learning_rate=6e-4, repr_weight=10, dropout=0), data="full",
                seeds=(1,)),
     Experiment("goal", "fresh_60", "Setting 1, 60 epochs, every second one with fresh replacements,"
                " rate 6e-4, ten times the representation loss",
