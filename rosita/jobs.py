@@ -40,7 +40,7 @@ from rosita.stage import (
 )
 from rosita.survivors import all_units, cut
 from rosita.tasks import Task
-from rosita.teacher_cache import cache_teacher, room_for_states, states_bytes
+from rosita.teacher_cache import cache_teacher, states_bytes
 from rosita.training import Training
 
 IN_MEMORY = "(in memory)"
@@ -137,9 +137,14 @@ class Job:
             return  # no row is seen twice
         if objective.repr_distill:
             states = self._followed_states(objective)
-            limit = self.plan.settings.teacher_cache_gb * 1e9
-            size = states_bytes(files, states, self.start.model.config.hidden_size)
-            if not limit or not room_for_states(size, limit, files[0].cache):
+            limit = self.plan.settings.teacher_cache_gb
+            size = states_bytes(files, states, self.start.model.config.hidden_size) / 1e9
+            if size > limit:
+                if limit:
+                    print(
+                        f"the teacher's hidden states take {size:.2g} GB, more than"
+                        f" teacher_cache_gb {limit:g}: it runs in every step instead"
+                    )
                 return
         elif self.data.task.is_regression:
             return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 from pathlib import Path
 
 import numpy as np
@@ -57,15 +57,20 @@ def states_bytes(files: list[Encoded], states: list[int], hidden_size: int) -> i
     return sum(len(file.ids) for file in files) * len(states) * hidden_size * STATE.itemsize
 
 
-def room_for_states(size: int, limit: float, folder: Path) -> bool:
-    """Whether to keep `size` bytes of states below `folder`; says so where they are too many."""
-    free = shutil.disk_usage(folder).free
-    if size <= min(limit, free):
-        return True
-    room = f"teacher_cache_gb {limit / 1e9:g}" if limit < free else f"the {free / 1e9:.1f} GB free"
-    print(f"the teacher's hidden states take {size / 1e9:.2g} GB, more than {room}: it runs in"
-          " every step instead")  # fmt: skip
-    return False
+def _reserve(path: Path, shape: tuple[int, ...], dtype: type) -> None:
+    """Make the array file at its full size; `RositaError` if the disk has no room for it."""
+    array = open_memmap(path, "w+", dtype, shape)
+    array.flush()
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:  # else a full disk would be a bus error when the array is filled
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        raise RositaError(
+            f"no room for {array.nbytes / 1e9:.2g} GB of the teacher's answers in {path.parent}:"
+            f" {error.strerror}; make room, or set teacher_cache_gb to 0"
+        ) from error
 
 
 def _write(
@@ -88,7 +93,7 @@ def _write(
         if accelerator.is_main_process:
             for name, (shape, dtype) in kinds.items():
                 remove_leftovers(paths[name])
-                open_memmap(new[name], "w+", dtype, shape).flush()
+                _reserve(new[name], shape, dtype)
         accelerator.wait_for_everyone()
         arrays = {name: np.load(path, mmap_mode="r+") for name, path in new.items()}
         with accelerator.autocast():

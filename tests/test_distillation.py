@@ -1,4 +1,5 @@
 import copy
+import errno
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +18,7 @@ from rosita.distillation import (
     prediction_loss,
     representation_loss,
 )
+from rosita.errors import RositaError
 from rosita.runtime import freeze
 from rosita.tasks import GLUE
 from rosita.teacher_cache import cache_teacher
@@ -168,6 +170,22 @@ def test_cached_states_give_the_losses_of_the_teacher_itself(tmp_path):
         cached["representation"].total, live["representation"].total, rtol=2e-3, atol=0
     )
     assert not list(file.cache.glob(".*"))
+
+
+def test_a_full_disk_is_an_error_line_and_leaves_nothing(tmp_path, monkeypatch):
+    tokenizer = read_tokenizer(make_bert(tmp_path / "bert")).build()
+    file = encode_file(write_cola(tmp_path / "data") / "train.tsv", GLUE["CoLA"], tokenizer, 32)
+    teacher = load_model(tmp_path / "bert", GLUE["CoLA"], new_classifier=True).eval()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(
+        RositaError, match="no room for .* GB .* No space left on device"
+    ):
+        cache_teacher(teacher, "0" * 32, [file], Accelerator(cpu=True), [0, 3])
+    assert not list(file.cache.glob("*.npy")) and not list(file.cache.glob(".*"))
 
 
 def test_a_teacher_frozen_in_bf16_loses_no_more_than_autocast_does():
