@@ -181,9 +181,7 @@ def test_a_full_disk_is_an_error_line_and_leaves_nothing(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("os.posix_fallocate", full)
-    with pytest.raises(
-        RositaError, match="no room for .* GB .* No space left on device"
-    ):
+    with pytest.raises(RositaError, match="no room for .* GB .* No space left on device"):
         cache_teacher(teacher, "0" * 32, [file], Accelerator(cpu=True), [0, 3])
     assert not list(file.cache.glob("*.npy")) and not list(file.cache.glob(".*"))
 
