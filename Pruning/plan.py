@@ -99,8 +99,7 @@ def open_scored(source: Path, args: argparse.Namespace):
     check_length(args.length, model.config)
     if args.shape:
         check_target(model.config, args.shape)
-    nothing = Shape(0, 0, 0)  # a target that needs scores, whatever the model has
-    return task, model, read_scores(source, model, nothing)
+    return task, model, read_scores(source, model)
 
 
 def budgets(args: argparse.Namespace) -> dict[str, Any]:
