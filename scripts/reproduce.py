@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
               f" {state}", flush=True)  # fmt: skip
         if not path.exists() and not args.dry_run:
             run_experiment(experiment, task, seed, path)
-    for task in args.tasks if args.serving else []:
+    for task in args.tasks if args.serving and not args.dry_run else []:
         measure_serving(task, args.results)
 
 
