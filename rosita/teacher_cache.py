@@ -129,6 +129,8 @@ def _fill(
         for rows in batches_by_length(part, TOKENS):
             batch = part.batch(rows).to(accelerator.device)
             said = teacher(**batch.inputs, output_hidden_states=bool(states))
+            if not said.logits.isfinite().all():
+                raise RositaError(f"the model gives NaN or infinite logits on {file.path}")
             arrays["logits"][begin + rows] = said.logits.float().cpu().numpy()
             if states:
                 kept = [said.hidden_states[number] for number in states]

@@ -186,6 +186,17 @@ def test_a_full_disk_is_an_error_line_and_leaves_nothing(tmp_path, monkeypatch):
     assert not list(file.cache.glob("*.npy")) and not list(file.cache.glob(".*"))
 
 
+def test_a_teacher_that_says_nan_is_an_error_and_is_not_cached(tmp_path):
+    tokenizer = read_tokenizer(make_bert(tmp_path / "bert")).build()
+    file = encode_file(write_cola(tmp_path / "data") / "train.tsv", GLUE["CoLA"], tokenizer, 32)
+    teacher = load_model(tmp_path / "bert", GLUE["CoLA"], new_classifier=True).eval()
+    with torch.no_grad():
+        teacher.classifier.bias[0] = float("nan")
+    with pytest.raises(RositaError, match="NaN or infinite logits on .*train.tsv"):
+        cache_teacher(teacher, "0" * 32, [file], Accelerator(cpu=True))
+    assert not list(file.cache.glob("*.npy")) and not list(file.cache.glob(".*"))
+
+
 def test_a_teacher_frozen_in_bf16_loses_no_more_than_autocast_does():
     given, teacher = batch().inputs, model(0).eval()
     accelerator = SimpleNamespace(mixed_precision="bf16", device=torch.device("cpu"))
