@@ -139,7 +139,7 @@ def cut_otherwise(table: str, name: str, says: str, shape: str = SHAPE, seeds=(1
 
     def chain(lab: Lab) -> Path:
         cut = lab.prune(f"cut_{name}", scored_teacher(lab), shape, seed=lab.seed, **flags)
-        return lab.distil(name, "setting1", teacher(lab), cut, **shape_flags(shape))
+        return lab.distil(name, "setting1", teacher(lab), cut, **asdict(Shape.parse(shape)))
 
     return Experiment(table, name, says, chain, seeds=seeds)
 
@@ -170,10 +170,6 @@ def copies(lab: Lab, count: int) -> Path:
 def fresh(lab: Lab, epochs: int, how: str = "alternate", name: str = "", **flags) -> Path:
     name = name or f"setting1_{how}_{epochs}"
     return setting1(lab, name, num_train_epochs=epochs, fresh_augmentation=how, **flags)
-
-
-def shape_flags(name: str) -> dict[str, int]:
-    return asdict(Shape.parse(name))
 
 
 BOTH = ("SST-2", "CoLA")
