@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ matplotlib.use("Agg")  # no screen is needed
 from matplotlib import pyplot  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.lines import Line2D  # noqa: E402
 
 
 def markdown(lines: list[list[str]], left: int = 2) -> str:
@@ -56,15 +58,24 @@ def draw_benchmark(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def _scores_by_latency(axes: Axes, rows: list[dict[str, Any]]) -> None:
+    """Dev score against latency: a colour a model, a marker a format."""
+    models, formats = ({row[key]: None for row in rows} for key in ("model", "format"))
+    colours = pyplot.get_cmap("tab10" if len(models) <= 10 else "tab20").colors
+    colour, marker = dict(zip(models, cycle(colours))), dict(zip(formats, cycle("osD^vP")))
     for row in rows:
-        place = (row["median_ms"], row["dev_score"])
-        axes.scatter(*place, s=20 + row["bytes"] / 1e6, alpha=0.7, label=_name(row))
+        axes.scatter(
+            row["median_ms"], row["dev_score"], s=20 + row["bytes"] / 1e6, alpha=0.7,
+            color=colour[row["model"]], marker=marker[row["format"]],
+        )  # fmt: skip
     axes.set(xlabel="ms (median)", ylabel=f"dev {rows[0]['metric']}")
     axes.set_title("area: size of the file", fontsize=9)
     axes.margins(0.1)
     axes.set_xlim(left=0)
-    for handle in axes.legend(fontsize=8).legend_handles:
-        handle.set_sizes([20])
+    keys = [Line2D([], [], linestyle="", marker="o", color=colour[model], label=_model(model))
+            for model in models]  # fmt: skip
+    keys += [Line2D([], [], linestyle="", marker=marker[name], color="grey", label=name)
+             for name in formats]  # fmt: skip
+    axes.legend(handles=keys, fontsize=8)
 
 
 def draw_plan(
@@ -93,7 +104,11 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def _name(row: dict[str, Any]) -> str:
-    """The last two parts of a model's path, or its name if it is none, and the format."""
-    path = Path(row["model"])
+    return f"{_model(row['model'])}, {row['format']}"
+
+
+def _model(name: str) -> str:
+    """The last two parts of a model's path, or its name if it is none."""
+    path = Path(name)
     path = path.resolve() if path.is_dir() else path
-    return f"{'/'.join(path.parts[-2:])}, {row['format']}"
+    return "/".join(path.parts[-2:])

@@ -1,7 +1,7 @@
 """The experiments of RESULTS.md: what each one runs, from the fine-tuned teacher to its student.
 
-A chain is a function of a `Lab`; it calls the stage scripts through it and returns the folder of
-its final model. Stages that several chains share (the teacher, bert_student) run once.
+A chain is a function of a `StageLab`; it calls the stage scripts through it and returns the folder
+of its final model. Stages that several chains share (the teacher, bert_student) run once.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Protocol
+
+from stage_lab import StageLab
 
 from rosita.pruning import Shape
 
 SHAPE = "a2_l4_f256_e64"  # 3.5 M of 22.7 M parameters: 6.5x smaller
 TEACHER_SEED = 1  # one bert_ft and one bert_student for all: seeds vary what follows
 TABLES = {
+    "teacher": "how to tune the teacher",
     "goal": "as good as it gets at 6.5x fewer parameters",
     "settings": "the paper's settings",
     "baselines": "against what one would pick instead, at the same size",
@@ -32,25 +34,7 @@ REFERENCES = {
 }
 
 
-class Lab(Protocol):
-    """Runs a stage for one task and seed, unless it has run; returns the model's folder."""
-
-    task: str
-    seed: int
-
-    def fine_tune(self, name: str, source: Path, seed: int | None = None, **flags) -> Path: ...
-    def score(self, model: Path, teacher: Path | None = None, **flags) -> None: ...
-    def twin(self, name: str, model: Path) -> Path: ...
-    def prune(self, name: str, model: Path, shape: str, **flags) -> Path: ...
-    def augment(self, copies: int) -> Path: ...
-    def distil(
-        self, name: str, config: str, teacher: Path, student: Path, seed: int | None = None, **flags
-    ) -> Path: ...
-    @property
-    def base(self) -> Path: ...
-
-
-Chain = Callable[[Lab], Path]
+Chain = Callable[[StageLab], Path]
 
 
 @dataclass(frozen=True)
@@ -66,50 +50,50 @@ class Experiment:
     seeds: tuple[int, ...] = field(default=(1, 2, 3))
 
 
-def teacher(lab: Lab) -> Path:
+def teacher(lab: StageLab) -> Path:
     """bert_ft: the base, tuned on the labels."""
     return lab.fine_tune("bert_ft", lab.base, TEACHER_SEED)
 
 
-def scored_teacher(lab: Lab) -> Path:
+def scored_teacher(lab: StageLab) -> Path:
     folder = teacher(lab)
     lab.score(folder)
     return folder
 
 
-def no_kd(lab: Lab) -> Path:
+def no_kd(lab: StageLab) -> Path:
     return on_labels(lab, "no_kd", lab.prune("one_step", scored_teacher(lab), SHAPE))
 
 
-def on_labels(lab: Lab, name: str, student: Path) -> Path:
+def on_labels(lab: StageLab, name: str, student: Path) -> Path:
     """Trained on the labels, as long and at the same rate as by KD."""
     epochs = {"SST-2": 6, "CoLA": 20}[lab.task]
     return lab.fine_tune(name, student, is_prun=True, learning_rate=3e-4, num_train_epochs=epochs)
 
 
-def setting1(lab: Lab, name: str = "setting1", **flags) -> Path:
+def setting1(lab: StageLab, name: str = "setting1", **flags) -> Path:
     pruned = lab.prune("one_step", scored_teacher(lab), SHAPE)
     return lab.distil(name, "setting1", teacher(lab), pruned, **flags)
 
 
-def bert_student(lab: Lab) -> Path:
+def bert_student(lab: StageLab) -> Path:
     return lab.distil("bert_student", "bert-student", teacher(lab), lab.base, seed=TEACHER_SEED)
 
 
-def setting2(lab: Lab) -> Path:
+def setting2(lab: StageLab) -> Path:
     student = bert_student(lab)
     lab.score(student, teacher(lab))
     pruned = lab.prune("student_one_step", student, SHAPE)
     return lab.distil("setting2", "setting2", student, pruned)
 
 
-def setting3(lab: Lab, name: str = "setting3", **flags) -> Path:
+def setting3(lab: StageLab, name: str = "setting3", **flags) -> Path:
     student = bert_student(lab)
     cut = lab.prune("student_4_layers", student, "a12_l4_f1536_e-1")
     return lab.distil(name, "setting3", student, cut, **flags)
 
 
-def setting4(lab: Lab) -> Path:
+def setting4(lab: StageLab) -> Path:
     student = bert_student(lab)
     shallow = lab.distil("bert_4layer", "bert-8layer", student, student)
     return lab.distil("setting4", "setting4", shallow, shallow)
@@ -120,7 +104,7 @@ def changed(table: str, name: str, says: str, seeds=(1,), **flags) -> Experiment
     return Experiment(table, name, says, lambda lab: setting1(lab, name, **flags), seeds=seeds)
 
 
-def two_phases(lab: Lab, name: str = "two_phases", epochs: int = 3, **flags) -> Path:
+def two_phases(lab: StageLab, name: str = "two_phases", epochs: int = 3, **flags) -> Path:
     """Hidden states first, logits then, as TinyBERT learns; ROSITA's losses are summed."""
     pruned = lab.prune("one_step", scored_teacher(lab), SHAPE)
     flags = {"num_train_epochs": epochs, **flags}
@@ -137,7 +121,7 @@ def iterative(table: str, name: str, says: str, **flags) -> Experiment:
 def cut_otherwise(table: str, name: str, says: str, shape: str = SHAPE, seeds=(1,), **flags):
     """Setting 1 from another cut of the teacher."""
 
-    def chain(lab: Lab) -> Path:
+    def chain(lab: StageLab) -> Path:
         cut = lab.prune(f"cut_{name}", scored_teacher(lab), shape, seed=lab.seed, **flags)
         return lab.distil(name, "setting1", teacher(lab), cut, **asdict(Shape.parse(shape)))
 
@@ -147,7 +131,7 @@ def cut_otherwise(table: str, name: str, says: str, shape: str = SHAPE, seeds=(1
 def scored_otherwise(name: str, says: str, **flags) -> Experiment:
     """Setting 1 from a cut of the teacher by other Taylor scores."""
 
-    def chain(lab: Lab) -> Path:
+    def chain(lab: StageLab) -> Path:
         source = lab.twin(f"bert_ft_{name}", teacher(lab))
         lab.score(source, **flags)
         cut = lab.prune(f"cut_{name}", source, SHAPE)
@@ -156,18 +140,18 @@ def scored_otherwise(name: str, says: str, **flags) -> Experiment:
     return Experiment("recipe", name, says, chain, seeds=(1,))
 
 
-def scratch(lab: Lab) -> Path:
+def scratch(lab: StageLab) -> Path:
     cut = lab.prune("cut_scratch", scored_teacher(lab), SHAPE, from_scratch=True, seed=lab.seed)
     return on_labels(lab, "scratch", cut)
 
 
-def copies(lab: Lab, count: int) -> Path:
+def copies(lab: StageLab, count: int) -> Path:
     """As many steps as 12 epochs without augmentation."""
     flags = {"data_dir": lab.augment(count), "aug_train": True}
     return setting1(lab, f"copies_{count}", num_train_epochs=12 / (1 + count), **flags)
 
 
-def fresh(lab: Lab, epochs: int, how: str = "alternate", name: str = "", **flags) -> Path:
+def fresh(lab: StageLab, epochs: int, how: str = "alternate", name: str = "", **flags) -> Path:
     name = name or f"setting1_{how}_{epochs}"
     return setting1(lab, name, num_train_epochs=epochs, fresh_augmentation=how, **flags)
 
