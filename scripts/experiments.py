@@ -1,8 +1,4 @@
-"""The experiments of RESULTS.md: what each one runs, from the fine-tuned teacher to its student.
-
-A chain is a function of a `StageLab`; it calls the stage scripts through it and returns the folder
-of its final model. Stages that several chains share (the teacher, bert_student) run once.
-"""
+"""The experiments of RESULTS.md: one line of a table each."""
 
 from __future__ import annotations
 
@@ -10,12 +6,25 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from chains import (
+    SHAPE,
+    TEACHER_SEED,
+    copies,
+    fresh,
+    no_kd,
+    scored_teacher,
+    scratch,
+    setting1,
+    setting2,
+    setting3,
+    setting4,
+    teacher,
+    two_phases,
+)
 from stage_lab import StageLab
 
 from rosita.pruning import Shape
 
-SHAPE = "a2_l4_f256_e64"  # 3.5 M of 22.7 M parameters: 6.5x smaller
-TEACHER_SEED = 1  # one bert_ft and one bert_student for all: seeds vary what follows
 TABLES = {
     "teacher": "how to tune the teacher",
     "goal": "as good as it gets at 6.5x fewer parameters",
@@ -50,67 +59,9 @@ class Experiment:
     seeds: tuple[int, ...] = field(default=(1, 2, 3))
 
 
-def teacher(lab: StageLab) -> Path:
-    """bert_ft: the base, tuned on the labels."""
-    return lab.fine_tune("bert_ft", lab.base, TEACHER_SEED)
-
-
-def scored_teacher(lab: StageLab) -> Path:
-    folder = teacher(lab)
-    lab.score(folder)
-    return folder
-
-
-def no_kd(lab: StageLab) -> Path:
-    return on_labels(lab, "no_kd", lab.prune("one_step", scored_teacher(lab), SHAPE))
-
-
-def on_labels(lab: StageLab, name: str, student: Path) -> Path:
-    """Trained on the labels, as long and at the same rate as by KD."""
-    epochs = {"SST-2": 6, "CoLA": 20}[lab.task]
-    return lab.fine_tune(name, student, is_prun=True, learning_rate=3e-4, num_train_epochs=epochs)
-
-
-def setting1(lab: StageLab, name: str = "setting1", **flags) -> Path:
-    pruned = lab.prune("one_step", scored_teacher(lab), SHAPE)
-    return lab.distil(name, "setting1", teacher(lab), pruned, **flags)
-
-
-def bert_student(lab: StageLab) -> Path:
-    return lab.distil("bert_student", "bert-student", teacher(lab), lab.base, seed=TEACHER_SEED)
-
-
-def setting2(lab: StageLab) -> Path:
-    student = bert_student(lab)
-    lab.score(student, teacher(lab))
-    pruned = lab.prune("student_one_step", student, SHAPE)
-    return lab.distil("setting2", "setting2", student, pruned)
-
-
-def setting3(lab: StageLab, name: str = "setting3", **flags) -> Path:
-    student = bert_student(lab)
-    cut = lab.prune("student_4_layers", student, "a12_l4_f1536_e-1")
-    return lab.distil(name, "setting3", student, cut, **flags)
-
-
-def setting4(lab: StageLab) -> Path:
-    student = bert_student(lab)
-    shallow = lab.distil("bert_4layer", "bert-8layer", student, student)
-    return lab.distil("setting4", "setting4", shallow, shallow)
-
-
 def changed(table: str, name: str, says: str, seeds=(1,), **flags) -> Experiment:
     """Setting 1 with other settings."""
     return Experiment(table, name, says, lambda lab: setting1(lab, name, **flags), seeds=seeds)
-
-
-def two_phases(lab: StageLab, name: str = "two_phases", epochs: int = 3, **flags) -> Path:
-    """Hidden states first, logits then, as TinyBERT learns; ROSITA's losses are summed."""
-    pruned = lab.prune("one_step", scored_teacher(lab), SHAPE)
-    flags = {"num_train_epochs": epochs, **flags}
-    states = lab.distil(f"{name}_states", "setting1", teacher(lab), pruned,
-                        pred_distill=False, **flags)  # fmt: skip
-    return lab.distil(name, "setting1", teacher(lab), states, repr_distill=False, **flags)
 
 
 def iterative(table: str, name: str, says: str, **flags) -> Experiment:
@@ -140,25 +91,29 @@ def scored_otherwise(name: str, says: str, **flags) -> Experiment:
     return Experiment("recipe", name, says, chain, seeds=(1,))
 
 
-def scratch(lab: StageLab) -> Path:
-    cut = lab.prune("cut_scratch", scored_teacher(lab), SHAPE, from_scratch=True, seed=lab.seed)
-    return on_labels(lab, "scratch", cut)
+def tuned(task: str, name: str, says: str, **flags) -> Experiment:
+    """The teacher tuned otherwise; `bert_ft` is the best of these on the held-out rows."""
 
+    def chain(lab: StageLab) -> Path:
+        return lab.fine_tune(f"teacher_{name}", lab.base, TEACHER_SEED, **flags)
 
-def copies(lab: StageLab, count: int) -> Path:
-    """As many steps as 12 epochs without augmentation."""
-    flags = {"data_dir": lab.augment(count), "aug_train": True}
-    return setting1(lab, f"copies_{count}", num_train_epochs=12 / (1 + count), **flags)
-
-
-def fresh(lab: StageLab, epochs: int, how: str = "alternate", name: str = "", **flags) -> Path:
-    name = name or f"setting1_{how}_{epochs}"
-    return setting1(lab, name, num_train_epochs=epochs, fresh_augmentation=how, **flags)
+    return Experiment("teacher", name, says, chain, data="full", tasks=(task,), seeds=(1,))
 
 
 BOTH = ("SST-2", "CoLA")
 
 EXPERIMENTS = [
+    Experiment("teacher", "bert_ft", "as taken", teacher, data="full", tasks=BOTH, seeds=(1,)),
+    tuned("SST-2", "5e-5", "peak rate 5e-5, no warm-up", learning_rate=5e-5, warmup_steps=0),
+    tuned("SST-2", "2e-5_2_epochs", "peak rate 2e-5, 2 epochs", learning_rate=2e-5,
+          num_train_epochs=2),
+    tuned("CoLA", "3e-5", "peak rate 3e-5", learning_rate=3e-5),
+    tuned("CoLA", "1e-4", "peak rate 1e-4", learning_rate=1e-4),
+    tuned("CoLA", "5e-5_batch_16", "batches of 16, 6 epochs", num_train_epochs=6,
+          per_gpu_train_batch_size=16, logging_steps=236),
+    tuned("CoLA", "1e-4_batch_16", "peak rate 1e-4, batches of 16, 6 epochs, warm-up",
+          learning_rate=1e-4, num_train_epochs=6, per_gpu_train_batch_size=16, logging_steps=236,
+          warmup_steps=200),
     Experiment("goal", "fresh_20", "Setting 1, 20 epochs, every second one with fresh replacements,"
                " rate 6e-4, ten times the representation loss",
                lambda lab: fresh(lab, 20, learning_rate=6e-4, repr_weight=10), data="full",
@@ -170,6 +125,10 @@ EXPERIMENTS = [
     Experiment("goal", "fresh_60", "Setting 1, 60 epochs, every second one with fresh replacements,"
                " rate 6e-4, ten times the representation loss",
                lambda lab: fresh(lab, 60, learning_rate=6e-4, repr_weight=10), data="full",
+               tasks=("CoLA",), seeds=(1,)),
+    Experiment("goal", "fresh_60_no_dropout", "the same without dropout",
+               lambda lab: fresh(lab, 60, name="setting1_alternate_60_no_dropout",
+                                 learning_rate=6e-4, repr_weight=10, dropout=0), data="full",
                tasks=("CoLA",), seeds=(1,)),
     Experiment("settings", "no_kd", "pruned, trained on the labels, no KD", no_kd, tasks=BOTH),
     Experiment("settings", "setting1", "Setting 1: one step, one-stage KD", setting1, tasks=BOTH),

@@ -18,7 +18,8 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from experiments import EXPERIMENTS, TEACHER_SEED, Experiment, teacher
+from chains import TEACHER_SEED, teacher
+from experiments import EXPERIMENTS, Experiment
 from stage_lab import REPOSITORY, StageLab, run_checked
 
 from rosita.checkpoint import load_model, read_tokenizer

@@ -17,10 +17,12 @@ GLOVE = REPOSITORY / "glove" / "glove.6B.50d"
 HELD_OUT = {"SST-2": ("--rows", 3000, "--min_words", 8), "CoLA": ("--rows", 1000)}
 SOME_ROWS = 20_000
 LARGE = ("SST-2",)  # tasks of which most experiments take some rows only
-FINE_TUNE = {
-    "SST-2": {"learning_rate": 5e-5, "num_train_epochs": 3, "logging_steps": 500},
-    "CoLA": {"learning_rate": 5e-5, "num_train_epochs": 8, "logging_steps": 118},
-}
+FINE_TUNE = {  # by task and training set
+    ("SST-2", "full"): {"learning_rate": 3e-5, "num_train_epochs": 3, "logging_steps": 500,
+                        "warmup_steps": 500},
+    ("SST-2", "20k"): {"learning_rate": 5e-5, "num_train_epochs": 3, "logging_steps": 500},
+    ("CoLA", "full"): {"learning_rate": 5e-5, "num_train_epochs": 8, "logging_steps": 118},
+}  # fmt: skip
 
 
 @dataclass
@@ -50,7 +52,7 @@ class StageLab:
 
     def fine_tune(self, name: str, source: Path, seed: int | None = None, **flags) -> Path:
         folder = self._folder(name, seed)
-        flags = {**FINE_TUNE[self.task], **flags, "seed": seed or self.seed}
+        flags = {**FINE_TUNE[self.task, self.data], **flags, "seed": seed or self.seed}
         self._run("Pruning/run_glue.py", folder, "--do_train", "--evaluate_during_training",
                   model_name_or_path=source, output_dir=folder, **flags)  # fmt: skip
         return folder

@@ -1,0 +1,88 @@
+"""The stages that lead to the model of an experiment, from the fine-tuned teacher to its student.
+
+A chain is a function of a `StageLab`; it calls the stage scripts through it and returns the folder
+of its final model. Stages that several chains share (the teacher, bert_student) run once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stage_lab import StageLab
+
+SHAPE = "a2_l4_f256_e64"  # 3.5 M of 22.7 M parameters: 6.5x smaller
+TEACHER_SEED = 1  # one bert_ft and one bert_student for all: seeds vary what follows
+
+
+def teacher(lab: StageLab) -> Path:
+    """bert_ft: the base, tuned on the labels."""
+    return lab.fine_tune("bert_ft", lab.base, TEACHER_SEED)
+
+
+def scored_teacher(lab: StageLab) -> Path:
+    folder = teacher(lab)
+    lab.score(folder)
+    return folder
+
+
+def no_kd(lab: StageLab) -> Path:
+    return on_labels(lab, "no_kd", lab.prune("one_step", scored_teacher(lab), SHAPE))
+
+
+def on_labels(lab: StageLab, name: str, student: Path) -> Path:
+    """Trained on the labels, as long and at the same rate as by KD."""
+    epochs = {"SST-2": 6, "CoLA": 20}[lab.task]
+    return lab.fine_tune(name, student, is_prun=True, learning_rate=3e-4, num_train_epochs=epochs)
+
+
+def setting1(lab: StageLab, name: str = "setting1", **flags) -> Path:
+    pruned = lab.prune("one_step", scored_teacher(lab), SHAPE)
+    return lab.distil(name, "setting1", teacher(lab), pruned, **flags)
+
+
+def bert_student(lab: StageLab) -> Path:
+    return lab.distil("bert_student", "bert-student", teacher(lab), lab.base, seed=TEACHER_SEED)
+
+
+def setting2(lab: StageLab) -> Path:
+    student = bert_student(lab)
+    lab.score(student, teacher(lab))
+    pruned = lab.prune("student_one_step", student, SHAPE)
+    return lab.distil("setting2", "setting2", student, pruned)
+
+
+def setting3(lab: StageLab, name: str = "setting3", **flags) -> Path:
+    student = bert_student(lab)
+    cut = lab.prune("student_4_layers", student, "a12_l4_f1536_e-1")
+    return lab.distil(name, "setting3", student, cut, **flags)
+
+
+def setting4(lab: StageLab) -> Path:
+    student = bert_student(lab)
+    shallow = lab.distil("bert_4layer", "bert-8layer", student, student)
+    return lab.distil("setting4", "setting4", shallow, shallow)
+
+
+def two_phases(lab: StageLab, name: str = "two_phases", epochs: int = 3, **flags) -> Path:
+    """Hidden states first, logits then, as TinyBERT learns; ROSITA's losses are summed."""
+    pruned = lab.prune("one_step", scored_teacher(lab), SHAPE)
+    flags = {"num_train_epochs": epochs, **flags}
+    states = lab.distil(f"{name}_states", "setting1", teacher(lab), pruned,
+                        pred_distill=False, **flags)  # fmt: skip
+    return lab.distil(name, "setting1", teacher(lab), states, repr_distill=False, **flags)
+
+
+def scratch(lab: StageLab) -> Path:
+    cut = lab.prune("cut_scratch", scored_teacher(lab), SHAPE, from_scratch=True, seed=lab.seed)
+    return on_labels(lab, "scratch", cut)
+
+
+def copies(lab: StageLab, count: int) -> Path:
+    """As many steps as 12 epochs without augmentation."""
+    flags = {"data_dir": lab.augment(count), "aug_train": True}
+    return setting1(lab, f"copies_{count}", num_train_epochs=12 / (1 + count), **flags)
+
+
+def fresh(lab: StageLab, epochs: int, how: str = "alternate", name: str = "", **flags) -> Path:
+    name = name or f"setting1_{how}_{epochs}"
+    return setting1(lab, name, num_train_epochs=epochs, fresh_augmentation=how, **flags)
