@@ -44,6 +44,10 @@ def run_script(main: Callable[[], None]) -> None:
     try:
         with open(os.devnull, "w") as nowhere, nullcontext() if first else redirect_stdout(nowhere):
             main()
+            sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has enough; what is left to flush goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except RositaError as error:
         if not first:
             time.sleep(5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
+import subprocess
 import sys
 from statistics import mean, stdev
 
@@ -104,6 +105,14 @@ def test_the_tables_hold_mean_and_deviation_of_the_records_and_name_what_is_miss
     assert "Not run yet" in text and "SST-2 settings/setting4" in text
     assert "SST-2 settings/setting1" not in text
     assert (tmp_path / "results" / "minilm" / "SST-2-settings.png").exists()
+
+
+def test_a_reader_that_has_enough_ends_a_script_without_a_traceback():
+    command = [sys.executable, str(REPOSITORY / "scripts" / "reproduce.py"), "--dry_run"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
 
 
 def test_an_experiment_runs_from_teacher_to_record_and_a_second_call_runs_nothing(tmp_path):
