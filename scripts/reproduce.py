@@ -60,6 +60,8 @@ def run_experiment(experiment: Experiment, task: str, seed: int, path: Path) -> 
     lab = StageLab(task, experiment.data, seed)
     lab.hold_out()
     model = experiment.chain(lab)
+    ran = list(dict.fromkeys(lab.ran))  # what led to this model, and it last
+    tuned = teacher(lab)
     record = {
         "table": experiment.table,
         "name": experiment.name,
@@ -67,12 +69,11 @@ def run_experiment(experiment: Experiment, task: str, seed: int, path: Path) -> 
         "task": task,
         "seed": seed,
         "data": experiment.data,
-        "train_rows": read_run(teacher(lab))["data"]["train_rows"],
-        **dev_scores(task, model, teacher(lab)),
+        "train_rows": read_run(tuned)["data"]["train_rows"],
+        **dev_scores(task, model, tuned),
         "bytes": weights_bytes(model),
         "stages": [
-            {"folder": str(folder.relative_to(lab.models)), **short_run(folder)}
-            for folder in dict.fromkeys(lab.ran)
+            {"folder": str(folder.relative_to(lab.models)), **short_run(folder)} for folder in ran
         ],
     }
     record["hours"] = round(sum(s.get("seconds", 0) for s in record["stages"]) / 3600, 3)

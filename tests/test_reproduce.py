@@ -124,15 +124,15 @@ def test_an_experiment_runs_from_teacher_to_record_and_a_second_call_runs_nothin
     data = write_cola(sandbox / "data" / "CoLA")
     rows = [f"src\t{len(text) % 2}\t\t{text}\n" for text in sentences(1040, seed=5)]
     (data / "train.tsv").write_text("".join(rows))
-    flags = ("--tasks", "CoLA", "--tables", "settings", "--names", "setting1", "--seeds", 1,
-             "--serving", "--results", tmp_path / "results")  # fmt: skip
+    flags = ("--tasks", "CoLA", "--names", "setting1,3e-5", "--seeds", 1, "--serving",
+             "--results", tmp_path / "results")  # fmt: skip
     environment = pytest.MonkeyPatch()
     environment.setenv("PYTHONPATH", str(sandbox))  # the copy's rosita/, for the scripts' children
     with environment.context():
         run_script(sandbox / "scripts" / "reproduce.py", *flags, cwd=sandbox)
         again = run_script(sandbox / "scripts" / "reproduce.py", *flags, cwd=sandbox)
     environment.undo()
-    assert again.stdout.count("has a record") == 1 and "+ " not in again.stdout
+    assert again.stdout.count("has a record") == 2 and "+ " not in again.stdout
     made = json.loads((tmp_path / "results" / "CoLA" / "settings-setting1-1.json").read_text())
     assert [stage["stage"] for stage in made["stages"]] == [
         "fine_tune", "taylor", "one_step_prune", "distil"
@@ -141,6 +141,8 @@ def test_an_experiment_runs_from_teacher_to_record_and_a_second_call_runs_nothin
     assert made["stages"][-1]["shape"] == "a2_l4_f256_e64" and made["dev_rows"] == 20
     low, high = made["difference_95"]
     assert low <= made["score"] - made["teacher_score"] <= high
+    tuned = json.loads((tmp_path / "results" / "CoLA" / "teacher-3e-5-1.json").read_text())
+    assert [stage["folder"] for stage in tuned["stages"]] == ["teacher_3e-5-1"]
     served = json.loads((tmp_path / "results" / "serving-CoLA.json").read_text())["rows"]
     rows = f"{made['train_rows']} rows"
     assert [row["model"] for row in served] == [f"teacher, {rows}"] * 3 + [f"setting1, {rows}"] * 3
