@@ -83,17 +83,20 @@ def run_experiment(experiment: Experiment, task: str, seed: int, path: Path) -> 
 
 
 def measure_serving(task: str, results: Path) -> None:
-    """Time the settings' and the goal's models, as far as they are here, in every format."""
-    models = {}
+    """Time the settings' models and the goal's best, as far as they are here, in every format."""
+    records = {"settings": [], "goal": []}
     for experiment in EXPERIMENTS:
         path = record_path(results, experiment, task, SERVED_SEED)
-        if experiment.table not in ("settings", "goal") or not path.exists():
-            continue
-        record, lab = read_json(path), StageLab(task, experiment.data, SERVED_SEED)
+        if experiment.table in records and task in experiment.tasks and path.exists():
+            records[experiment.table].append(read_json(path))
+    goals = sorted(records["goal"], key=lambda record: record["stages"][-1]["dev_score"])
+    models = {}
+    for record in [*goals[-1:], *records["settings"]]:
+        lab = StageLab(task, record["data"], SERVED_SEED)
         folder = lab.models / record["stages"][-1]["folder"]
         rows = f"{record['train_rows']:,} rows"
         tuned = lab.models / f"bert_ft-{TEACHER_SEED}"
-        for name, model in ((f"teacher, {rows}", tuned), (f"{experiment.name}, {rows}", folder)):
+        for name, model in ((f"teacher, {rows}", tuned), (f"{record['name']}, {rows}", folder)):
             if read_run(model).get("finished"):
                 models[str(model)] = name
     served = results / f"serving-{task}.json"
