@@ -114,9 +114,14 @@ def predict(
         logits[rows] = found
     bar.close()
     model.train(was_training)
+    check_finite(logits, data)
+    return logits
+
+
+def check_finite(logits: np.ndarray, data: Encoded) -> None:
+    """`RositaError` if a model's answers to rows of `data` are no numbers."""
     if not np.isfinite(logits).all():
         raise RositaError(f"the model gives NaN or infinite logits on {data.path}")
-    return logits
 
 
 def write_eval_results(folder: Path, name: str, scores: Scores, **more: object) -> None:

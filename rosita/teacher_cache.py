@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from rosita.data import Batch, Encoded, batches_by_length
 from rosita.errors import RositaError
+from rosita.evaluation import check_finite
 from rosita.files import partial_name, remove_leftovers
 
 TOKENS = 4096  # of a batch that the teacher looks at
@@ -129,9 +130,9 @@ def _fill(
         for rows in batches_by_length(part, TOKENS):
             batch = part.batch(rows).to(accelerator.device)
             said = teacher(**batch.inputs, output_hidden_states=bool(states))
-            if not said.logits.isfinite().all():
-                raise RositaError(f"the model gives NaN or infinite logits on {file.path}")
-            arrays["logits"][begin + rows] = said.logits.float().cpu().numpy()
+            logits = said.logits.float().cpu().numpy()
+            check_finite(logits, file)
+            arrays["logits"][begin + rows] = logits
             if states:
                 kept = [said.hidden_states[number] for number in states]
                 _put_states(arrays["states"], file, begin + rows, batch, kept)

@@ -6,9 +6,12 @@ of its final model. Stages that several chains share (the teacher, bert_student)
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 from stage_lab import StageLab
+
+from rosita.pruning import Shape
 
 SHAPE = "a2_l4_f256_e64"  # 3.5 M of 22.7 M parameters: 6.5x smaller
 TEACHER_SEED = 1  # one bert_ft and one bert_student for all: seeds vary what follows
@@ -35,8 +38,9 @@ def on_labels(lab: StageLab, name: str, student: Path) -> Path:
     return lab.fine_tune(name, student, is_prun=True, learning_rate=3e-4, num_train_epochs=epochs)
 
 
-def setting1(lab: StageLab, name: str = "setting1", **flags) -> Path:
-    pruned = lab.prune("one_step", scored_teacher(lab), SHAPE)
+def setting1(lab: StageLab, name: str = "setting1", shape: str = SHAPE, **flags) -> Path:
+    pruned = lab.prune("one_step", scored_teacher(lab), shape)
+    flags = {**asdict(Shape.parse(shape)), **flags}
     return lab.distil(name, "setting1", teacher(lab), pruned, **flags)
 
 
@@ -83,6 +87,6 @@ def copies(lab: StageLab, count: int) -> Path:
     return setting1(lab, f"copies_{count}", num_train_epochs=12 / (1 + count), **flags)
 
 
-def fresh(lab: StageLab, epochs: int, how: str = "alternate", name: str = "", **flags) -> Path:
-    name = name or f"setting1_{how}_{epochs}"
-    return setting1(lab, name, num_train_epochs=epochs, fresh_augmentation=how, **flags)
+def fresh(lab: StageLab, epochs: int, how: str = "alternate") -> Path:
+    name = f"setting1_{how}_{epochs}"
+    return setting1(lab, name, num_train_epochs=epochs, fresh_augmentation=how)
