@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from chains import TEACHER_SEED, teacher
 from experiments import EXPERIMENTS, Experiment
+from records import best_on_held_out, groups_of, read_records, record_path
 from stage_lab import REPOSITORY, StageLab, run_checked
 
 from rosita.checkpoint import load_model, read_tokenizer
@@ -29,8 +30,9 @@ from rosita.evaluation import paired_bootstrap, predict, score
 from rosita.files import read_json, write_json
 from rosita.provenance import read_run
 from rosita.serving import weights_bytes
-from rosita.tasks import find_task
+from rosita.tasks import GLUE, Task, find_task
 
+COLA = GLUE["CoLA"]
 SERVED_SEED = 1
 HISTORY_POINTS = 24  # of each stage's losses, that a record keeps
 
@@ -45,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
         and (not args.names or experiment.name in args.names)
     ]  # fmt: skip
     for number, (experiment, task, seed) in enumerate(chosen, 1):
-        path = record_path(args.results, experiment, task, seed)
+        path = record_path(args.results, task, experiment.table, experiment.name, seed)
         state = "has a record" if path.exists() else "runs"
         print(f"[{number}/{len(chosen)}] {task} {experiment.table}/{experiment.name}, seed {seed}:"
               f" {state}", flush=True)  # fmt: skip
@@ -84,14 +86,12 @@ def run_experiment(experiment: Experiment, task: str, seed: int, path: Path) -> 
 
 def measure_serving(task: str, results: Path) -> None:
     """Time the settings' models and the goal's best, as far as they are here, in every format."""
-    records = {"settings": [], "goal": []}
-    for experiment in EXPERIMENTS:
-        path = record_path(results, experiment, task, SERVED_SEED)
-        if experiment.table in records and task in experiment.tasks and path.exists():
-            records[experiment.table].append(read_json(path))
-    goals = sorted(records["goal"], key=lambda record: record["stages"][-1]["dev_score"])
+    records = read_records(results)
+    goals = groups_of(records, task, "goal")
+    groups = [goals[best_on_held_out(goals)]] if goals else []
+    groups += groups_of(records, task, "settings").values()
     models = {}
-    for record in [*goals[-1:], *records["settings"]]:
+    for record in (r for found in groups for r in found if r["seed"] == SERVED_SEED):
         lab = StageLab(task, record["data"], SERVED_SEED)
         folder = lab.models / record["stages"][-1]["folder"]
         rows = f"{record['train_rows']:,} rows"
@@ -125,6 +125,29 @@ def dev_scores(task_name: str, model: Path, teacher_folder: Path) -> dict[str, o
         "teacher_score": teachers.main,
         "difference_95": paired_bootstrap(task, ours, theirs, labels),
         "dev_rows": len(dev),
+        **({"by_source": by_source(task, path, ours, theirs, labels)} if task is COLA else {}),
+    }
+
+
+def by_source(
+    task: Task, dev: Path, ours: np.ndarray, theirs: np.ndarray, labels: np.ndarray
+) -> dict[str, dict[str, float]]:
+    """CoLA's dev in two: sentences of the books and papers that train quotes too, and of others.
+
+    CoLA names the source of a sentence in the first column. Logits (rows, 2), labels (rows,).
+    """
+    sources = {
+        name: [line.split("\t")[0] for line in dev.with_name(name).read_text("utf-8").splitlines()]
+        for name in ("train.tsv", dev.name)
+    }
+    known = np.isin(sources[dev.name], sources["train.tsv"])
+    return {
+        name: {
+            "rows": int(rows.sum()),
+            "score": score(task, ours[rows], labels[rows]).main,
+            "teacher_score": score(task, theirs[rows], labels[rows]).main,
+        }
+        for name, rows in (("known", known), ("new", ~known))
     }
 
 
@@ -142,10 +165,6 @@ def short_run(folder: Path) -> dict[str, object]:
                      key=lambda entry: entry["step"])  # fmt: skip
     settings = run.get("identity", {}).get("settings", {})
     return {**kept, "settings": settings, "history": history}
-
-
-def record_path(results: Path, experiment: Experiment, task: str, seed: int) -> Path:
-    return results / task / f"{experiment.table}-{experiment.name}-{seed}.json"
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

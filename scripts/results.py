@@ -18,6 +18,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 from experiments import EXPERIMENTS, REFERENCES, TABLES
+from records import best_on_held_out, groups_of, held_out, read_records, record_path
 
 from rosita.errors import ArgumentParser, RositaError, run_script
 from rosita.figures import draw_benchmark, markdown
@@ -39,8 +40,11 @@ bert_ft of the same training data, on the same dev rows; "kept" is dev by teache
 that of the difference to the teacher, in points: a 95 % paired bootstrap over dev rows, of one
 student (the first seed). On SST-2's 872 rows one point is about one standard error. Deviations are
 over student seeds; where one seed is named, more did not fit the time. Hours are those of all
-stages that lead to the model, shared ones included, on one core each, by the wall clock.
+stages that lead to the model, shared ones included, on one core each, by the wall clock. CoLA's
+dev has sentences of the books and papers that train quotes too ("known sources") and of others
+("new ones"); the score of each part stands apart where it was taken.
 """
+PARTS_OF_COLA = {"known": "on known sources", "new": "on new ones"}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -53,11 +57,12 @@ def main(argv: list[str] | None = None) -> None:
 
 def write_results(args: argparse.Namespace) -> None:
     """The page, table by table; tables without a record are named at the end."""
-    records = [read_json(path) for path in sorted(args.results.glob("*/*.json"))]
+    records = read_records(args.results)
     if not records:
         raise RositaError(f"{args.results} holds no record; run scripts/reproduce_minilm.sh")
-    lines, missing = [HEAD], []
-    for task in dict.fromkeys(task for e in EXPERIMENTS for task in e.tasks):
+    tasks = list(dict.fromkeys(task for e in EXPERIMENTS for task in e.tasks))
+    lines, missing = [HEAD, *goals_met(records, tasks)], []
+    for task in tasks:
         for table in TABLES:
             groups = groups_of(records, task, table)
             planned = [e for e in EXPERIMENTS if e.table == table and task in e.tasks]
@@ -75,6 +80,28 @@ def write_results(args: argparse.Namespace) -> None:
     with atomic_write(args.output) as file:
         file.write("\n".join(lines))
     print(f"{args.output}: {len(records)} records, {len(missing)} experiments without one")
+
+
+def goals_met(records: list[dict], tasks: list[str]) -> list[str]:
+    """The goal's best line of each task, by the held-out rows, in a sentence."""
+    lines = []
+    for task in tasks:
+        groups = groups_of(records, task, "goal")
+        teachers = groups_of(records, task, "teacher")
+        if not groups or not teachers:
+            continue
+        name = best_on_held_out(groups)
+        found, tuned = groups[name], next(iter(teachers.values()))[0]
+        kept = mean(100 * record["score"] / record["teacher_score"] for record in found)
+        scores = spread([100 * record["score"] for record in found])
+        seeds = f"mean of {len(found)} seeds" if len(found) > 1 else "one seed"
+        sizes = [record["stages"][-1]["parameters"] / 1e6 for record in (tuned, found[0])]
+        lines.append(
+            f"- {task}: {name} keeps {kept:.1f} % of its teacher's dev {found[0]['metric']}"
+            f" ({scores} of {100 * tuned['score']:.1f}, {seeds}) at {sizes[0] / sizes[1]:.1f}x"
+            f" fewer parameters ({sizes[1]:.1f} of {sizes[0]:.1f} M)."
+        )
+    return ["The best model of each task, chosen on the held-out rows:", "", *lines, ""]
 
 
 def section(
@@ -95,46 +122,41 @@ def section(
     return [*lines, f"![{task}, {table}]({picture.relative_to(base)})", ""]
 
 
-def held_out(found: list[dict]) -> list[float]:
-    """The scores, in percent, that the models were chosen by."""
-    return [100 * record["stages"][-1]["dev_score"] for record in found]
-
-
-def groups_of(records: list[dict], task: str, table: str) -> dict[str, list[dict]]:
-    """Records by experiment, in the order of the list, seeds ascending."""
-    groups = {}
-    for experiment in EXPERIMENTS:
-        wanted = (task, table, experiment.name)
-        found = [r for r in records if (r["task"], r["table"], r["name"]) == wanted]
-        if found and experiment.table == table:
-            groups[experiment.name] = sorted(found, key=lambda record: record["seed"])
-    return groups
-
-
 def table_lines(groups: dict[str, list[dict]], folder: Path) -> list[str]:
     """The Markdown table of some experiments, each linked to its record in `folder`."""
-    metric = next(iter(groups.values()))[0]["metric"]
+    records = [record for found in groups.values() for record in found]
+    parts = PARTS_OF_COLA if any("by_source" in record for record in records) else {}
+    metric = records[0]["metric"]
     lines = [
-        f"| | trained on | held out | dev {metric} | teacher | kept | difference, 95 % |"
-        " million parameters | MB | hours | seeds |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---|",
-    ]
+        ["", "trained on", "held out", f"dev {metric}", *parts.values(), "teacher", "kept",
+         "difference, 95 %", "million parameters", "MB", "hours", "seeds"],
+        ["---", "---", *["---:"] * (8 + len(parts)), "---"],
+    ]  # fmt: skip
     for found in groups.values():
         first, last = found[0], found[0]["stages"][-1]
-        scores = [100 * record["score"] for record in found]
-        path = folder / first["task"] / "{table}-{name}-{seed}.json".format(**first)
+        path = record_path(folder, first["task"], first["table"], first["name"], first["seed"])
         kept = mean(100 * record["score"] / record["teacher_score"] for record in found)
         low, high = (100 * bound for bound in first["difference_95"])
-        lines.append(
-            f"| [{first['says']}]({path}) | {first['train_rows']:,} rows |"
-            f" {spread(held_out(found))} |"
-            f" {spread(scores)} | {100 * first['teacher_score']:.1f} | {kept:.1f} % |"
-            f" {low:+.1f} to {high:+.1f} |"
-            f" {last['parameters'] / 1e6:.1f} | {first['bytes'] / 1e6:.1f} |"
-            f" {mean(record['hours'] for record in found):.2f} |"
-            f" {', '.join(str(record['seed']) for record in found)} |"
-        )
-    return lines
+        lines.append([
+            f"[{first['says']}]({path})",
+            f"{first['train_rows']:,} rows",
+            spread(held_out(found)),
+            spread([100 * record["score"] for record in found]),
+            *(spread(scores_on(part, found)) for part in parts),
+            f"{100 * first['teacher_score']:.1f}",
+            f"{kept:.1f} %",
+            f"{low:+.1f} to {high:+.1f}",
+            f"{last['parameters'] / 1e6:.1f}",
+            f"{first['bytes'] / 1e6:.1f}",
+            f"{mean(record['hours'] for record in found):.2f}",
+            ", ".join(str(record["seed"]) for record in found),
+        ])  # fmt: skip
+    return [f"| {' | '.join(cells)} |" for cells in lines]
+
+
+def scores_on(part: str, found: list[dict]) -> list[float]:
+    """CoLA's score, in percent, on one part of dev; of the records that have it apart."""
+    return [100 * r["by_source"][part]["score"] for r in found if "by_source" in r]
 
 
 def serving_lines(task: str, report: dict, results: Path, base: Path) -> list[str]:
@@ -156,7 +178,9 @@ def serving_lines(task: str, report: dict, results: Path, base: Path) -> list[st
 
 
 def spread(values: list[float]) -> str:
-    """`88.1 ± 0.3`, or the one value."""
+    """`88.1 ± 0.3`, or the one value, or a dash."""
+    if not values:
+        return "–"
     return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
 

@@ -18,7 +18,9 @@ from rosita.evaluation import paired_bootstrap
 from rosita.tasks import GLUE
 
 sys.path.insert(0, str(REPOSITORY / "scripts"))
-hold_out, results = (importlib.import_module(name) for name in ("hold_out", "results"))
+hold_out, reproduce, results = (
+    importlib.import_module(name) for name in ("hold_out", "reproduce", "results")
+)
 
 PHRASES = ["a b c d", "b c", "d", "e f", "f", "b c", "g h", "x e f"]
 
@@ -76,6 +78,20 @@ def test_the_bootstrap_interval_is_that_of_the_normal_approximation_on_many_rows
     assert high == pytest.approx(difference.mean() + half, abs=0.15 * half)
 
 
+def test_colas_dev_is_scored_apart_by_whether_train_quotes_the_same_source(tmp_path):
+    train, dev = tmp_path / "train.tsv", tmp_path / "dev.tsv"
+    train.write_text("ks08\t1\t\ta b\nl-93\t0\t*\tc d\n")
+    dev.write_text("".join(f"{('ks08', 'swb04')[n % 2]}\t{n // 2 % 2}\t\te\n" for n in range(80)))
+    labels = np.arange(80) // 2 % 2
+    wrong_on_new = np.where(np.arange(80) % 2, 1 - labels, labels)
+    ours, theirs = np.eye(2)[wrong_on_new], np.eye(2)[labels]
+    found = reproduce.by_source(GLUE["CoLA"], dev, ours, theirs, labels)
+    assert found == {
+        "known": {"rows": 40, "score": 1, "teacher_score": 1},
+        "new": {"rows": 40, "score": -1, "teacher_score": 1},
+    }
+
+
 def record(name: str, seed: int, score: float) -> dict:
     return {
         "table": "settings", "name": name, "says": f"says {name}", "task": "SST-2", "seed": seed,
@@ -124,6 +140,8 @@ def test_an_experiment_runs_from_teacher_to_record_and_a_second_call_runs_nothin
     data = write_cola(sandbox / "data" / "CoLA")
     rows = [f"src\t{len(text) % 2}\t\t{text}\n" for text in sentences(1040, seed=5)]
     (data / "train.tsv").write_text("".join(rows))
+    dev = (data / "dev.tsv").read_text().splitlines(keepends=True)
+    (data / "dev.tsv").write_text("".join(dev[:10] + [f"new-{line}" for line in dev[10:]]))
     flags = ("--tasks", "CoLA", "--names", "setting1,3e-5", "--seeds", 1, "--serving",
              "--results", tmp_path / "results")  # fmt: skip
     environment = pytest.MonkeyPatch()
@@ -141,6 +159,7 @@ def test_an_experiment_runs_from_teacher_to_record_and_a_second_call_runs_nothin
     assert made["stages"][-1]["shape"] == "a2_l4_f256_e64" and made["dev_rows"] == 20
     low, high = made["difference_95"]
     assert low <= made["score"] - made["teacher_score"] <= high
+    assert [part["rows"] for part in made["by_source"].values()] == [10, 10]
     tuned = json.loads((tmp_path / "results" / "CoLA" / "teacher-3e-5-1.json").read_text())
     assert [stage["folder"] for stage in tuned["stages"]] == ["teacher_3e-5-1"]
     served = json.loads((tmp_path / "results" / "serving-CoLA.json").read_text())["rows"]
