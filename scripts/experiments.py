@@ -124,11 +124,9 @@ EXPERIMENTS = [
     tuned("CoLA", "1e-4_batch_16", "peak rate 1e-4, batches of 16, 6 epochs, warm-up",
           learning_rate=1e-4, num_train_epochs=6, per_gpu_train_batch_size=16, logging_steps=236,
           warmup_steps=200),
-    at_its_best("SST-2", "fresh_20", "Setting 1, 20 epochs, every second one with fresh"
-                " replacements, rate 6e-4, ten times the representation loss",
-                num_train_epochs=20, fresh_augmentation="alternate"),
-    at_its_best("SST-2", "fresh_20_no_dropout", "the same without dropout", num_train_epochs=20,
-                fresh_augmentation="alternate", dropout=0),
+    at_its_best("SST-2", "fresh_20_no_dropout", "Setting 1, 20 epochs, every second one with"
+                " fresh replacements, rate 6e-4, ten times the representation loss, no dropout",
+                num_train_epochs=20, fresh_augmentation="alternate", dropout=0),
     at_its_best("CoLA", "fresh_60", "Setting 1, 60 epochs, every second one with fresh"
                 " replacements, rate 6e-4, ten times the representation loss",
                 num_train_epochs=60, fresh_augmentation="alternate"),
