@@ -3,12 +3,15 @@
     python scripts/results.py
 
 Reads   results/minilm/TASK/*.json, as scripts/reproduce.py writes them
+        results/minilm/findings.md: what a table shows, in words, under a heading `# TASK TABLE`;
+        `{NAME kept}` in it becomes that line's number (also: held_out, dev, seeds)
 Writes  RESULTS.md; results/minilm/TASK-TABLE.png
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -61,6 +64,7 @@ def write_results(args: argparse.Namespace) -> None:
     if not records:
         raise RositaError(f"{args.results} holds no record; run scripts/reproduce_minilm.sh")
     tasks = list(dict.fromkeys(task for e in EXPERIMENTS for task in e.tasks))
+    findings = read_findings(args.results / "findings.md")
     lines, missing = [HEAD, *goals_met(records, tasks)], []
     for task in tasks:
         for table in TABLES:
@@ -72,6 +76,7 @@ def write_results(args: argparse.Namespace) -> None:
                 groups = {REFERENCES[table]: reference, **groups} if reference else groups
             if groups:
                 lines += section(task, table, groups, args)
+                lines += finding(findings, f"{task} {table}", groups)
         path = args.results / f"serving-{task}.json"
         if path.exists():
             lines += serving_lines(task, read_json(path), args.results, args.output.parent)
@@ -92,14 +97,13 @@ def goals_met(records: list[dict], tasks: list[str]) -> list[str]:
             continue
         name = best_on_held_out(groups)
         found, tuned = groups[name], next(iter(teachers.values()))[0]
-        kept = mean(100 * record["score"] / record["teacher_score"] for record in found)
-        scores = spread([100 * record["score"] for record in found])
         seeds = f"mean of {len(found)} seeds" if len(found) > 1 else "one seed"
         sizes = [record["stages"][-1]["parameters"] / 1e6 for record in (tuned, found[0])]
+        kept, dev = (NUMBERS[number](found) for number in ("kept", "dev"))
         lines.append(
-            f"- {task}: {name} keeps {kept:.1f} % of its teacher's dev {found[0]['metric']}"
-            f" ({scores} of {100 * tuned['score']:.1f}, {seeds}) at {sizes[0] / sizes[1]:.1f}x"
-            f" fewer parameters ({sizes[1]:.1f} of {sizes[0]:.1f} M)."
+            f"- {task}: {name} keeps {kept} of its teacher's dev {found[0]['metric']} ({dev} of"
+            f" {100 * tuned['score']:.1f}, {seeds}) at {sizes[0] / sizes[1]:.1f}x fewer parameters"
+            f" ({sizes[1]:.1f} of {sizes[0]:.1f} M)."
         )
     return ["The best model of each task, chosen on the held-out rows:", "", *lines, ""]
 
@@ -122,6 +126,33 @@ def section(
     return [*lines, f"![{task}, {table}]({picture.relative_to(base)})", ""]
 
 
+def read_findings(path: Path) -> dict[str, str]:
+    """Text under each heading `# TASK TABLE` of the file; none if it is not there."""
+    if not path.exists():
+        return {}
+    parts = re.split(r"^# (.+)\n", path.read_text("utf-8"), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], map(str.strip, parts[2::2]), strict=True))
+
+
+def finding(findings: dict[str, str], heading: str, groups: dict[str, list[dict]]) -> list[str]:
+    """What was written of a table, its `{NAME kept}` filled in from the records.
+
+    Raises `RositaError` for a name that has no record, and for another number.
+    """
+
+    def value(match: re.Match) -> str:
+        name, number = match.groups()
+        if name not in groups or number not in NUMBERS:
+            raise RositaError(
+                f"findings.md, {heading}: {match.group()} is no number of this table; its lines are"
+                f" {', '.join(groups)}, its numbers {', '.join(NUMBERS)}"
+            )
+        return NUMBERS[number](groups[name])
+
+    text = findings.get(heading)
+    return [re.sub(r"\{(\S+) (\w+)\}", value, text), ""] if text else []
+
+
 def table_lines(groups: dict[str, list[dict]], folder: Path) -> list[str]:
     """The Markdown table of some experiments, each linked to its record in `folder`."""
     records = [record for found in groups.values() for record in found]
@@ -135,21 +166,20 @@ def table_lines(groups: dict[str, list[dict]], folder: Path) -> list[str]:
     for found in groups.values():
         first, last = found[0], found[0]["stages"][-1]
         path = record_path(folder, first["task"], first["table"], first["name"], first["seed"])
-        kept = mean(100 * record["score"] / record["teacher_score"] for record in found)
         low, high = (100 * bound for bound in first["difference_95"])
         lines.append([
             f"[{first['says']}]({path})",
             f"{first['train_rows']:,} rows",
-            spread(held_out(found)),
-            spread([100 * record["score"] for record in found]),
+            NUMBERS["held_out"](found),
+            NUMBERS["dev"](found),
             *(spread(scores_on(part, found)) for part in parts),
             f"{100 * first['teacher_score']:.1f}",
-            f"{kept:.1f} %",
+            NUMBERS["kept"](found),
             f"{low:+.1f} to {high:+.1f}",
             f"{last['parameters'] / 1e6:.1f}",
             f"{first['bytes'] / 1e6:.1f}",
             f"{mean(record['hours'] for record in found):.2f}",
-            ", ".join(str(record["seed"]) for record in found),
+            NUMBERS["seeds"](found),
         ])  # fmt: skip
     return [f"| {' | '.join(cells)} |" for cells in lines]
 
@@ -184,11 +214,25 @@ def spread(values: list[float]) -> str:
     return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
 
+def shares_kept(found: list[dict]) -> list[float]:
+    """Of the teacher's dev score, in percent."""
+    return [100 * record["score"] / record["teacher_score"] for record in found]
+
+
+# What a line of a table says of its records, by the name that findings.md calls it.
+NUMBERS = {
+    "held_out": lambda found: spread(held_out(found)),
+    "dev": lambda found: spread([100 * record["score"] for record in found]),
+    "kept": lambda found: f"{mean(shares_kept(found)):.1f} %",
+    "seeds": lambda found: ", ".join(str(record["seed"]) for record in found),
+}
+
+
 def draw(path: Path, groups: dict[str, list[dict]], title: str) -> None:
     """What each experiment keeps of its teacher: a dot a seed, a bar their mean."""
     figure, axes = plt.subplots(figsize=(8, 0.9 + 0.45 * len(groups)), layout="constrained")
     for place, (name, found) in enumerate(groups.items()):
-        kept = [100 * record["score"] / record["teacher_score"] for record in found]
+        kept = shares_kept(found)
         axes.barh(place, mean(kept), height=0.6, color="#9db7d5")
         axes.plot(kept, [place] * len(kept), "o", color="#1f3a5f", markersize=4)
         axes.text(mean(kept) / 2, place, name, va="center", ha="center", fontsize=9)

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from statistics import mean, stdev
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from conftest import REPOSITORY, make_bert, run_script, sentences, write_cola
 from test_readme import IGNORED
 
+from rosita.errors import RositaError
 from rosita.evaluation import paired_bootstrap
 from rosita.tasks import GLUE
 
@@ -101,17 +103,20 @@ def record(name: str, seed: int, score: float) -> dict:
     }  # fmt: skip
 
 
-def test_the_tables_hold_mean_and_deviation_of_the_records_and_name_what_is_missing(tmp_path):
-    scores = {"no_kd": [0.80], "setting1": [0.85, 0.86, 0.88]}
-    folder = tmp_path / "results" / "minilm" / "SST-2"
-    folder.mkdir(parents=True)
+def write_records(folder: Path, scores: dict[str, list[float]]) -> list[str]:
+    """Records of SST-2's settings; returns the flags that make RESULTS.md of them."""
+    (folder / "results" / "SST-2").mkdir(parents=True)
     for name, found in scores.items():
         for seed, value in enumerate(found, 1):
-            path = folder / f"settings-{name}-{seed}.json"
+            path = folder / "results" / "SST-2" / f"settings-{name}-{seed}.json"
             path.write_text(json.dumps(record(name, seed, value)))
-    output = tmp_path / "RESULTS.md"
-    results.main(["--results", str(tmp_path / "results" / "minilm"), "--output", str(output)])
-    text = output.read_text()
+    return ["--results", str(folder / "results"), "--output", str(folder / "RESULTS.md")]
+
+
+def test_the_tables_hold_mean_and_deviation_of_the_records_and_name_what_is_missing(tmp_path):
+    scores = {"no_kd": [0.80], "setting1": [0.85, 0.86, 0.88]}
+    results.main(write_records(tmp_path, scores))
+    text = (tmp_path / "RESULTS.md").read_text()
     found = [100 * value for value in scores["setting1"]]
     assert f"| {mean(found):.1f} ± {stdev(found):.1f} | 90.0 | {mean(found) / 0.9:.1f} % |" in text
     assert (
@@ -120,7 +125,25 @@ def test_the_tables_hold_mean_and_deviation_of_the_records_and_name_what_is_miss
     )
     assert "Not run yet" in text and "SST-2 settings/setting4" in text
     assert "SST-2 settings/setting1" not in text
-    assert (tmp_path / "results" / "minilm" / "SST-2-settings.png").exists()
+    assert (tmp_path / "results" / "SST-2-settings.png").exists()
+
+
+def test_what_is_written_of_a_table_takes_its_numbers_from_the_records(tmp_path):
+    flags = write_records(tmp_path, {"no_kd": [0.80], "setting1": [0.84, 0.86]})
+    findings = tmp_path / "results" / "findings.md"
+    findings.write_text(
+        "# CoLA settings\n\nNo table, no text.\n\n# SST-2 settings\n\nKD gives {setting1 dev} for"
+        " {no_kd dev}\n({setting1 kept} of {no_kd held_out}).\n"
+    )
+    results.main(flags)
+    text = (tmp_path / "RESULTS.md").read_text()
+    kept = mean([84 / 0.9, 86 / 0.9])
+    assert f"KD gives 85.0 ± 1.4 for 80.0\n({kept:.1f} % of 84.0)." in text
+    assert "no text" not in text
+    for wrong in ("{setting2 dev}", "{no_kd mean}"):
+        findings.write_text(f"# SST-2 settings\n\n{wrong}\n")
+        with pytest.raises(RositaError, match=f"findings.md, SST-2 settings: {wrong}"):
+            results.main(flags)
 
 
 def test_a_reader_that_has_enough_ends_a_script_without_a_traceback():
