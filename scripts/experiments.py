@@ -144,9 +144,8 @@ EXPERIMENTS = [
                 dropout=0),
     at_its_best("CoLA", "plain_30_large_layers", "more of the layers: a4_l4_f512_e26",
                 "a4_l4_f512_e26", dropout=0),
-    at_its_best("CoLA", "always_60_large_layers", "that shape, 60 epochs, each one with fresh"
-                " replacements", "a4_l4_f512_e26", seeds=(1, 2, 3), num_train_epochs=60,
-                fresh_augmentation="always", dropout=0),
+    at_its_best("CoLA", "always_30_large_layers", "that shape, each epoch with fresh replacements",
+                "a4_l4_f512_e26", fresh_augmentation="always", dropout=0),
     Experiment("settings", "no_kd", "pruned, trained on the labels, no KD", no_kd, tasks=BOTH),
     Experiment("settings", "setting1", "Setting 1: one step, one-stage KD", setting1, tasks=BOTH),
     Experiment("settings", "setting2", "Setting 2: one step, two-stage KD", setting2, tasks=BOTH),
