@@ -60,11 +60,15 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How sentences are drawn: copies N per sentence, each word replaced with probability p."""
+    """How sentences are drawn: copies N per sentence, each word replaced with probability p.
+
+    `edits`: probability that a sentence drawn for an epoch is edited besides (`edited`).
+    """
 
     copies: int
     probability: float
     seed: int
+    edits: float = 0.0
 
 
 def eligible_tokens(tokens: Sequence[str]) -> tuple[int, ...]:
@@ -100,6 +104,33 @@ def sample_copies(
                 sentence[index] = choices[column][chosen_row[column]]
         seen[" ".join(sentence)] = None
     return list(seen)[1:]
+
+
+def edited(
+    tokens: Sequence[str], candidates: Mapping[int, Sequence[str]], rng: np.random.Generator
+) -> list[str]:
+    """The words after one edit, or as likely two: one deleted, inserted, moved, or two exchanged.
+
+    After EDA (Wei and Zou 2019), which inserts a synonym; here it is one of all `candidates`. One
+    word alone stays. The sentence may end up ungrammatical, and its label wrong: the teacher says
+    what it is.
+    """
+    words = list(tokens)
+    pool = [word for choices in candidates.values() for word in choices]
+    for _ in range(int(rng.integers(1, 3))):
+        if len(words) < 2:
+            break
+        one, other = rng.choice(len(words), 2, replace=False).tolist()
+        match rng.choice(["delete", "insert", "move", "exchange"]):
+            case "delete":
+                del words[one]
+            case "insert" if pool:
+                words.insert(one, pool[int(rng.integers(len(pool)))])
+            case "move":
+                words.insert(other, words.pop(one))
+            case _:
+                words[one], words[other] = words[other], words[one]
+    return words
 
 
 def augmented_rows(

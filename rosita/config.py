@@ -95,6 +95,10 @@ class KDSettings(LoopSettings):
     aug_probability: float = setting(
         0.4, "fresh_augmentation: probability that a word is replaced (p)", ge=0, le=1
     )
+    aug_edits: float = setting(
+        0.0, "fresh_augmentation: probability that a sentence's words are also deleted, inserted,"
+        " moved or exchanged", ge=0, le=1,
+    )  # fmt: skip
     train_batch_size: int = setting(32, "rows per step and process", ge=1)
     eval_batch_size: int = setting(32, "rows per device in evaluation", ge=1)
     adam_epsilon: float = setting(1e-6, "AdamW epsilon", gt=0)
@@ -159,6 +163,8 @@ class KDSettings(LoopSettings):
             raise ValueError("fresh_augmentation draws from train.tsv: leave aug_train out")
         if self.fresh_augmentation != "never" and not self.glove_embs:
             raise ValueError("fresh_augmentation needs glove_embs, the vectors' file or folder")
+        if self.aug_edits and self.fresh_augmentation == "never":
+            raise ValueError("aug_edits is for fresh_augmentation: set it to alternate or always")
         for name in ("save_ladder", "keep_optimizer", "recompute_svd"):
             if getattr(self, name) and not self.depth_or_width:
                 raise ValueError(f"{name} is for iterative pruning: set depth_or_width")

@@ -1,4 +1,4 @@
-"""The training set with words replaced anew in every other epoch, or in each: no augmented file."""
+"""The training set with words changed anew in every other epoch, or in each: no augmented file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from tqdm import tqdm
 
-from rosita.augmentation import CandidateFinder, Sampling, sample_copies
+from rosita.augmentation import CandidateFinder, Sampling, edited, sample_copies
 from rosita.data import CHUNK_ROWS, Encoded, token_columns
 from rosita.tsv import Row, TsvFile
 
@@ -22,9 +22,9 @@ class FreshRows:
     """Draws the rows of `source` anew for an epoch: labels and order stay, some words change.
 
     `plain` holds the rows as they are. Each eligible word is replaced with `sampling.probability`
-    by one of its candidates; of a pair one sentence, drawn, takes the changes. A draw depends on
-    the seed, the epoch and the row's number alone. With `alternate` the even epochs (the first is
-    0) are plain.
+    by one of its candidates, then the sentence edited with `sampling.edits`; of a pair one
+    sentence, drawn, takes the changes. A draw depends on the seed, the epoch and the row's number
+    alone. With `alternate` the even epochs (the first is 0) are plain.
     """
 
     source: TsvFile
@@ -81,5 +81,8 @@ class FreshRows:
             texts = list(row.texts)
             if new := sample_copies(tokens, candidates, 1, self.sampling.probability, rng):
                 texts[side] = new[0]
+                tokens = new[0].split(" ")
+            if rng.random() < self.sampling.edits:
+                texts[side] = " ".join(edited(tokens, candidates, rng))
             drawn.append(tuple(texts) if len(texts) == 2 else texts[0])
         return drawn

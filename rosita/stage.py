@@ -81,7 +81,7 @@ def with_fresh_rows(data: Data, settings: KDSettings, folder: Path) -> Data:
     plain = data.train[0]
     fresh = FreshRows(
         TsvFile(plain.path, data.task), plain, tokenizer, finder,
-        Sampling(1, settings.aug_probability, settings.seed),
+        Sampling(1, settings.aug_probability, settings.seed, settings.aug_edits),
         settings.fresh_augmentation == "alternate",
     )  # fmt: skip
     return replace(data, fresh=fresh)

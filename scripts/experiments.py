@@ -144,8 +144,14 @@ EXPERIMENTS = [
                 dropout=0),
     at_its_best("CoLA", "plain_30_large_layers", "more of the layers: a4_l4_f512_e26",
                 "a4_l4_f512_e26", dropout=0),
-    at_its_best("CoLA", "always_30_large_layers", "that shape, each epoch with fresh replacements",
-                "a4_l4_f512_e26", fresh_augmentation="always", dropout=0),
+    at_its_best("CoLA", "always_30_edits", "30 epochs, each one with fresh replacements, half of"
+                " the rows with words deleted, inserted, moved or exchanged besides",
+                fresh_augmentation="always", aug_edits=0.5, dropout=0),
+    at_its_best("CoLA", "always_30_edits_large_layers", "that with more of the layers:"
+                " a4_l4_f512_e26", "a4_l4_f512_e26", fresh_augmentation="always", aug_edits=0.5,
+                dropout=0),
+    at_its_best("CoLA", "always_30_edits_deep", "that deep and narrow: a1_l6_f192_e64",
+                "a1_l6_f192_e64", fresh_augmentation="always", aug_edits=0.5, dropout=0),
     Experiment("settings", "no_kd", "pruned, trained on the labels, no KD", no_kd, tasks=BOTH),
     Experiment("settings", "setting1", "Setting 1: one step, one-stage KD", setting1, tasks=BOTH),
     Experiment("settings", "setting2", "Setting 2: one step, two-stage KD", setting2, tasks=BOTH),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import make_bert, run_script, write_cola
 
-from rosita.augmentation import CandidateFinder, Sampling
+from rosita.augmentation import CandidateFinder, Sampling, edited
 from rosita.checkpoint import read_tokenizer
 from rosita.data import Sampler, encode_file, set_length
 from rosita.fresh import FreshRows
@@ -37,10 +37,10 @@ class World:
         self.plain = encode_file(self.path, self.task, self.tokenizer, 32)
         set_length(self.tokenizer, 32)
 
-    def fresh(self, probability=0.4, alternate=True, seed=3):
+    def fresh(self, probability=0.4, alternate=True, seed=3, edits=0.0):
         finder = CandidateFinder(load_tokenizer(self.bert), load_glove(self.glove), 5)
         return FreshRows(TsvFile(self.path, self.task), self.plain, self.tokenizer, finder,
-                         Sampling(1, probability, seed), alternate)  # fmt: skip
+                         Sampling(1, probability, seed, edits), alternate)  # fmt: skip
 
     def texts(self, file):
         return [
@@ -87,8 +87,36 @@ def test_every_word_replaced_is_one_of_its_candidates(world):
             assert word in candidates.get(index, [old]), (old, word)
 
 
+def test_edits_delete_insert_move_or_exchange_one_or_two_words():
+    tokens, candidates = "a b c d e f".split(), {1: ["x"], 3: ["y", "z"]}
+    lengths, kept_words, inserted = set(), 0, set()
+    for seed in range(400):
+        words = edited(tokens, candidates, np.random.default_rng(seed))
+        lengths.add(len(words))
+        kept_words += sorted(words) == tokens and words != tokens  # moved or exchanged
+        inserted |= set(words) - set(tokens)
+        assert len(set(tokens) - set(words)) <= 2 and len(set(words) - set(tokens)) <= 2
+    assert lengths == {4, 5, 6, 7, 8} and inserted == {"x", "y", "z"}
+    # half of the one-edit draws, a quarter of the two-edit ones, and a few that undo themselves
+    assert 100 < kept_words < 200
+    assert edited(["one"], {0: ["x"]}, np.random.default_rng(0)) == ["one"]
+    assert tokens == "a b c d e f".split()
+
+
+def test_edits_change_about_the_share_of_sentences_that_is_asked_for(world):
+    rows = [("1\t1\t\tthe old dog sees the happy cat\n")] * 400
+    world.path.write_text("".join(rows))
+    world.plain = encode_file(world.path, world.task, world.tokenizer, 32)
+    fresh = world.fresh(probability=0.0, alternate=False, edits=0.25)
+    plain, drawn = world.texts(world.plain), world.texts(fresh.files(0)[0])
+    changed = sum(one != other for one, other in zip(plain, drawn, strict=True))
+    # the binomial's 4 standard deviations, and the exchange of the two "the" that shows nothing
+    assert 60 < changed < 135
+    assert drawn == world.texts(fresh.files(0)[0]) != world.texts(fresh.files(1)[0])
+
+
 def test_all_tokens_of_all_draws_are_among_the_used_ones(world):
-    fresh = world.fresh(probability=1.0)
+    fresh = world.fresh(probability=1.0, edits=1.0)
     used = set(fresh.used_tokens(len(world.tokenizer.get_vocab())).tolist())
     for epoch in (1, 3, 5, 7):
         assert set(fresh.files(epoch)[0].ids.tolist()) <= used
@@ -131,6 +159,9 @@ def test_train_py_distils_on_fresh_rows_and_records_the_vectors(world, tmp_path)
     assert done.returncode == 2 and "fresh_augmentation needs glove_embs" in done.stderr
     done = run_script("KD/train.py", *flags, "--glove_embs", world.glove, "--aug_train", ok=False)
     assert "leave aug_train out" in done.stderr
-    run_script("KD/train.py", *flags, "--glove_embs", world.glove)
+    never = [*flags[:-1], "never", "--aug_edits", 0.5]
+    done = run_script("KD/train.py", *never, ok=False)
+    assert done.returncode == 2 and "aug_edits is for fresh_augmentation" in done.stderr
+    run_script("KD/train.py", *flags, "--glove_embs", world.glove, "--aug_edits", 0.5)
     run = json.loads((tmp_path / "kd" / "run.json").read_text())
     assert run["finished"] and len(run["identity"]["data"]["glove"]) == 64
