@@ -130,8 +130,8 @@ EXPERIMENTS = [
     at_its_best("CoLA", "fresh_60", "Setting 1, 60 epochs, every second one with fresh"
                 " replacements, rate 6e-4, ten times the representation loss",
                 num_train_epochs=60, fresh_augmentation="alternate"),
-    at_its_best("CoLA", "fresh_60_no_dropout", "the same without dropout", seeds=(1, 2, 3),
-                num_train_epochs=60, fresh_augmentation="alternate", dropout=0),
+    at_its_best("CoLA", "fresh_60_no_dropout", "the same without dropout", num_train_epochs=60,
+                fresh_augmentation="alternate", dropout=0),
     at_its_best("CoLA", "always_30_no_dropout", "30 epochs, each one with fresh replacements, no"
                 " dropout", fresh_augmentation="always", dropout=0),
     at_its_best("CoLA", "plain_30_no_dropout", "30 epochs, no augmentation, no dropout",
@@ -150,8 +150,9 @@ EXPERIMENTS = [
     at_its_best("CoLA", "always_30_edits_large_layers", "that with more of the layers:"
                 " a4_l4_f512_e26", "a4_l4_f512_e26", fresh_augmentation="always", aug_edits=0.5,
                 dropout=0),
-    at_its_best("CoLA", "always_30_edits_deep", "that deep and narrow: a1_l6_f192_e64",
-                "a1_l6_f192_e64", fresh_augmentation="always", aug_edits=0.5, dropout=0),
+    at_its_best("CoLA", "always_60_edits_large_layers", "that for 60 epochs", "a4_l4_f512_e26",
+                seeds=(1, 2, 3), num_train_epochs=60, fresh_augmentation="always", aug_edits=0.5,
+                dropout=0),
     Experiment("settings", "no_kd", "pruned, trained on the labels, no KD", no_kd, tasks=BOTH),
     Experiment("settings", "setting1", "Setting 1: one step, one-stage KD", setting1, tasks=BOTH),
     Experiment("settings", "setting2", "Setting 2: one step, two-stage KD", setting2, tasks=BOTH),
