@@ -67,7 +67,6 @@ def run_experiment(experiment: Experiment, task: str, seed: int, path: Path) -> 
     record = {
         "table": experiment.table,
         "name": experiment.name,
-        "says": experiment.says,
         "task": task,
         "seed": seed,
         "data": experiment.data,

@@ -47,6 +47,7 @@ stages that lead to the model, shared ones included, on one core each, by the wa
 dev has sentences of the books and papers that train quotes too ("known sources") and of others
 ("new ones"); the score of each part stands apart where it was taken.
 """
+SAYS = {(e.table, e.name): e.says for e in EXPERIMENTS}
 PARTS_OF_COLA = {"known": "on known sources", "new": "on new ones"}
 
 
@@ -168,7 +169,7 @@ def table_lines(groups: dict[str, list[dict]], folder: Path) -> list[str]:
         path = record_path(folder, first["task"], first["table"], first["name"], first["seed"])
         low, high = (100 * bound for bound in first["difference_95"])
         lines.append([
-            f"[{first['says']}]({path})",
+            f"[{SAYS[first['table'], first['name']]}]({path})",
             f"{first['train_rows']:,} rows",
             NUMBERS["held_out"](found),
             NUMBERS["dev"](found),

@@ -96,7 +96,7 @@ def test_colas_dev_is_scored_apart_by_whether_train_quotes_the_same_source(tmp_p
 
 def record(name: str, seed: int, score: float) -> dict:
     return {
-        "table": "settings", "name": name, "says": f"says {name}", "task": "SST-2", "seed": seed,
+        "table": "settings", "name": name, "task": "SST-2", "seed": seed,
         "data": "20k", "train_rows": 20_000, "metric": "accuracy", "score": score,
         "teacher_score": 0.9, "difference_95": [-0.03, 0.01], "bytes": 14_100_000, "hours": 0.5,
         "stages": [{"parameters": 3_500_000, "dev_score": 0.84}],
@@ -120,7 +120,8 @@ def test_the_tables_hold_mean_and_deviation_of_the_records_and_name_what_is_miss
     found = [100 * value for value in scores["setting1"]]
     assert f"| {mean(found):.1f} ± {stdev(found):.1f} | 90.0 | {mean(found) / 0.9:.1f} % |" in text
     assert (
-        "| 20,000 rows | 84.0 | 80.0 | 90.0 | 88.9 % | -3.0 to +1.0 | 3.5 | 14.1 | 0.50 | 1 |"
+        "| [pruned, trained on the labels, no KD](results/SST-2/settings-no_kd-1.json)"
+        " | 20,000 rows | 84.0 | 80.0 | 90.0 | 88.9 % | -3.0 to +1.0 | 3.5 | 14.1 | 0.50 | 1 |"
         in text
     )
     assert "Not run yet" in text and "SST-2 settings/setting4" in text
