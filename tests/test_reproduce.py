@@ -120,11 +120,12 @@ def test_the_tables_hold_mean_and_deviation_of_the_records_and_name_what_is_miss
     found = [100 * value for value in scores["setting1"]]
     assert f"| {mean(found):.1f} ± {stdev(found):.1f} | 90.0 | {mean(found) / 0.9:.1f} % |" in text
     assert (
-        "| [pruned, trained on the labels, no KD](results/SST-2/settings-no_kd-1.json)"
+        "| [no_kd](results/SST-2/settings-no_kd-1.json) | pruned, trained on the labels, no KD"
         " | 20,000 rows | 84.0 | 80.0 | 90.0 | 88.9 % | -3.0 to +1.0 | 3.5 | 14.1 | 0.50 | 1 |"
         in text
     )
-    assert "Not run yet" in text and "SST-2 settings/setting4" in text
+    assert "Not run yet" in text and "SST-2 settings/setting4," in text
+    assert "SST-2 settings/no_kd with seed 2, 3," in text
     assert "SST-2 settings/setting1" not in text
     assert (tmp_path / "results" / "SST-2-settings.png").exists()
 
@@ -139,7 +140,7 @@ def test_what_is_written_of_a_table_takes_its_numbers_from_the_records(tmp_path)
     results.main(flags)
     text = (tmp_path / "RESULTS.md").read_text()
     kept = mean([84 / 0.9, 86 / 0.9])
-    assert f"KD gives 85.0 ± 1.4 for 80.0\n({kept:.1f} % of 84.0)." in text
+    assert f"KD gives 85.0 ± 1.4 for 80.0 ({kept:.1f} % of 84.0)." in text
     assert "no text" not in text
     for wrong in ("{setting2 dev}", "{no_kd mean}"):
         findings.write_text(f"# SST-2 settings\n\n{wrong}\n")
