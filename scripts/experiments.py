@@ -114,7 +114,8 @@ def tuned(task: str, name: str, says: str, **flags) -> Experiment:
 BOTH = ("SST-2", "CoLA")
 
 EXPERIMENTS = [
-    Experiment("teacher", "bert_ft", "the teacher as taken", teacher, data="full", tasks=BOTH, seeds=(1,)),
+    Experiment("teacher", "bert_ft", "the teacher as taken", teacher, data="full", tasks=BOTH,
+               seeds=(1,)),
     tuned("SST-2", "5e-5", "peak rate 5e-5, no warm-up", learning_rate=5e-5, warmup_steps=0),
     tuned("SST-2", "2e-5_2_epochs", "peak rate 2e-5, 2 epochs", learning_rate=2e-5,
           num_train_epochs=2),
