@@ -113,9 +113,9 @@ def not_run(experiment: Experiment, task: str, found: list[dict]) -> str:
     """The experiment if it lacks records, with the seeds if it lacks some; or nothing."""
     line = f"{task} {experiment.table}/{experiment.name}"
     seeds = [seed for seed in experiment.seeds if seed not in [record["seed"] for record in found]]
-    if not found or not seeds:
-        return line * (not found)
-    return f"{line} with seed {', '.join(map(str, seeds))}"
+    if not found:
+        return line
+    return f"{line} with seed {', '.join(map(str, seeds))}" if seeds else ""
 
 
 def goals_met(records: list[dict], tasks: list[str]) -> list[str]:
