@@ -111,9 +111,9 @@ def edited(
 ) -> list[str]:
     """The words after one edit, or as likely two: one deleted, inserted, moved, or two exchanged.
 
-    After EDA (Wei and Zou 2019), which inserts a synonym; here it is one of all `candidates`. One
-    word alone stays. The sentence may end up ungrammatical, and its label wrong: the teacher says
-    what it is.
+    After EDA (Wei and Zou 2019), which inserts a synonym; here it is one of all `candidates`
+    (without any, two words are exchanged in its place). One word alone stays. The sentence may end
+    up ungrammatical, and its label wrong: the teacher says what it is.
     """
     words = list(tokens)
     pool = [word for choices in candidates.values() for word in choices]

@@ -91,11 +91,8 @@ def write_results(args: argparse.Namespace) -> None:
             groups = groups_of(records, task, table)
             planned = [e for e in EXPERIMENTS if e.table == table and task in e.tasks]
             missing += [line for e in planned if (line := not_run(e, task, groups.get(e.name, [])))]
-            if groups and table in REFERENCES:
-                other, name = REFERENCES[table]
-                reference = groups_of(records, task, other).get(name)
-                groups = {name: reference, **groups} if reference else groups
             if groups:
+                groups = reference(records, task, table) | groups
                 lines += section(task, table, groups, args)
                 lines += finding(findings, f"{task} {table}", groups)
         path = args.results / f"serving-{task}.json"
@@ -109,12 +106,21 @@ def write_results(args: argparse.Namespace) -> None:
     print(f"{args.output}: {len(records)} records, {len(missing)} experiments without one")
 
 
+def reference(records: list[dict], task: str, table: str) -> dict[str, list[dict]]:
+    """The line of another table that this table's are compared with, by name; or nothing."""
+    if table not in REFERENCES:
+        return {}
+    other, name = REFERENCES[table]
+    groups = groups_of(records, task, other)
+    return {name: groups[name]} if name in groups else {}
+
+
 def not_run(experiment: Experiment, task: str, found: list[dict]) -> str:
     """The experiment if it lacks records, with the seeds if it lacks some; or nothing."""
     line = f"{task} {experiment.table}/{experiment.name}"
-    seeds = [seed for seed in experiment.seeds if seed not in [record["seed"] for record in found]]
     if not found:
         return line
+    seeds = sorted(set(experiment.seeds) - {record["seed"] for record in found})
     return f"{line} with seed {', '.join(map(str, seeds))}" if seeds else ""
 
 
@@ -123,11 +129,11 @@ def goals_met(records: list[dict], tasks: list[str]) -> list[str]:
     lines = []
     for task in tasks:
         groups = groups_of(records, task, "goal")
-        teachers = groups_of(records, task, "teacher")
+        teachers = reference(records, task, "goal")
         if not groups or not teachers:
             continue
         name = best_on_held_out(groups)
-        found, tuned = groups[name], next(iter(teachers.values()))[0]
+        found, [[tuned, *_]] = groups[name], teachers.values()
         seeds = f"mean of {len(found)} seeds" if len(found) > 1 else "one seed"
         sizes = [record["stages"][-1]["parameters"] / 1e6 for record in (tuned, found[0])]
         kept, dev = (NUMBERS[number](found) for number in ("kept", "dev"))
@@ -172,7 +178,7 @@ def finding(findings: dict[str, str], heading: str, groups: dict[str, list[dict]
     """
 
     def value(match: re.Match) -> str:
-        name, number = match.groups()
+        name, _, number = match[1].partition(" ")
         if name not in groups or number not in NUMBERS:
             raise RositaError(
                 f"findings.md, {heading}: {match.group()} is no number of this table; its lines are"
@@ -180,9 +186,11 @@ def finding(findings: dict[str, str], heading: str, groups: dict[str, list[dict]
             )
         return NUMBERS[number](groups[name])
 
-    text = re.sub(r"\{(\S+) (\w+)\}", value, findings.get(heading, ""))
-    paragraphs = [fill(" ".join(part.split()), 99) for part in text.split("\n\n") if part]
-    return [line for paragraph in paragraphs for line in (paragraph, "")]
+    lines = []
+    for paragraph in filter(None, findings.get(heading, "").split("\n\n")):
+        text = re.sub(r"\{([^}]*)\}", value, " ".join(paragraph.split()))
+        lines += [fill(text, 99), ""]
+    return lines
 
 
 def table_lines(groups: dict[str, list[dict]], folder: Path) -> list[str]:
@@ -205,7 +213,7 @@ def table_lines(groups: dict[str, list[dict]], folder: Path) -> list[str]:
             f"{first['train_rows']:,} rows",
             NUMBERS["held_out"](found),
             NUMBERS["dev"](found),
-            *(spread(scores_on(part, found)) for part in parts),
+            *(NUMBERS[part](found) for part in parts),
             f"{100 * first['teacher_score']:.1f}",
             NUMBERS["kept"](found),
             f"{low:+.1f} to {high:+.1f}",

@@ -135,14 +135,14 @@ def test_what_is_written_of_a_table_takes_its_numbers_from_the_records(tmp_path)
     findings = tmp_path / "results" / "findings.md"
     findings.write_text(
         "# CoLA settings\n\nNo table, no text.\n\n# SST-2 settings\n\nKD gives {setting1 dev} for"
-        " {no_kd dev}\n({setting1 kept} of {no_kd held_out}).\n"
+        " {no_kd dev}\n({setting1\nkept} of {no_kd held_out}).\n"
     )
     results.main(flags)
     text = (tmp_path / "RESULTS.md").read_text()
     kept = mean([84 / 0.9, 86 / 0.9])
     assert f"KD gives 85.0 ± 1.4 for 80.0 ({kept:.1f} % of 84.0)." in text
     assert "no text" not in text
-    for wrong in ("{setting2 dev}", "{no_kd mean}"):
+    for wrong in ("{setting2 dev}", "{no_kd mean}", "{no_kd}"):
         findings.write_text(f"# SST-2 settings\n\n{wrong}\n")
         with pytest.raises(RositaError, match=f"findings.md, SST-2 settings: {wrong}"):
             results.main(flags)
