@@ -37,7 +37,11 @@ class LoopSettings(BaseModel):
     num_train_epochs: float = setting(3.0, "passes over the training data (scoring: 1)", gt=0)
     weight_decay: float = setting(0.0, "AdamW weight decay, not on bias and LayerNorm", ge=0)
     adam_epsilon: float = setting(1e-8, "AdamW epsilon", gt=0)
-    max_grad_norm: float = setting(1.0, "clip the global gradient norm to this", gt=0)
+    bias_correction: bool = setting(True, "correct Adam's moments for their start at zero")
+    clip: Literal["tensor", "global"] = setting(
+        "global", "what max_grad_norm limits: the gradient of each weight tensor, or all together"
+    )
+    max_grad_norm: float = setting(1.0, "largest norm of a gradient", gt=0)
     gradient_accumulation_steps: int = setting(1, "micro-batches per step", ge=1)
     max_steps: int = setting(-1, "stop after this many steps (-1: after the epochs)", ge=-1)
     save_state_steps: int = setting(500, "save the state to resume from every so many steps", ge=1)
@@ -103,6 +107,11 @@ class KDSettings(LoopSettings):
     eval_batch_size: int = setting(32, "rows per device in evaluation", ge=1)
     adam_epsilon: float = setting(1e-6, "AdamW epsilon", gt=0)
     weight_decay: float = setting(0.01, "AdamW weight decay, not on bias and LayerNorm", ge=0)
+    # the published KD scripts leave the correction out and clip each tensor: docs/fidelity.md
+    bias_correction: bool = setting(False, "correct Adam's moments for their start at zero")
+    clip: Literal["tensor", "global"] = setting(
+        "tensor", "what max_grad_norm limits: the gradient of each weight tensor, or all together"
+    )
     lr_schedule: Literal["none", "warmup_linear", "warmup_cosine", "decay_after_pruning"] = setting(
         "warmup_linear", "rate over time (decay_after_pruning: constant while shapes change)"
     )
@@ -113,6 +122,12 @@ class KDSettings(LoopSettings):
     pred_distill: bool = setting(False, "learn the teacher's logits")
     repr_distill: bool = setting(False, "learn the teacher's hidden states")
     repr_weight: float = setting(1.0, "weight of the hidden states' loss; the logits' is 1", gt=0)
+    repr_mean: Literal["positions", "tokens"] = setting(
+        "positions", "hidden states' loss: mean over max_seq_length positions, or over real tokens"
+    )
+    regression_target: Literal["teacher", "labels"] = setting(
+        "teacher", "what pred_distill learns in a regression: the teacher's number or the label's"
+    )
     label_weight: float = setting(0.0, "weight of the gold labels' loss (0: not learnt)", ge=0)
     dropout: float | None = setting(
         None, "the student's dropout from now on (default: as its config.json says, mostly 0.1)",

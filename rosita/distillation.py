@@ -92,9 +92,11 @@ def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
 class DistillationLoss:
     """ROSITA's distillation losses: prediction, representation, or their weighted sum.
 
-    The teacher is in evaluation mode; it may be None where all its logits are cached. On a
-    regression task the prediction loss is the squared error against the gold label. With a
-    `label_weight` the cross-entropy with the gold label is added, as in Hinton et al. 2015.
+    The teacher is in evaluation mode; it may be None where all its logits are cached. The
+    representation loss is a mean over `positions` per row, max_seq_length in the published code,
+    or over real tokens (None). On a regression task the prediction loss is the squared error
+    against the teacher's number, or with `learn_labels` against the gold label. With a
+    `label_weight` the loss against the gold label is added, as in Hinton et al. 2015.
     """
 
     def __init__(
@@ -107,6 +109,8 @@ class DistillationLoss:
         repr_weight: float = 1.0,
         label_weight: float = 0.0,
         layer_map: str = "uniform",
+        positions: int | None = None,
+        learn_labels: bool = False,
     ) -> None:
         self.teacher = teacher.eval().requires_grad_(False) if teacher else None
         self.pred_distill = pred_distill
@@ -115,13 +119,15 @@ class DistillationLoss:
         self.repr_weight = repr_weight
         self.label_weight = label_weight
         self.layer_map = layer_map
+        self.positions = positions
+        self.learn_labels = learn_labels
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, LossSum]:
         student = model(**batch.inputs, output_hidden_states=self.repr_distill)
         regression = batch.labels.is_floating_point()
+        wants_logits = self.pred_distill and not (regression and self.learn_labels)
         logits, states = batch.teacher_logits, batch.teacher_states
-        no_states = self.repr_distill and states is None
-        if no_states or (self.pred_distill and logits is None and not regression):
+        if (self.repr_distill and states is None) or (wants_logits and logits is None):
             with torch.no_grad():
                 teacher = self.teacher(**batch.inputs, output_hidden_states=self.repr_distill)
             logits, states = teacher.logits, teacher.hidden_states
@@ -130,17 +136,24 @@ class DistillationLoss:
             mapping = self.mapping(len(student.hidden_states) - 1)
             mask = batch.inputs["attention_mask"]
             total = representation_loss(student.hidden_states, states, mask, mapping)
-            found["representation"] = LossSum(self.repr_weight * total, "tokens")
-        if self.pred_distill and regression:
-            total = label_loss(student.logits.float(), batch.labels)
-            found["prediction"] = LossSum(total, "rows")
-        elif self.pred_distill:
-            total = prediction_loss(student.logits, logits, self.temperature)
+            found["representation"] = self._mean_over_places(self.repr_weight * total)
+        if self.pred_distill:
+            if not regression:
+                total = prediction_loss(student.logits, logits, self.temperature)
+            else:
+                target = batch.labels if self.learn_labels else logits.squeeze(-1).float()
+                total = label_loss(student.logits.float(), target)
             found["prediction"] = LossSum(total, "rows")
         if self.label_weight:
             total = label_loss(student.logits.float(), batch.labels)
             found["label"] = LossSum(self.label_weight * total, "rows")
         return found
+
+    def _mean_over_places(self, total: Tensor) -> LossSum:
+        """A sum over the real tokens of all rows, as the mean that the settings ask for."""
+        if self.positions:
+            return LossSum(total / self.positions, "rows")
+        return LossSum(total, "tokens")
 
     def mapping(self, student_layers: int) -> dict[int, int]:
         """Teacher state that each state of a student of so many layers follows."""

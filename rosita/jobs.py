@@ -146,8 +146,8 @@ class Job:
                         f" teacher_cache_gb {limit:g}: it runs in every step instead"
                     )
                 return
-        elif self.data.task.is_regression:
-            return
+        elif self.data.task.is_regression and objective.learn_labels:
+            return  # the teacher has no part in it
         teacher_hash = self.run.identity["parents"]["teacher"]
         cache_teacher(objective.teacher, teacher_hash, files, self.accelerator, states)
 
@@ -228,6 +228,8 @@ def distil_stage(
         frozen, settings.pred_distill, settings.repr_distill, settings.temperature,
         repr_weight=settings.repr_weight, label_weight=settings.label_weight,
         layer_map=settings.layer_map,
+        positions=settings.max_seq_length if settings.repr_mean == "positions" else None,
+        learn_labels=settings.regression_target == "labels",
     )  # fmt: skip
     with accelerator.autocast():
         check_label_order(task, frozen, data.dev, teacher.path)

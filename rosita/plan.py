@@ -42,6 +42,7 @@ class Progress:
     last_gain: int = 0  # step of the last better score, or of the last pruning
     anchor_step: int = 0  # the rate decays from here, from anchor_rate (None: the peak)
     anchor_rate: float | None = None
+    moment_steps: int = 0  # optimizer steps since its moments began from zero
     seconds: float = 0.0  # of earlier sessions
     history: list[dict[str, Any]] = field(default_factory=list)
     losses: list[dict[str, float]] = field(default_factory=list)  # since the last logged point

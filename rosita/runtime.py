@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -98,6 +98,40 @@ def build_optimizer(model: nn.Module, settings: LoopSettings) -> torch.optim.Ada
     return torch.optim.AdamW(
         groups, lr=settings.learning_rate, eps=settings.adam_epsilon, fused=True
     )
+
+
+def set_rate(
+    optimizer: torch.optim.Optimizer, settings: LoopSettings, rate: float, done: int
+) -> None:
+    """Give AdamW the rate of its next step; `done`: its steps since the moments began from zero.
+
+    Without bias correction a step is rate * m / (sqrt(v) + eps), as the published KD scripts have
+    it. torch's AdamW always divides m by 1 - b1^t and v by 1 - b2^t: with the rate times their
+    quotient, and epsilon and decay adapted, its step is that one exactly, not about.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+        if settings.bias_correction:
+            continue
+        first, second = (1 - beta ** (done + 1) for beta in group["betas"])
+        factor = first / second**0.5
+        group["lr"] = rate * factor
+        group["eps"] = settings.adam_epsilon / second**0.5
+        if group["weight_decay"]:
+            group["weight_decay"] = settings.weight_decay / factor
+
+
+@torch.no_grad()
+def clip_gradients(weights: Iterable[nn.Parameter], norm: float, together: bool) -> None:
+    """Shorten gradients, in place, to `norm` at most: of all weights together, or of each."""
+    weights = list(weights)
+    if together:
+        nn.utils.clip_grad_norm_(weights, norm)
+        return
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    lengths = torch.stack(torch._foreach_norm(gradients))
+    # as clip_grad_norm_ counts, so that a lone tensor is shortened alike by both
+    torch._foreach_mul_(gradients, list((norm / (lengths + 1e-6)).clamp(max=1.0).unbind()))
 
 
 def gradients_are_finite(accelerator: Accelerator, model: nn.Module) -> bool:

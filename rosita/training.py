@@ -28,7 +28,9 @@ from rosita.pruning import Shape, build_model, prune, shaped_config
 from rosita.runtime import (
     agree_to_stop,
     build_optimizer,
+    clip_gradients,
     gradients_are_finite,
+    set_rate,
     stop_on_signal,
 )
 from rosita.survivors import all_units, cut
@@ -168,13 +170,17 @@ class Training:
         if not self.plan.update and self.accelerator.scaler:
             self.accelerator.scaler.update()
         if self.plan.update:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
+            settings = self.settings
+            clip_gradients(
+                self.model.parameters(), settings.max_grad_norm, settings.clip == "global"
+            )
             rate = self.rate(step.number - 1)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
+            set_rate(self.optimizer, settings, rate, self.progress.moment_steps)
             self.optimizer.step()
-            if self.vocabulary and not self.optimizer.step_was_skipped:
-                self.vocabulary.decay *= 1 - rate * self.settings.weight_decay
+            if not self.optimizer.step_was_skipped:
+                self.progress.moment_steps += 1
+                if self.vocabulary:
+                    self.vocabulary.decay *= 1 - rate * settings.weight_decay
 
     def _backward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Add one micro-batch's gradients; return its share of each mean loss of the step."""
@@ -210,6 +216,8 @@ class Training:
             moments = surviving_moments(self.student, self.optimizer, shape, scores, rotated)
         self._use(prune(self.whole_model, shape, scores, recompute_svd=rotated))
         put_moments(self.student, self.optimizer, moments)
+        if not moments:
+            self.progress.moment_steps = 0
         self.progress.anchor_step, self.progress.anchor_rate = step - 1, rate
         self.progress.last_gain = step
         self._record({"step": step, "shape": str(shape), **({"layers": layers} if layers else {})})

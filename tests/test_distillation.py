@@ -94,6 +94,24 @@ def test_a_student_equal_to_its_teacher_has_no_representation_loss():
     assert found["representation"].unit == "tokens" and found["prediction"].unit == "rows"
 
 
+def test_over_positions_the_representation_loss_is_the_mse_over_the_padded_length():
+    teacher, student, given = model(0), model(1), batch(padding=4)
+    positions = given.inputs["input_ids"].shape[1]
+    made = DistillationLoss(teacher, True, True, positions=positions)
+    found = made.losses(student, given)["representation"]
+
+    expected = 0.0
+    padding = given.inputs["attention_mask"].numpy()[..., None] == 0
+    with torch.no_grad():
+        states = [m(**given.inputs, output_hidden_states=True).hidden_states
+                  for m in (student, teacher)]  # fmt: skip
+    for ours, theirs in zip(*states, strict=True):
+        error = ours.double().numpy() - theirs.double().numpy()
+        expected += np.where(padding, 0, error**2).mean()  # the padding's own error stays out
+    assert found.unit == "rows"
+    assert found.total.item() / len(given.rows) == pytest.approx(expected, rel=1e-5)
+
+
 def test_weights_multiply_the_losses_and_the_gold_label_joins_if_asked():
     plain = DistillationLoss(model(0), True, True).losses(model(1), batch())
     weighed = DistillationLoss(model(0), True, True, repr_weight=3.0, label_weight=0.5)
@@ -104,13 +122,28 @@ def test_weights_multiply_the_losses_and_the_gold_label_joins_if_asked():
     torch.testing.assert_close(found["label"].total, 0.5 * label)
 
 
-def test_regression_learns_the_gold_label_and_the_teachers_hidden_states():
-    objective = DistillationLoss(model(0, num_labels=1), True, True)
-    student, gold = model(1, num_labels=1), batch(labels=(0.5, 2.0, 4.5))
-    found = objective.losses(student, gold)
-    error = student(**gold.inputs).logits.squeeze(-1) - gold.labels
-    assert found["prediction"].total.item() == pytest.approx(error.square().sum().item())
-    assert found["representation"].total.item() > 0
+@pytest.mark.parametrize("learn_labels", [False, True])
+def test_regression_learns_the_teachers_number_or_as_published_the_label(learn_labels):
+    teacher, student = model(0, num_labels=1), model(1, num_labels=1)
+    gold = batch(labels=(0.5, 2.0, 4.5))
+    objective = DistillationLoss(teacher, True, False, learn_labels=learn_labels)
+    found = objective.losses(student, gold)["prediction"].total.item()
+    said, taught = (m(**gold.inputs).logits.squeeze(-1).detach() for m in (student, teacher))
+    target = gold.labels if learn_labels else taught
+    assert found == pytest.approx((said - target).square().sum().item())
+
+
+@pytest.mark.parametrize("learn_labels", [False, True])
+def test_two_teachers_of_a_regression_make_two_students_unless_labels_are_learnt(learn_labels):
+    gradients = []
+    for seed in (0, 2):
+        student = model(1, num_labels=1)
+        objective = DistillationLoss(
+            model(seed, num_labels=1), True, False, learn_labels=learn_labels
+        )
+        objective.losses(student, batch(labels=(0.5, 2.0, 4.5)))["prediction"].total.backward()
+        gradients.append(student.classifier.weight.grad)
+    assert torch.equal(*gradients) == learn_labels
 
 
 def test_the_teacher_teaches_in_evaluation_mode_and_gets_no_gradient():

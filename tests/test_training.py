@@ -17,7 +17,7 @@ from rosita.evaluation import Scores
 from rosita.importance import TaylorImportance
 from rosita.plan import Plan
 from rosita.pruning import PruningSchedule, Shape, prune
-from rosita.runtime import start_accelerator
+from rosita.runtime import build_optimizer, clip_gradients, set_rate, start_accelerator
 from rosita.tasks import GLUE
 from rosita.training import Interrupted, Training
 from rosita.vocabulary import used_tokens
@@ -110,6 +110,72 @@ def use_few_tokens(bench):
     """Leave some words of the vocabulary out of the training; [PAD] and unused rows are there."""
     bench.used = used_tokens([bench.file], bench.model.config.vocab_size)
     assert 10 < len(bench.used) < bench.model.config.vocab_size - 10
+
+
+def published_adam(weight, gradients, rate, decay, betas=(0.9, 0.999), epsilon=1e-6):
+    """The published KD scripts' Adam, written out in float64: no bias correction."""
+    weight, first, second = weight.double(), 0.0, 0.0
+    for gradient in gradients:
+        first = betas[0] * first + (1 - betas[0]) * gradient.double()
+        second = betas[1] * second + (1 - betas[1]) * gradient.double() ** 2
+        weight = weight - rate * (first / (second.sqrt() + epsilon) + decay * weight)
+    return weight
+
+
+def test_without_bias_correction_a_step_is_that_of_the_published_adam():
+    generator = torch.Generator().manual_seed(0)
+    layer = torch.nn.Linear(5, 4)
+    start = {name: weight.detach().clone() for name, weight in layer.named_parameters()}
+    settings = KDSettings(output_dir="o", teacher_model="t", student_model="s", pred_distill=True,
+                          weight_decay=0.1)  # fmt: skip
+    optimizer = build_optimizer(layer, settings)
+    given = {name: [] for name in start}
+    for done in range(40):
+        for name, weight in layer.named_parameters():
+            weight.grad = torch.randn(weight.shape, generator=generator) * 1e-4  # epsilon counts
+            given[name].append(weight.grad.clone())
+        set_rate(optimizer, settings, 1e-2, done)
+        optimizer.step()
+    for name, weight in layer.named_parameters():
+        expected = published_adam(start[name], given[name], 1e-2, 0.1 if name == "weight" else 0)
+        torch.testing.assert_close(weight.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_missing_correction_makes_a_step_as_much_longer_as_the_formula_says():
+    settings = KDSettings(output_dir="o", teacher_model="t", student_model="s", pred_distill=True)
+    optimizer = build_optimizer(torch.nn.Linear(2, 2), settings)
+    factors = {}
+    for step in (1, 10, 332):
+        set_rate(optimizer, settings, 1.0, step - 1)
+        factors[step] = round(optimizer.param_groups[0]["lr"], 1)
+    assert factors == {1: 3.2, 10: 6.5, 332: 1.9}
+
+
+def test_the_missing_correction_starts_anew_with_the_optimizer_after_a_pruning(bench):
+    plan = {"lr_schedule": "none", "schedule": width_plan(bench)["schedule"]}
+    training = bench.training(plan=plan, objective=teacher_loss(bench))
+    training.run()
+    since = training.total_steps - plan["schedule"].count * plan["schedule"].period + 1
+    assert 0 < since < training.total_steps
+    factor = (1 - 0.9**since) / (1 - 0.999**since) ** 0.5
+    assert training.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * factor)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_gradients_are_clipped_together_or_tensor_by_tensor(together):
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.nn.Parameter(torch.zeros(3, 4)) for _ in range(4)]
+    for size, weight in zip((0.01, 0.5, 3.0), weights, strict=False):  # the last one has none
+        weight.grad = size * torch.randn(3, 4, generator=generator)
+    before = [weight.grad.double() for weight in weights[:3]]
+    norms = [gradient.norm() for gradient in before]
+    if together:
+        norms = [torch.stack(norms).norm()] * 3
+    clip_gradients(weights, 1.0, together)
+    for weight, gradient, norm in zip(weights, before, norms, strict=False):
+        expected = gradient / max(1.0, norm.item())
+        torch.testing.assert_close(weight.grad.double(), expected, rtol=1e-5, atol=0)
+    assert weights[3].grad is None
 
 
 @pytest.mark.parametrize("iterative", [False, True])
