@@ -61,10 +61,13 @@ def setting3(lab: StageLab, name: str = "setting3", **flags) -> Path:
     return lab.distil(name, "setting3", student, cut, **flags)
 
 
-def setting4(lab: StageLab) -> Path:
+def setting4(lab: StageLab, name: str = "setting4", **flags) -> Path:
+    """`flags` are for both stages that prune; the first one learns no hidden states."""
     student = bert_student(lab)
-    shallow = lab.distil("bert_4layer", "bert-8layer", student, student)
-    return lab.distil("setting4", "setting4", shallow, shallow)
+    first = {key: value for key, value in flags.items() if not key.startswith("repr_")}
+    depth = f"bert_4layer_{name}" if first else "bert_4layer"
+    shallow = lab.distil(depth, "bert-8layer", student, student, **first)
+    return lab.distil(name, "setting4", shallow, shallow, **flags)
 
 
 def two_phases(lab: StageLab, name: str = "two_phases", epochs: int = 3, **flags) -> Path:
