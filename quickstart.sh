@@ -53,7 +53,7 @@ trap 'echo $((EARLIER + SECONDS - STARTED)) > "$CLOCK"' EXIT
 
 say "a real BERT (6 layers, 22.7 M parameters) and real GloVe vectors"
 BASE_FOLDER=models/bert_pt
-if [ -e models/bert_pt ] && ! grep -q all-MiniLM-L6-v2 models/bert_pt/run.json; then
+if [ -e models/bert_pt ] && ! grep -qs all-MiniLM-L6-v2 models/bert_pt/run.json; then
     BASE_FOLDER=models/quickstart/bert_pt  # models/bert_pt holds another BERT
 fi
 "$PYTHON" download_bert.py --model all-MiniLM-L6-v2 --output_dir "$BASE_FOLDER"
@@ -73,8 +73,8 @@ start "${GLUE_TASK:-$SAMPLE}" --data "$DATA_FOLDER" --models "models/quickstart/
 fine_tune
 augment
 score_bert_ft
-prune_to_shape bert_ft one_step_prun
-distil setting1 "bert_ft/$NAME" "$MODELS/one_step_prun/$NAME/$SHAPE" "setting1/$NAME/$SHAPE"
+prune_to_shape bert_ft prun_bert
+distil setting1 "bert_ft/$NAME" "$MODELS/prun_bert/$NAME/$SHAPE" "setting1/$NAME/$SHAPE"
 test_model "bert_ft/$NAME"
 test_model "setting1/$NAME/$SHAPE"
 "$PYTHON" scripts/summarize.py --task_name "$TASK" --data_dir "$DATA/$NAME" \

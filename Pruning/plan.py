@@ -175,7 +175,7 @@ def kd_config(source: Path, config: RositaConfig, shape: Shape, data_dir: str | 
     models = source.resolve().parent.parent
     paths = {
         "teacher_model": source.resolve().parent / "{task}",
-        "student_model": models / "one_step_prun" / "{task}" / str(shape),
+        "student_model": models / "prun_bert" / "{task}" / str(shape),
         "output_dir": models / "setting1" / "{task}" / str(shape),
     }
     if data_dir:
@@ -198,7 +198,7 @@ def commands(
     data = Path(args.data_dir) if args.data_dir else REPOSITORY / "data" / task.name
     name = args.task_name or task.name
     prune = ["python", REPOSITORY / "Pruning" / "pruning_one_step.py", "-model_path", parent,
-             "-task", name, "-output_dir", parent.parent / "one_step_prun",
+             "-task", name, "-output_dir", parent.parent / "prun_bert",
              "-keep_heads", shape.keep_heads, "-num_layers", shape.keep_layers,
              "-ffn_hidden_dim", shape.ffn_hidden_dim, "-emb_hidden_dim",
              shape.emb_hidden_dim]  # fmt: skip

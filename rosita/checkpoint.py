@@ -80,19 +80,25 @@ def resolve_folder(name_or_path: str) -> Path:
     raise RositaError(f"the model folder {name_or_path} {kind}; {_maker(path)}")
 
 
+# The folders of the README -> the script and flags that make each; the more special come first.
+_MAKERS = {
+    "prun_bert": "Pruning/pruning_one_step.py -model_path ../models/bert_ft",
+    "prun_bert_student": "KD/pruning_one_step.py -model_path ../models/bert_student",
+    "bert-8layer/one_step_prun": "KD/pruning_one_step.py -model_path ../models/bert_student",
+    "one_step_prun": "Pruning/run_glue.py --is_prun True --do_train, from models/prun_bert",
+    "bert_ft": "Pruning/run_glue.py --do_train",
+    "bert_student": "KD/train.py --config_dir configurations/config_bert-student.json",
+    "bert-8layer": "KD/train.py --config_dir configurations/config_bert-8layer.json",
+    **{f"setting{number}": f"KD/train.py --config_dir configurations/config_setting{number}.json"
+       for number in (1, 2, 3, 4)},
+}  # fmt: skip
+
+
 def _maker(path: Path) -> str:
     """The command that makes a missing model folder, by the folder names of the README."""
-    for folder, command in (
-        ("one_step_prun", "make it with pruning_one_step.py"),
-        ("bert_ft", "make it with Pruning/run_glue.py --do_train"),
-        (
-            "bert_student",
-            "make it with KD/train.py --config_dir configurations/config_bert-student",
-        ),
-        ("bert-8layer", "make it with KD/train.py --config_dir configurations/config_bert-8layer"),
-    ):
-        if folder in path.parts:
-            return command + (".json" if "config" in command else "")
+    for folder, command in _MAKERS.items():
+        if f"/{folder}/" in f"/{path.as_posix()}/":
+            return f"make it with {command}"
     return (
         "a pretrained model comes from download_bert.py, a tuned one from Pruning/run_glue.py"
         " --do_train or KD/train.py"

@@ -5,6 +5,6 @@ start "$@"
 fine_tune
 augment
 score_bert_ft
-prune_to_shape bert_ft one_step_prun
-distil setting1 "bert_ft/$NAME" "$MODELS/one_step_prun/$NAME/$SHAPE" "setting1/$NAME/$SHAPE"
+prune_to_shape bert_ft prun_bert
+distil setting1 "bert_ft/$NAME" "$MODELS/prun_bert/$NAME/$SHAPE" "setting1/$NAME/$SHAPE"
 test_model "setting1/$NAME/$SHAPE"

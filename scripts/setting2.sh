@@ -6,7 +6,7 @@ fine_tune
 augment
 distil_bert_student
 score_bert_student
-prune_to_shape bert_student bert_student/one_step_prun
-distil setting2 "bert_student/$NAME" "$MODELS/bert_student/one_step_prun/$NAME/$SHAPE" \
+prune_to_shape bert_student prun_bert_student
+distil setting2 "bert_student/$NAME" "$MODELS/prun_bert_student/$NAME/$SHAPE" \
     "setting2/$NAME/$SHAPE"
 test_model "setting2/$NAME/$SHAPE"

@@ -7,5 +7,5 @@ augment
 distil_bert_student
 DEPTH=bert-8layer/iter_depth_prun/$NAME
 distil bert-8layer "bert_student/$NAME" "$MODELS/bert_student/$NAME" "$DEPTH"
-distil setting4 "$DEPTH" "$MODELS/$DEPTH" "setting4/$NAME/$SHAPE"
-test_model "setting4/$NAME/$SHAPE"
+distil setting4 "$DEPTH" "$MODELS/$DEPTH" "setting4/$NAME"
+test_model "setting4/$NAME"

@@ -208,11 +208,20 @@ def test_a_downloaded_name_finds_models_bert_pt(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "folder, command",
     [
-        ("models/one_step_prun/CoLA/a2_l8_f512_e128", "pruning_one_step.py"),
-        ("../models/bert_student/one_step_prun/CoLA", "pruning_one_step.py"),
+        ("../models/prun_bert/CoLA/a2_l8_f512_e128", "one_step.py -model_path ../models/bert_ft"),
+        (
+            "../models/prun_bert_student/CoLA/a2_l8_f512_e128",
+            "KD/pruning_one_step.py -model_path ../models/bert_student",
+        ),
+        (
+            "../models/bert-8layer/one_step_prun/CoLA/a12_l8_f3072_e-1",
+            "KD/pruning_one_step.py -model_path ../models/bert_student",
+        ),
+        ("models/one_step_prun/CoLA/a2_l8_f512_e128", "--do_train, from models/prun_bert"),
         ("../models/bert_ft/CoLA", "Pruning/run_glue.py --do_train"),
         ("../models/bert_student/CoLA", "config_bert-student.json"),
         ("../models/bert-8layer/iter_depth_prun/CoLA", "config_bert-8layer.json"),
+        ("../models/setting4/CoLA", "KD/train.py --config_dir configurations/config_setting4.json"),
     ],
 )
 def test_a_missing_model_names_the_command_that_makes_it(folder, command):

@@ -69,7 +69,7 @@ def test_the_encoder_beats_words_pruning_hurts_and_distilling_wins_half_back(san
     teacher, student = found["teacher"]["dev_score"], found["student"]["dev_score"]
     assert teacher >= bag_of_words_accuracy(data) + 0.10
 
-    folder = sandbox / "models/quickstart/sample-SST-2/one_step_prun/SST-2/a2_l4_f256_e64"
+    folder = sandbox / "models/quickstart/sample-SST-2/prun_bert/SST-2/a2_l4_f256_e64"
     pruned_model = load_model(folder, TASK).eval()
     dev = encode_file(data / "dev.tsv", TASK, read_tokenizer(folder).build(), 64)
     pruned = score(TASK, predict(pruned_model, dev, 32), dev.labels).main
