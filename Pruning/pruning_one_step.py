@@ -1,7 +1,7 @@
 """Cut a tuned model to a smaller shape in one step: heads, FFN units, layers, embedding.
 
     cd Pruning && python pruning_one_step.py -model_path ../models/bert_ft -task CoLA \\
-        -output_dir ../models/one_step_prun -keep_heads 2 -num_layers 8 -ffn_hidden_dim 512 \\
+        -output_dir ../models/prun_bert -keep_heads 2 -num_layers 8 -ffn_hidden_dim 512 \\
         -emb_hidden_dim 128
 
 Reads   MODEL_PATH/TASK/                      the model and its taylor_score/taylor.pkl
@@ -26,6 +26,9 @@ from rosita.provenance import read_run, require_finished
 from rosita.pruning import Shape, check_target, important_layers, needs_scores
 from rosita.tasks import find_task
 
+# The published shape: what a flag left out stands for, whatever the model has.
+PUBLISHED = {"keep_heads": 2, "num_layers": 8, "ffn_hidden_dim": 512, "emb_hidden_dim": 128}
+
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
@@ -33,8 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     source = Path(args.model_path) / task.name
     model = load_model(source, task)
     require_finished(source, task.name, "prune a model tuned on this task")
-    target = target_shape(args, model)
-    check_target(model.config, target)
+    target = target_shape(args, model.config)
 
     scores, layers = choose(args, source, model, target)
     if args.from_scratch:
@@ -48,12 +50,21 @@ def main(argv: list[str] | None = None) -> None:
     )
 
 
-def target_shape(args: argparse.Namespace, model: RositaForSequenceClassification) -> Shape:
-    """The shape asked for; a flag left out keeps what the model has."""
-    now = Shape.of(model.config)
-    wanted = (args.keep_heads, args.num_layers, args.ffn_hidden_dim, args.emb_hidden_dim)
-    kept = (now.keep_heads, now.keep_layers, now.ffn_hidden_dim, now.emb_hidden_dim)
-    return Shape(*(have if want is None else want for want, have in zip(wanted, kept, strict=True)))
+def target_shape(args: argparse.Namespace, config: RositaConfig) -> Shape:
+    """The shape asked for, of which what is left out is as published.
+
+    Raises `RositaError`, naming the flags left out, if it does not fit the model.
+    """
+    asked = {name: getattr(args, name) for name in PUBLISHED if getattr(args, name) is not None}
+    target = Shape(*(PUBLISHED | asked).values())
+    try:
+        check_target(config, target)
+    except RositaError as error:
+        left_out = [f"-{name} {value}" for name, value in PUBLISHED.items() if name not in asked]
+        if not left_out:
+            raise
+        raise RositaError(f"{error} (left out, so as published: {' '.join(left_out)})") from None
+    return target
 
 
 def choose(
@@ -103,10 +114,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("-model_path", required=True, help="folder that holds TASK/, the model")
     parser.add_argument("-output_dir", required=True, help="folder to write TASK/SHAPE/ into")
     parser.add_argument("-task", required=True, help="GLUE task, or a task.json of your own")
-    parser.add_argument("-keep_heads", type=int, help="heads per layer (default: all)")
-    parser.add_argument("-num_layers", type=int, help="first layers to keep (default: all)")
-    parser.add_argument("-ffn_hidden_dim", type=int, help="FFN units per layer (default: all)")
-    parser.add_argument("-emb_hidden_dim", type=int, help="rank of the embedding (default: full)")
+    for name, what in (
+        ("keep_heads", "heads per layer to keep"),
+        ("num_layers", "first layers to keep"),
+        ("ffn_hidden_dim", "FFN units per layer to keep"),
+        ("emb_hidden_dim", "rank of the embedding, -1: not factorized"),
+    ):
+        parser.add_argument(f"-{name}", type=int, help=f"{what} (default: {PUBLISHED[name]})")
     add = parser.add_argument
     add("-importance", choices=("taylor", "magnitude", "random"), default="taylor",
         help="what decides which heads and FFN units stay (taylor)")  # fmt: skip

@@ -82,6 +82,10 @@ section = json.load(open(sys.argv[1]))["default"]
 print(*[section[k] for k in ("keep_heads", "keep_layers", "ffn_hidden_dim", "emb_hidden_dim")])
 ' "$CONFIGS/config_setting1.json")"
     SHAPE=a${HEADS}_l${LAYERS}_f${FFN}_e${RANK}
+    # Setting 3 cuts layers alone: the pruner wants the heads and FFN units that stay named too
+    read -r BASE_HEADS BASE_FFN <<<"$("$PYTHON" -c 'import json, sys
+config = json.load(open(sys.argv[1]))
+print(config["num_attention_heads"], config["intermediate_size"])' "$BASE/config.json")"
 }
 
 say() { printf '\n== %s\n' "$*"; }

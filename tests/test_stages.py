@@ -18,6 +18,7 @@ from rosita.data import encode_file
 from rosita.errors import RositaError
 from rosita.evaluation import predict
 from rosita.files import read_json
+from rosita.pruning import Shape
 from rosita.tasks import GLUE, Task
 
 SHAPE = "a2_l2_f20_e8"
@@ -131,6 +132,12 @@ def test_mnli_also_predicts_the_diagnostic_set_that_a_submission_needs(tmp_path)
     assert len(lines) == 2 and lines[1].split("\t")[1] in GLUE["MNLI"].labels
 
 
+def shape_flags(**cut: int) -> list[object]:
+    """The pruner's flags for the tiny BERT, of which only `cut` is cut."""
+    shape = {"keep_heads": 4, "num_layers": 3, "ffn_hidden_dim": 48, "emb_hidden_dim": -1} | cut
+    return [part for name, value in shape.items() for part in (f"-{name}", value)]
+
+
 class Chain:
     """A tuned and scored teacher on a tiny CoLA, and the flags that every call needs."""
 
@@ -151,7 +158,7 @@ class Chain:
 
     def prune(self, heads: int = 2, **paths: Path) -> None:
         prune("-model_path", paths.get("source", self.models / "bert_ft"), "-task", "CoLA",
-              "-output_dir", self.models / "cut", "-keep_heads", heads)  # fmt: skip
+              "-output_dir", self.models / "cut", *shape_flags(keep_heads=heads))  # fmt: skip
 
     def distil(self, *more: object) -> None:
         distil(*self.common, "--teacher_model", self.tuned, "--student_model", self.tuned,
@@ -215,14 +222,50 @@ def test_pruning_wants_the_scores_of_this_very_model(chain):
 
 def test_layers_are_dropped_without_scores(chain):
     prune("-model_path", chain.models / "bert_ft", "-task", "CoLA", "-output_dir",
-          chain.models / "cut", "-num_layers", 2)  # fmt: skip
+          chain.models / "cut", *shape_flags(num_layers=2))  # fmt: skip
     assert (chain.models / "cut" / "CoLA" / "a4_l2_f48_e-1" / "model.safetensors").exists()
+
+
+def test_a_shape_flag_left_out_of_the_pruner_has_the_published_value(tmp_path, capsys):
+    wide = make_bert(tmp_path / "pt", hidden_size=132, num_hidden_layers=9, num_attention_heads=3,
+                     intermediate_size=520)  # fmt: skip
+    data = write_cola(tmp_path / "data" / "CoLA")
+    tuned = tmp_path / "bert_ft" / "CoLA"
+    common = ("--task_name", "CoLA", "--data_dir", data, "--max_steps", 1)
+    fine_tune(*common, "--model_name_or_path", wide, "--do_train", "--output_dir", tuned)
+    fine_tune(*common, "--model_name_or_path", tuned, "--compute_taylor", "True")
+    flags = ("-model_path", tmp_path / "bert_ft", "-task", "CoLA", "-output_dir", tmp_path / "cut")
+    prune(*flags)
+    prune(*flags, "-emb_hidden_dim", -1, "-keep_heads", 3)
+    made = {path.name for path in (tmp_path / "cut" / "CoLA").iterdir()}
+    assert made == {"a2_l8_f512_e128", "a3_l8_f512_e-1"}
+    folder = tmp_path / "cut" / "CoLA" / "a2_l8_f512_e128"
+    assert str(Shape.of(load_model(folder, GLUE["CoLA"]).config)) == "a2_l8_f512_e128"
+    with pytest.raises(SystemExit):
+        prune("--help")
+    text = " ".join(capsys.readouterr().out.split())
+    for words in ("heads per layer to keep (default: 2)", "first layers to keep (default: 8)",
+                  "FFN units per layer to keep (default: 512)",
+                  "rank of the embedding, -1: not factorized (default: 128)"):  # fmt: skip
+        assert words in text
+
+
+def test_a_published_size_that_the_model_has_not_is_said_to_stand_for_a_flag_left_out(chain):
+    flags = ("-model_path", chain.models / "bert_ft", "-task", "CoLA", "-output_dir",
+             chain.models / "cut", "-keep_heads", 2, "-emb_hidden_dim", 8)  # fmt: skip
+    with pytest.raises(RositaError) as caught:
+        prune(*flags)
+    assert str(caught.value) == (
+        "cannot cut a2_l8_f512_e8 out of a4_l3_f48_e-1: keep_layers 8 must lie in 1..3;"
+        " ffn_hidden_dim 512 must lie in 1..48"
+        " (left out, so as published: -num_layers 8 -ffn_hidden_dim 512)"
+    )
 
 
 def test_baselines_need_no_taylor_scores_and_keep_what_they_say(chain):
     def cut(name: str, *flags: object):
-        prune("-model_path", chain.models / "bert_ft", "-task", "CoLA", "-keep_heads", 2,
-              "-output_dir", chain.models / name, *flags)  # fmt: skip
+        prune("-model_path", chain.models / "bert_ft", "-task", "CoLA", "-output_dir",
+              chain.models / name, *shape_flags(keep_heads=2), *flags)  # fmt: skip
         folder = chain.models / name / "CoLA" / "a2_l3_f48_e-1"
         return folder, load_model(folder, GLUE["CoLA"]).state_dict()
 
@@ -252,7 +295,7 @@ def test_the_layers_that_score_most_are_kept_if_asked(chain):
     for name in scores:
         scores[name] *= 1 if ".layer.0." in name else 100
     torch.save(scores, path)
-    prune("-model_path", chain.models / "bert_ft", "-task", "CoLA", "-num_layers", 2,
+    prune("-model_path", chain.models / "bert_ft", "-task", "CoLA", *shape_flags(num_layers=2),
           "-output_dir", chain.models / "cut", "-keep_layers_by", "score")  # fmt: skip
     found = load_model(chain.models / "cut" / "CoLA" / "a4_l2_f48_e-1", GLUE["CoLA"]).state_dict()
     whole = load_model(chain.tuned, GLUE["CoLA"]).state_dict()
@@ -294,11 +337,12 @@ def test_is_prun_must_agree_with_the_model(chain):
     chain.prune()
     cut = chain.models / "cut" / "CoLA" / "a2_l3_f48_e-1"
     flags = (*chain.common, "--model_name_or_path", cut, "--do_train", "--max_steps", 2,
-             "--output_dir", chain.models / "no_kd")  # fmt: skip
+             "--output_dir", chain.models / "one_step_prun")  # fmt: skip
     with pytest.raises(RositaError, match="add --is_prun True"):
         fine_tune(*flags)
     fine_tune(*flags, "--is_prun", "True")
-    assert json.loads((chain.models / "no_kd" / "run.json").read_text())["shape"] == "a2_l3_f48_e-1"
+    run = json.loads((chain.models / "one_step_prun" / "run.json").read_text())
+    assert run["shape"] == "a2_l3_f48_e-1"
 
 
 def test_missing_augmented_data_and_subsets_name_the_command_that_makes_them(chain):
