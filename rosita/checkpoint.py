@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ from rosita.tasks import Task
 
 WEIGHTS = "model.safetensors"
 REFERENCE_WEIGHTS = "pytorch_model.bin"
+# The one name by which the published commands call a model that is no folder. A bert_pt without
+# run.json is taken for it alone: a mistyped name or path must not find it.
+PRETRAINED = "bert-base-uncased"
 PRUNED_KEYS = ("prun_hidden_size", "prun_intermediate_size", "emb_hidden_dim")
 # Heads that a pretrained BERT or the reference's KD code carries beside what we use.
 _SURPLUS = ("cls.", "fit_dense", "bert.embeddings.position_ids")
@@ -65,19 +69,30 @@ class TokenizerFiles:
 
 
 def resolve_folder(name_or_path: str) -> Path:
-    """The folder of a model: a path, or the name of what download_bert.py put into models/bert_pt.
+    """The folder of a model: a path, or the name of the pretrained BERT in models/bert_pt.
 
     Raises `RositaError` that tells what makes the folder.
     """
     path = Path(name_or_path)
     if path.is_dir():
         return path
-    for root in (Path("models"), Path("..") / "models"):
-        run = root / "bert_pt" / "run.json"
-        if run.exists() and read_run(run.parent).get("model") == name_or_path:
-            return run.parent
+    held = []
+    for folder in (Path("models") / "bert_pt", Path("..") / "models" / "bert_pt"):
+        if (folder / "run.json").exists():
+            model = read_run(folder).get("model")
+            if model == name_or_path:
+                return folder
+            held.append(f"{folder} holds {model or 'another model'}"
+                        " (download_bert.py --overwrite_output_dir replaces it); ")  # fmt: skip
+        elif name_or_path == PRETRAINED and (folder / "config.json").exists():
+            _say_once(f"{name_or_path}: taken from {folder.resolve()}, put there by hand")
+            return folder
     kind = "is a file, not a folder" if path.exists() else "does not exist"
-    raise RositaError(f"the model folder {name_or_path} {kind}; {_maker(path)}")
+    elsewhere = "" if "/" in name_or_path else "".join(held)
+    raise RositaError(f"the model folder {name_or_path} {kind}; {elsewhere}{_maker(path)}")
+
+
+_say_once = functools.cache(print)  # a stage asks for its folder several times
 
 
 # The folders of the README -> the script and flags that make each; the more special come first.

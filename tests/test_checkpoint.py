@@ -205,6 +205,37 @@ def test_a_downloaded_name_finds_models_bert_pt(tmp_path, monkeypatch):
         resolve_folder("bert-large-uncased")
 
 
+def test_a_bert_pt_put_there_by_hand_is_found_by_the_published_name_and_said_once(
+    tmp_path, monkeypatch, capsys
+):
+    folder = make_bert(tmp_path / "models" / "bert_pt")
+    (tmp_path / "Pruning").mkdir()
+    monkeypatch.chdir(tmp_path / "Pruning")
+    for _ in range(2):
+        assert resolve_folder("bert-base-uncased").resolve() == folder
+    load_model("bert-base-uncased", COLA, new_classifier=True)
+    said = f"bert-base-uncased: taken from {folder}, put there by hand\n"
+    assert capsys.readouterr().out == said
+    for other in ("bert-large-uncased", "../models/bert_ft/CoLA", "bert-base-uncase"):
+        with pytest.raises(RositaError, match="does not exist"):
+            resolve_folder(other)
+
+
+def test_a_bert_pt_that_records_another_model_is_refused_and_named(tmp_path, monkeypatch):
+    folder = make_bert(tmp_path / "models" / "bert_pt")
+    (folder / "run.json").write_text('{"model": "all-MiniLM-L6-v2"}')
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RositaError) as caught:
+        resolve_folder("bert-base-uncased")
+    assert str(caught.value).startswith(
+        "the model folder bert-base-uncased does not exist; models/bert_pt holds all-MiniLM-L6-v2"
+        " (download_bert.py --overwrite_output_dir replaces it); a pretrained model comes from"
+    )
+    with pytest.raises(RositaError) as caught:
+        resolve_folder("../models/bert_ft/CoLA")
+    assert "MiniLM" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "folder, command",
     [
