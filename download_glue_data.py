@@ -59,6 +59,12 @@ SOURCES = {
 }
 
 
+RETIRED = {  # flags of the published script -> what to do instead
+    "--path_to_mrpc": f"MRPC is fetched too; for files at hand type --mirror DIR, a folder with"
+    f" {', '.join(SOURCES['MRPC'])}",
+}
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     access = Access(args.allow_http, args.endpoint_url, args.retries)
@@ -71,10 +77,12 @@ def main(argv: list[str] | None = None) -> None:
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, retired=RETIRED
     )
-    parser.add_argument("--data_dir", type=Path, default=ROOT / "data")
-    parser.add_argument("--tasks", default="all", help="all, or names with commas: CoLA,SST-2")
+    parser.add_argument("-d", "--data_dir", type=Path, default=ROOT / "data")
+    parser.add_argument(
+        "-t", "--tasks", default="all", help="all, or names with commas: CoLA,SST-2"
+    )
     parser.add_argument("--mirror", help="folder, https:// or s3:// with the same file names")
     parser.add_argument("--endpoint_url", help="address of a private s3 service")
     parser.add_argument("--allow_http", action="store_true", help="accept addresses without TLS")

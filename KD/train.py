@@ -6,11 +6,15 @@
 Reads   teacher_model/, student_model/   config.json, weights, vocab.txt
         data_dir/                        train_aug.tsv (or train.tsv), dev.tsv
 Writes  output_dir/                      the student, run.json; with --compute_taylor: taylor.pkl
+        or, with --do_eval               eval_results.txt and .json of the student as it is
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
 
 from rosita.checkpoint import load_model, read_tokenizer, resolve_folder
 from rosita.config import KDSettings, add_flags, describe, load_config
@@ -19,12 +23,24 @@ from rosita.jobs import TaskModel, distil_stage
 from rosita.provenance import require_finished
 from rosita.runtime import start_accelerator
 from rosita.tasks import Task, find_task
+from rosita.testing import evaluate_folder
+
+RETIRED = {  # flags of the published script -> what to do instead
+    "--wd": "type --weight_decay",
+    "--data_url": "get the data by download_glue_data.py and name the task's folder by --data_dir",
+}
+# What KDSettings cannot be without and scoring the student on dev has no use for.
+UNUSED = {"teacher_model": "-", "output_dir": "-", "pred_distill": "True"}
 
 
 def main(argv: list[str] | None = None, subsets: bool = False) -> None:
-    task, settings = parse_args(argv)
+    task, flags, config = parse_args(argv)
+    if flags.pop("do_eval") == "True":
+        evaluate(task, flags, config)
+        return
+    settings = read_settings(task, flags, config)
     print(describe(settings))
-    check_parents(task, settings)
+    check_parents(task, settings, None if "student_model" in flags else config)
     accelerator = start_accelerator(settings)
     teacher, student = open_models(task, settings)
     done = distil_stage(teacher, student, settings, accelerator, subsets)
@@ -35,10 +51,30 @@ def main(argv: list[str] | None = None, subsets: bool = False) -> None:
           f" {done['shape']}; the student is in {folder}")  # fmt: skip
 
 
-def check_parents(task: Task, settings: KDSettings) -> None:
-    """Both models come from finished runs on this task; the teacher is not freshly pruned."""
+def evaluate(task: Task, flags: dict[str, str], config: str | None) -> None:
+    """Score the student on dev, train nothing; the results go to --output_dir, or beside it.
+
+    The output_dir of a JSON file is not theirs: it holds the student that training makes.
+    """
+    settings = read_settings(task, UNUSED | flags, config)
+    for name in ("compute_taylor", "dry_run"):
+        if getattr(settings, name):
+            raise RositaError(f"--do_eval scores the student on dev, no more: leave --{name} out")
+    if not PartialState().is_main_process:
+        return
     student = resolve_folder(settings.student_model)
-    require_finished(student, task.name, "give another --student_model")
+    print(f"{student} is scored on dev, nothing is trained")
+    evaluate_folder(student, task, settings, "eval_results", Path(flags.get("output_dir", student)))
+
+
+def check_parents(task: Task, settings: KDSettings, config: str | None) -> None:
+    """Both models come from finished runs on this task; the teacher is not freshly pruned.
+
+    `config`: the JSON file that names the student, None if the command line does.
+    """
+    student = resolve_folder(settings.student_model)
+    run = require_finished(student, task.name, "give another --student_model")
+    check_not_trained(settings, run, config)
     teacher = resolve_folder(settings.teacher_model)
     run = require_finished(teacher, task.name, "give another --teacher_model")
     if run.get("stage") == "one_step_prune":
@@ -46,6 +82,26 @@ def check_parents(task: Task, settings: KDSettings) -> None:
             f"the teacher {teacher} was pruned and not trained since; the teacher of a setting is"
             " bert_ft, bert_student or bert-8layer"
         )
+
+
+def check_not_trained(settings: KDSettings, run: dict[str, Any], config: str | None) -> None:
+    """A student pruned in one step starts as it was pruned, unless the command line names another.
+
+    `run`: the student's run.json. The folders of "no KD" and of Setting 1's start differ by a word.
+    """
+    one_step = not settings.depth_or_width and not settings.compute_taylor
+    stage = run.get("stage", "one_step_prune")  # a model from elsewhere does not say
+    if not one_step or stage == "one_step_prune" or run.get("shape") != str(settings.target):
+        return
+    trained = f"{settings.student_model} was trained since it was pruned (stage {stage})"
+    if config is None:
+        print(f"{trained}; this run trains it further")
+        return
+    raise RositaError(
+        f"{config}: the student {trained}; this setting starts from the output of"
+        " pruning_one_step.py, models/prun_bert or models/prun_bert_student: make student_model"
+        " that, or type --student_model to train this one further"
+    )
 
 
 def open_models(task: Task, settings: KDSettings) -> tuple[TaskModel, TaskModel]:
@@ -62,18 +118,29 @@ def open_models(task: Task, settings: KDSettings) -> tuple[TaskModel, TaskModel]
     )
 
 
-def parse_args(argv: list[str] | None) -> tuple[Task, KDSettings]:
-    parser = ArgumentParser(description=__doc__.split("\n")[0])
+def parse_args(argv: list[str] | None) -> tuple[Task, dict[str, str], str | None]:
+    """The task, the flags of settings as typed, by name, with do_eval; the JSON file, or None."""
+    parser = ArgumentParser(description=__doc__.split("\n")[0], retired=RETIRED)
     parser.add_argument("--config_dir", help="JSON file of settings, see configurations/")
     parser.add_argument("--task_name", required=True, help="GLUE task, or a task.json of your own")
+    parser.add_argument(
+        "--do_eval", nargs="?", const="True", default="False", metavar="DO_EVAL",
+        type=str.capitalize, choices=("True", "False"),
+        help="score the student on dev, train nothing; eval_results.txt and .json go to the"
+        " --output_dir typed, or beside the student (default: False)",
+    )  # fmt: skip
     add_flags(parser, KDSettings)
     flags = vars(parser.parse_args(argv))
     config = flags.pop("config_dir")
     task = find_task(flags.pop("task_name"))
+    return task, flags, config
+
+
+def read_settings(task: Task, flags: dict[str, str], config: str | None) -> KDSettings:
+    """The settings of this run; paths in the JSON file are relative to KD/."""
     if flags.get("compute_taylor", "").lower() == "true":
-        flags.setdefault("num_train_epochs", "1")
-    base = Path(__file__).resolve().parent  # paths in the JSON files are relative to KD/
-    return task, load_config(KDSettings, task, flags, config, base)
+        flags = {"num_train_epochs": "1"} | flags
+    return load_config(KDSettings, task, flags, config, Path(__file__).resolve().parent)
 
 
 def launch(subsets: bool = False) -> None:

@@ -23,6 +23,17 @@ from rosita.runtime import start_accelerator
 from rosita.tasks import Task, find_task
 from rosita.testing import evaluate_folder, predict_folder
 
+RETIRED = {  # flags of the published script -> what to do instead
+    "--config_name": "config.json is read from the folder --model_name_or_path",
+    "--tokenizer_name": "vocab.txt is read from the folder --model_name_or_path",
+    "--structured": "all pruning is structured (heads, FFN units, layers, rank); leave it out",
+    "--logging_first_step": "leave it out; --logging_steps 1 logs the first step, as all others",
+    "--save_total_limit": "--save_steps keeps all its checkpoints; remove OUTPUT_DIR/checkpoint-N",
+    "--fp16_opt_level": "there are no levels; type --precision fp16, or bf16",
+    "--local_rank": "start the script by torchrun or accelerate launch; they number the processes",
+    "--eval_all_checkpoints": "type --do_eval --model_name_or_path OUTPUT_DIR/checkpoint-N",
+}
+
 
 def main(argv: list[str] | None = None) -> None:
     task, settings = parse_args(argv)
@@ -67,7 +78,7 @@ def compute_taylor(task: Task, settings: FineTuneSettings) -> None:
 
 
 def parse_args(argv: list[str] | None) -> tuple[Task, FineTuneSettings]:
-    parser = ArgumentParser(description=__doc__.split("\n")[0])
+    parser = ArgumentParser(description=__doc__.split("\n")[0], retired=RETIRED)
     parser.add_argument("--task_name", required=True, help="GLUE task, or a task.json of your own")
     add_flags(parser, FineTuneSettings)
     flags = vars(parser.parse_args(argv))

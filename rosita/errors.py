@@ -6,10 +6,10 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, redirect_stdout
 from difflib import get_close_matches
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class RositaError(Exception):
@@ -24,7 +24,28 @@ def nearest(name: str, known: list[str]) -> str:
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """A parser whose complaint is one line too, and offers the nearest flag."""
+    """A parser whose complaint is one line too, and offers the nearest flag.
+
+    `retired`: flags of the published script that this one does without -> what to do instead.
+    """
+
+    def __init__(self, *args: Any, retired: dict[str, str] | None = None, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.retired = retired or {}
+
+    def parse_known_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As argparse; a retired flag raises `RositaError` with its hint.
+
+        Looked for by name before argparse parses: as options they would make abbreviations of
+        other flags ambiguous (--data, by --data_url), and left to it, abbreviate others themselves.
+        """
+        for word in sys.argv[1:] if args is None else args:
+            flag = word.split("=")[0]
+            if flag in self.retired:
+                raise RositaError(f"{flag} is not a flag of this script: {self.retired[flag]}")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         flags = [flag for action in self._actions for flag in action.option_strings]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -315,6 +316,95 @@ def test_an_untuned_teacher_a_pruned_one_and_one_of_another_task_are_refused(cha
         distil("--task_name", "sst-2", "--teacher_model", chain.tuned, "--student_model",
                chain.tuned, "--pred_distill", "--output_dir", chain.models / "x",
                "--data_dir", chain.data)  # fmt: skip
+
+
+def one_step_config(chain, student: str) -> Path:
+    """A config like Setting 1's for the pruned shape of `Chain.prune`, naming `student`."""
+    section = {"teacher_model": str(chain.tuned), "student_model": str(chain.models / student),
+               "output_dir": str(chain.models / "setting1"), "data_dir": str(chain.data),
+               "keep_heads": 2, "keep_layers": 3, "ffn_hidden_dim": 48, "emb_hidden_dim": -1,
+               "pred_distill": True, "num_train_epochs": 1}  # fmt: skip
+    path = chain.models / "config.json"
+    path.write_text(json.dumps({"default": section}))
+    return path
+
+
+def test_a_config_that_names_a_student_trained_since_it_was_pruned_is_refused(chain, capsys):
+    chain.score()
+    chain.prune()
+    cut = "cut/CoLA/a2_l3_f48_e-1"
+    on_labels = chain.models / "one_step_prun"
+    fine_tune(*chain.common, "--model_name_or_path", chain.models / cut, "--do_train",
+              "--is_prun", "True", "--max_steps", 2, "--output_dir", on_labels)  # fmt: skip
+    config = one_step_config(chain, "one_step_prun")
+    with pytest.raises(RositaError) as caught:
+        distil("--task_name", "CoLA", "--config_dir", config)
+    assert str(caught.value) == (
+        f"{config}: the student {os.path.relpath(on_labels)} was trained since it was pruned"
+        " (stage fine_tune); this setting starts from the output of pruning_one_step.py,"
+        " models/prun_bert or models/prun_bert_student: make student_model that, or type"
+        " --student_model to train this one further"
+    )
+    assert not (chain.models / "setting1").exists()
+
+    distil("--task_name", "CoLA", "--config_dir", one_step_config(chain, cut))
+    printed = capsys.readouterr().out
+    assert "best dev" in printed and "was trained" not in printed
+    with pytest.raises(RositaError, match=r"trained since it was pruned \(stage distil\)"):
+        distil("--task_name", "CoLA", "--config_dir", one_step_config(chain, "setting1"),
+               "--output_dir", chain.models / "x")  # fmt: skip
+
+
+def test_a_trained_student_that_the_command_line_names_is_announced_and_trained(chain, capsys):
+    chain.score()
+    chain.prune()
+    config = one_step_config(chain, "cut/CoLA/a2_l3_f48_e-1")
+    distil("--task_name", "CoLA", "--config_dir", config)
+    student = chain.models / "setting1"
+    capsys.readouterr()
+    distil("--task_name", "CoLA", "--config_dir", config, "--student_model", student,
+           "--output_dir", chain.models / "further")  # fmt: skip
+    printed = capsys.readouterr().out
+    assert (
+        f"{student} was trained since it was pruned (stage distil); this run trains it further\n"
+    ) in printed
+    assert read_json(chain.models / "further" / "run.json")["finished"]
+
+
+def test_do_eval_of_the_kd_script_scores_the_student_beside_it_and_trains_nothing(chain, capsys):
+    before = {path.name: path.read_bytes() for path in chain.tuned.glob("*.*")}
+    distil(*chain.common, "--student_model", chain.tuned, "--do_eval")
+    results = read_json(chain.tuned / "eval_results.json")
+    run = read_json(chain.tuned / "run.json")
+    assert results["score"] == pytest.approx(run["dev_score"], abs=1e-6)
+    assert "matthews = " in (chain.tuned / "eval_results.txt").read_text()
+    after = {path.name: path.read_bytes() for path in chain.tuned.glob("*.*")}
+    assert {name: after[name] for name in before} == before
+    assert f"{chain.tuned} is scored on dev, nothing is trained\n" in capsys.readouterr().out
+
+
+def test_do_eval_with_a_config_writes_to_a_typed_output_dir_alone(chain):
+    config = one_step_config(chain, "bert_ft/CoLA")
+    distil("--task_name", "CoLA", "--config_dir", config, "--do_eval", "True")
+    assert not (chain.models / "setting1").exists()  # it is where training puts its student
+    (chain.tuned / "eval_results.json").unlink()
+    distil("--task_name", "CoLA", "--config_dir", config, "--do_eval",
+           "--output_dir", chain.models / "scores")  # fmt: skip
+    made = {path.name for path in (chain.models / "scores").iterdir()}
+    assert made == {"eval_results.json", "eval_results.txt"}
+    assert not (chain.tuned / "eval_results.json").exists()
+
+
+def test_do_eval_refuses_what_it_would_ignore(chain):
+    flags = (*chain.common, "--student_model", chain.tuned, "--do_eval")
+    with pytest.raises(RositaError, match="no more: leave --compute_taylor out"):
+        distil(*flags, "--compute_taylor")
+    with pytest.raises(RositaError, match="no more: leave --dry_run out"):
+        distil(*flags, "--dry_run")
+    with pytest.raises(RositaError, match="--student_model is needed"):
+        distil(*chain.common, "--do_eval")
+    with pytest.raises(RositaError, match="--do_eval: invalid choice: 'Yes'"):
+        distil(*flags, "yes")
 
 
 def test_a_teacher_of_another_width_is_refused_with_both_sizes(chain):
