@@ -24,46 +24,73 @@ EVAL_TOKENS_PER_ROW = 128  # a batch of short rows may hold more rows than eval_
 
 @dataclass(frozen=True)
 class Scores:
-    """`main` decides which model is best; `all` holds every metric of the task by name."""
+    """`main` decides which model is best; `all` holds every metric of the task by name.
+
+    `collapsed`: all predictions are the same, and so the correlation that `main` stands for is
+    undefined; such a model counts as worse than any other.
+    """
 
     main: float
     metric: str
     all: dict[str, float]
+    collapsed: bool = False
+
+
+class UndefinedScore(RositaError):
+    """The rows define no correlation. `collapsed`: because all predictions are the same."""
+
+    def __init__(self, message: str, *, collapsed: bool) -> None:
+        super().__init__(message)
+        self.collapsed = collapsed
 
 
 def score(task: Task, logits: np.ndarray, labels: np.ndarray) -> Scores:
     """The task's metrics from logits (rows, num_labels) and gold labels (rows,).
 
     The main score is Matthews (CoLA), accuracy (all others with labels; MRPC and QQP too), or the
-    mean of Pearson and Spearman (STS-B). Raises `RositaError` where a metric is undefined.
+    mean of Pearson and Spearman (STS-B). Matthews and F1 are 0 where they are 0/0, as scikit-learn
+    has it; correlations raise `UndefinedScore` there.
     """
-    from scipy.stats import pearsonr, spearmanr  # heavy imports, only needed here
-    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
-
     if task.is_regression:
-        predicted = logits[:, 0]
-        found = {
-            "pearson": float(pearsonr(predicted, labels)[0]),
-            "spearman": float(spearmanr(predicted, labels)[0]),
-        }
-        found["pearson_and_spearman"] = (found["pearson"] + found["spearman"]) / 2
-        main = "pearson_and_spearman"
-    else:
-        predicted = logits.argmax(axis=1)
-        found = {"accuracy": float(accuracy_score(labels, predicted))}
-        main = "accuracy"
-        if task.metric == "matthews":
-            found["matthews"] = float(matthews_corrcoef(labels, predicted))
-            main = "matthews"
-        elif task.metric == "accuracy_and_f1":
-            found["f1"] = float(f1_score(labels, predicted))
-    undefined = [name for name, value in found.items() if not math.isfinite(value)]
-    if undefined:
-        raise RositaError(
-            f"{', '.join(undefined)} is undefined on these {len(labels)} rows: all predictions or"
-            " all labels are the same"
-        )
-    return Scores(found[main], main, found)
+        return _correlations(logits[:, 0].astype(np.float64), np.asarray(labels, np.float64))
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef  # heavy import
+
+    predicted = logits.argmax(axis=1)
+    found = {"accuracy": float(accuracy_score(labels, predicted))}
+    if task.metric == "matthews":
+        found["matthews"] = float(matthews_corrcoef(labels, predicted))
+        return Scores(found["matthews"], "matthews", found, collapsed=_all_equal(predicted))
+    if task.metric == "accuracy_and_f1":
+        found["f1"] = float(f1_score(labels, predicted, zero_division=0.0))
+    return Scores(found["accuracy"], "accuracy", found)
+
+
+def _correlations(predicted: np.ndarray, labels: np.ndarray) -> Scores:
+    from scipy.stats import pearsonr, spearmanr  # heavy import
+
+    for name, values in (("labels", labels), ("predictions", predicted)):
+        if _all_equal(values):
+            raise UndefinedScore(
+                f"pearson and spearman are undefined on these {len(labels)} rows: all {name} are"
+                " the same",
+                collapsed=name == "predictions",
+            )
+    pearson = float(pearsonr(predicted, labels)[0])
+    spearman = float(spearmanr(predicted, labels)[0])
+    if not math.isfinite(pearson + spearman):
+        raise RositaError(f"the predictions of these {len(labels)} rows are no finite numbers")
+    mean = (pearson + spearman) / 2
+    found = {"pearson": pearson, "spearman": spearman, "pearson_and_spearman": mean}
+    return Scores(mean, "pearson_and_spearman", found)
+
+
+def _all_equal(values: np.ndarray) -> bool:
+    return bool((values == values[0]).all())
+
+
+def collapsed_scores(task: Task) -> Scores:
+    """The worst score, for a regression whose predictions are all the same: it has no other."""
+    return Scores(-1.0, task.metric, {}, collapsed=True)
 
 
 def paired_bootstrap(
@@ -85,7 +112,7 @@ def paired_bootstrap(
         rows = random.integers(len(labels), size=len(labels))
         try:
             ours, theirs = (score(task, logits[rows], labels[rows]) for logits in (first, second))
-        except RositaError:
+        except UndefinedScore:
             continue
         differences.append(ours.main - theirs.main)
     low, high = np.percentile(differences, [2.5, 97.5])
