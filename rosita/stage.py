@@ -20,7 +20,7 @@ from rosita.checkpoint import (
 from rosita.config import KDSettings, LoopSettings
 from rosita.data import Encoded, Sampler, encode_file, set_length
 from rosita.errors import RositaError
-from rosita.evaluation import Scores, predict, score
+from rosita.evaluation import Scores, UndefinedScore, collapsed_scores, predict, score
 from rosita.files import read_json
 from rosita.glove import glove_hash, load_glove
 from rosita.importance import save_scores
@@ -160,10 +160,20 @@ def _train_header(folder: Path, task: Task) -> str | None:
 
 
 def dev_scores(data: Data, batch_size: int) -> Any:
-    """The function that scores a model on dev."""
+    """The function that scores a model on dev, while it is trained.
+
+    A regression whose predictions are all the same gets the worst score: early in a training, and
+    in bf16 above all, a model may still answer every row alike.
+    """
 
     def evaluate(model: RositaForSequenceClassification) -> Scores:
-        return score(data.task, predict(model, data.dev, batch_size), data.dev.labels)
+        logits = predict(model, data.dev, batch_size)
+        try:
+            return score(data.task, logits, data.dev.labels)
+        except UndefinedScore as error:
+            if not error.collapsed:
+                raise
+            return collapsed_scores(data.task)
 
     return evaluate
 

@@ -23,7 +23,7 @@ from rosita.files import read_torch, write_torch
 from rosita.importance import CUT_MATRICES, TaylorImportance
 from rosita.model import RositaConfig, RositaForSequenceClassification
 from rosita.moments import Moments, put_moments, surviving_moments
-from rosita.plan import Plan, Progress, Step, learning_rate, steps_of, total_steps
+from rosita.plan import Plan, Progress, Step, learning_rate, rank, steps_of, total_steps
 from rosita.pruning import Shape, build_model, prune, shaped_config
 from rosita.runtime import (
     agree_to_stop,
@@ -38,6 +38,10 @@ from rosita.vocabulary import Vocabulary
 
 CHECK_STEPS = 20  # losses are read from the device, and checked, this often at least
 LOGGED_POINTS = 200  # points of the loss curve that run.json and TensorBoard get
+COLLAPSED = (
+    "warning: the best model gives the same prediction for every dev row; try a lower"
+    " --learning_rate, or --precision fp32"
+)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -137,6 +141,8 @@ class Training:
                 " (max_steps?); no model was written"
             )
         self._last_evaluation(bar)
+        if (self.progress.best or {}).get("collapsed"):
+            bar.write(COLLAPSED)
         self.progress.seconds += time.perf_counter() - self.started
         if self.writer:
             self.writer.close()
@@ -261,16 +267,18 @@ class Training:
             "score": scores.main,
             **scores.all,
             "shape": str(shape),
+            **({"collapsed": True} if scores.collapsed else {}),
         }
         candidate = not self.plan.schedule or shape == self.plan.schedule.target
-        if candidate and (progress.best is None or scores.main > progress.best["score"]):
+        if candidate and (progress.best is None or rank(entry) > rank(progress.best)):
             progress.best = entry
             progress.last_gain = progress.step
             if self.save and self.accelerator.is_main_process:
                 self.save(self.whole_model)
         self._record(entry)
         best = f", best {progress.best['score']:.4f}" if progress.best else ""
-        bar.write(f"step {progress.step}: dev {scores.metric} {scores.main:.4f}{best}")
+        same = " (all predictions are the same)" if scores.collapsed else ""
+        bar.write(f"step {progress.step}: dev {scores.metric} {scores.main:.4f}{same}{best}")
 
     def _last_evaluation(self, bar: tqdm) -> dict[str, Any] | None:
         """The evaluation of the model as it stands, made now if there is none yet."""

@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import REPOSITORY, error_line, make_bert, run_script, sentences, write_cola
 
-from rosita.checkpoint import load_model, read_tokenizer
+from rosita.checkpoint import load_model, read_tokenizer, save_model
 from rosita.data import encode_file
 from rosita.errors import RositaError
 from rosita.evaluation import predict
@@ -102,6 +102,43 @@ def test_all_stages_of_a_setting_work_on_every_glue_task(tmp_path, name, capsys)
     if task.labels and task.metric != "matthews":
         accuracy = (logits.argmax(1) == dev.labels).mean()
         assert run["dev_score"] == pytest.approx(accuracy)
+
+
+@pytest.mark.parametrize("rate, learns", [("1e-3", True), ("1e-30", False)])
+def test_a_regression_that_first_answers_every_row_alike_is_trained_on(
+    tmp_path, capsys, rate, learns
+):
+    task = GLUE["STS-B"]
+    data = tmp_path / "data"
+    write_task(data, task)
+    start = load_model(make_bert(tmp_path / "bert"), task, new_classifier=True)
+    torch.nn.init.zeros_(start.classifier.weight), torch.nn.init.ones_(start.classifier.bias)
+    save_model(tmp_path / "flat", start, read_tokenizer(tmp_path / "bert"), task)
+    # the warm-up's first step has the rate 0
+    flags = ("--task_name", "sts-b", "--data_dir", data, "--model_name_or_path", tmp_path / "flat",
+             "--max_seq_length", 32, "--learning_rate", rate, "--warmup_steps", 2)  # fmt: skip
+    fine_tune(*flags, "--do_train", "--num_train_epochs", 3, "--output_dir", tmp_path / "tuned",
+              "--evaluate_during_training", "--logging_steps", 1)  # fmt: skip
+    run = json.loads((tmp_path / "tuned" / "run.json").read_text())
+    first, *others = [entry for entry in run["history"] if "score" in entry]
+    assert run["finished"] and (first["score"], first["collapsed"]) == (-1.0, True)
+    assert "all predictions are the same" in capsys.readouterr().out
+    if learns:
+        assert "collapsed" not in run["best"] and run["dev_score"] > -1
+        return
+    assert others and all(entry["collapsed"] for entry in others) and run["best"]["collapsed"]
+    with pytest.raises(RositaError, match="all predictions are the same"):
+        fine_tune(*flags[:4], "--model_name_or_path", tmp_path / "tuned", "--do_eval",
+                  "--max_seq_length", 32)  # fmt: skip
+
+
+def test_dev_labels_that_are_all_the_same_stay_an_error(tmp_path):
+    write_task(tmp_path / "data", GLUE["STS-B"], rows=1)
+    make_bert(tmp_path / "bert")
+    with pytest.raises(RositaError, match="all labels are the same"):
+        fine_tune("--task_name", "sts-b", "--data_dir", tmp_path / "data", "--model_name_or_path",
+                  tmp_path / "bert", "--do_train", "--max_steps", 1, "--output_dir",
+                  tmp_path / "tuned", "--max_seq_length", 32)  # fmt: skip
 
 
 def test_the_submission_zip_holds_every_file_that_the_glue_server_wants(tmp_path):
@@ -212,8 +249,6 @@ def test_pruning_wants_the_scores_of_this_very_model(chain):
     old = chain.models / "old"
     shutil.copytree(chain.tuned, old / "CoLA")
     with torch.no_grad():
-        from rosita.checkpoint import save_model
-
         model = load_model(old / "CoLA", GLUE["CoLA"])
         model.classifier.bias += 1
         save_model(old / "CoLA", model, read_tokenizer(old / "CoLA"), GLUE["CoLA"])

@@ -79,14 +79,15 @@ def assert_equal(first, second):
 
 
 class Dev:
-    """Scores that are given, one per evaluation; the last one repeats."""
+    """Scores that are given, one per evaluation; the last one repeats. None: a collapsed model."""
 
     def __init__(self, *values):
         self.values = list(values)
 
     def __call__(self, model):
         value = self.values.pop(0) if len(self.values) > 1 else self.values[0]
-        return Scores(value, "matthews", {"matthews": value})
+        collapsed = value is None
+        return Scores(value or 0.0, "matthews", {"matthews": value or 0.0}, collapsed)
 
 
 def teacher_loss(bench, seed=9):
@@ -318,6 +319,34 @@ def test_only_models_of_the_final_shape_are_candidates_whatever_their_score(benc
     progress = training.run()
     assert progress.best["score"] == -0.5 and progress.best["shape"] == "a2_l3_f20_e8"
     assert bench.saved == [("", "a2_l3_f20_e8")]
+
+
+@pytest.mark.parametrize("values, best", [((None, -0.05, None, -0.2), 4), ((0.1, None), 2)])
+def test_a_collapsed_model_is_worse_than_any_other_and_the_training_goes_on(
+    bench, capsys, values, best
+):
+    progress = bench.training("collapse", {"eval_step": 2}, evaluate=Dev(*values)).run()
+    entries = [entry for entry in progress.history if "score" in entry]
+    repeated = [*values, *[values[-1]] * 5]
+    for entry, value in zip(entries, repeated, strict=False):
+        assert entry.get("collapsed") == (True if value is None else None)
+    assert len(entries) == 5 and progress.best["step"] == best
+    assert "collapsed" not in progress.best
+    assert len(bench.saved) == (2 if values[0] is None else 1)
+    said = capsys.readouterr().out
+    expected = repeated[:5].count(None)
+    assert said.count("dev matthews 0.0000 (all predictions are the same), best") == expected
+    assert "warning" not in said
+
+
+def test_a_run_whose_best_model_is_collapsed_ends_with_one_line_that_says_what_to_try(
+    bench, capsys
+):
+    progress = bench.training("flat", {"eval_step": 2}, evaluate=Dev(None)).run()
+    assert progress.best["collapsed"] and progress.best["step"] == 2
+    warnings = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
+    assert len(warnings) == 1
+    assert "lower --learning_rate" in warnings[0] and "--precision fp32" in warnings[0]
 
 
 def test_iterative_pruning_visits_the_schedule_and_prunes_with_the_scores_so_far(bench):
