@@ -18,6 +18,9 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 PATHS = ("teacher_model", "student_model", "data_dir", "output_dir", "cache_dir", "glove_embs")
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
+# rosita.evaluation.predict batches by length: what it bounds is the padded tokens of a batch
+EVAL_ROWS = "rows of 128 tokens in a batch of evaluation (of shorter ones more, of longer fewer)"
+
 
 def setting(default: Any, help: str, **limits: Any) -> Any:
     """A field of a settings class: its default, what `--help` says of it, and its limits."""
@@ -57,11 +60,11 @@ class LoopSettings(BaseModel):
 class FineTuneSettings(LoopSettings):
     """Settings of Pruning/run_glue.py: fine-tuning and Taylor scores."""
 
-    model_type: Literal["bert"] = setting("bert", "kind of model; only bert there is")
+    model_type: Literal["bert"] = setting("bert", "accepted and not needed: only bert there is")
     model_name_or_path: str = setting(..., "model folder, or a name that download_bert.py fetched")
     output_dir: str | None = setting(None, "model folder to write (scores: default beside model)")
     per_gpu_train_batch_size: int = setting(32, "rows per device and micro-batch", ge=1)
-    per_gpu_eval_batch_size: int = setting(8, "rows per device in evaluation", ge=1)
+    per_gpu_eval_batch_size: int = setting(8, EVAL_ROWS, ge=1)
     learning_rate: float = setting(2e-5, "peak learning rate", gt=0)
     num_train_epochs: float = setting(5.0, "passes (pruned CoLA: 20; scoring: 1)", gt=0)
     warmup_steps: int = setting(0, "steps of linear warm-up", ge=0)
@@ -82,6 +85,11 @@ class FineTuneSettings(LoopSettings):
     classifier_activation: Literal["auto", "relu", "none"] = setting(
         "auto", "before the classifier (auto: relu for the reference's KD checkpoints)"
     )
+
+    @property
+    def eval_batch_size(self) -> int:
+        """`per_gpu_eval_batch_size` under the name that the other stages have for it."""
+        return self.per_gpu_eval_batch_size
 
 
 class KDSettings(LoopSettings):
@@ -104,7 +112,7 @@ class KDSettings(LoopSettings):
         " moved or exchanged", ge=0, le=1,
     )  # fmt: skip
     train_batch_size: int = setting(32, "rows per step and process", ge=1)
-    eval_batch_size: int = setting(32, "rows per device in evaluation", ge=1)
+    eval_batch_size: int = setting(32, EVAL_ROWS, ge=1)
     adam_epsilon: float = setting(1e-6, "AdamW epsilon", gt=0)
     weight_decay: float = setting(0.01, "AdamW weight decay, not on bias and LayerNorm", ge=0)
     # the published KD scripts leave the correction out and clip each tensor: docs/fidelity.md

@@ -192,8 +192,7 @@ def _label_job(
         score_by_unit=settings.score_by == "unit",
     )
     sampler = data.sampler(rows * accelerator.num_processes, settings.seed)
-    return Job(start, data, LabelLoss(), sampler, plan, accelerator, run,
-               settings.per_gpu_eval_batch_size)  # fmt: skip
+    return Job(start, data, LabelLoss(), sampler, plan, accelerator, run, settings.eval_batch_size)
 
 
 def distil_stage(
@@ -232,7 +231,7 @@ def distil_stage(
         learn_labels=settings.regression_target == "labels",
     )  # fmt: skip
     with accelerator.autocast():
-        check_label_order(task, frozen, data.dev, teacher.path)
+        check_label_order(task, frozen, data.dev, teacher.path, settings.eval_batch_size)
     job = Job(student, data, objective, sampler, plan, accelerator, run, settings.eval_batch_size)
     if settings.compute_taylor:
         job.score(mean=True)

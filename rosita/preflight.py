@@ -49,7 +49,9 @@ def check_disk(folder: Path, config: RositaConfig) -> None:
         )
 
 
-def check_label_order(task: Task, teacher: nn.Module, dev: Encoded, folder: str) -> None:
+def check_label_order(
+    task: Task, teacher: nn.Module, dev: Encoded, folder: str, eval_batch_size: int = 32
+) -> None:
     """Refuse a teacher that knows the task but has its labels in another order.
 
     A dev accuracy below chance is that or bad luck; it is refused where bad luck is out of the
@@ -61,7 +63,7 @@ def check_label_order(task: Task, teacher: nn.Module, dev: Encoded, folder: str)
     from scipy.stats import binomtest
 
     part = _sample(dev)
-    said = predict(teacher, part, 32).argmax(axis=1)
+    said = predict(teacher, part, eval_batch_size).argmax(axis=1)
     counts = np.zeros((task.num_labels, task.num_labels), dtype=int)  # said, is
     np.add.at(counts, (said, np.asarray(part.labels)), 1)
     rows, chance = len(part), 1 / task.num_labels

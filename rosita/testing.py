@@ -31,6 +31,7 @@ class TestSettings(Protocol):
     data_dir: str
     cache_dir: str | None
     max_seq_length: int
+    eval_batch_size: int
     do_lower_case: bool | None
     no_cuda: bool
     classifier_activation: str
@@ -45,7 +46,9 @@ def evaluate_folder(
     found = {}
     for suffix, file in task.split_names("dev").items():
         data = _encode(Path(settings.data_dir) / file, folder, task, settings, labelled=True)
-        scores = score(task, predict(model, data, 32), np.asarray(data.labels))
+        labels = np.asarray(data.labels)
+        logits = predict(model, data, settings.eval_batch_size)
+        scores = score(task, logits, labels)
         write_eval_results(output, names + suffix, scores, rows=len(data))
         metrics = ", ".join(f"{name} {value:.4f}" for name, value in scores.all.items())
         print(f"{file}: {metrics} ({len(data)} rows); see {output / names}{suffix}.txt")
@@ -72,7 +75,7 @@ def predict_folder(
         jobs.append((DIAGNOSTIC, diagnostic, "test_results_ax.txt", "AX.tsv"))
     for file_task, path, result, name in jobs:
         data = _encode(path, folder, file_task, settings, labelled=False)
-        texts = prediction_texts(task, predict(model, data, 32))
+        texts = prediction_texts(task, predict(model, data, settings.eval_batch_size))
         write_predictions(output / result, texts)
         print(f"{path.name}: {len(data)} predictions; see {output / result}")
         written[name] = output / result

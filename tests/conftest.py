@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import hypothesis
 import pytest
@@ -103,6 +106,20 @@ def run_script(
     if ok:
         assert done.returncode == 0, done.stdout + done.stderr
     return done
+
+
+def load_script(script: str) -> ModuleType:
+    """A stage script as a module of its own."""
+    spec = importlib.util.spec_from_file_location(Path(script).stem, REPOSITORY / script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def stage(script: str) -> Callable[..., None]:
+    """The `main` of a stage script, to be called in this process."""
+    module = load_script(script)
+    return lambda *arguments: module.main([str(argument) for argument in arguments])
 
 
 @functools.cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, error_line, make_bert, run_script, sentences, write_cola
+from conftest import error_line, make_bert, run_script, sentences, stage, write_cola
 
 from rosita.checkpoint import load_model, read_tokenizer, save_model
 from rosita.data import encode_file
@@ -23,14 +22,6 @@ from rosita.pruning import Shape
 from rosita.tasks import GLUE, Task
 
 SHAPE = "a2_l2_f20_e8"
-
-
-def stage(script: str):
-    """The `main` of a stage script, to be called in this process."""
-    spec = importlib.util.spec_from_file_location(Path(script).stem, REPOSITORY / script)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return lambda *arguments: module.main([str(argument) for argument in arguments])
 
 
 fine_tune, prune = stage("Pruning/run_glue.py"), stage("Pruning/pruning_one_step.py")
