@@ -93,6 +93,38 @@ def collapsed_scores(task: Task) -> Scores:
     return Scores(-1.0, task.metric, {}, collapsed=True)
 
 
+def published_metrics(task: Task, scores: Scores) -> dict[str, float]:
+    """The same metrics under the names that the reference's eval_results.txt has for them."""
+    found = scores.all
+    match task.metric:
+        case "matthews":
+            return {"mcc": found["matthews"]}
+        case "accuracy":
+            return {"acc": found["accuracy"]}
+        case "accuracy_and_f1":
+            mean = (found["accuracy"] + found["f1"]) / 2
+            return {"acc": found["accuracy"], "f1": found["f1"], "acc_and_f1": mean}
+        case "pearson_and_spearman":
+            return {
+                "pearson": found["pearson"],
+                "spearmanr": found["spearman"],
+                "corr": found["pearson_and_spearman"],
+            }
+
+
+def mean_loss(task: Task, logits: np.ndarray, labels: np.ndarray) -> float:
+    """Mean over the rows of the cross-entropy, or of the squared error (regression), in float64.
+
+    The reference averages the means of its batches, of which the last may be smaller.
+    """
+    exact = logits.astype(np.float64)
+    if task.is_regression:
+        return float(np.mean((exact[:, 0] - labels.astype(np.float64)) ** 2))
+    exact -= exact.max(axis=1, keepdims=True)  # so that no exponential overflows
+    chosen = exact[np.arange(len(labels)), labels]
+    return float(np.mean(np.log(np.exp(exact).sum(axis=1)) - chosen))
+
+
 def paired_bootstrap(
     task: Task,
     first: np.ndarray,
@@ -153,7 +185,7 @@ def check_finite(logits: np.ndarray, data: Encoded) -> None:
 
 def write_eval_results(folder: Path, name: str, scores: Scores, **more: object) -> None:
     """`NAME.txt` (the reference's `key = value` lines) and `NAME.json` with the same."""
-    values = {**scores.all, **more}
+    values = {**scores.all, **more, **({"collapsed": True} if scores.collapsed else {})}
     with atomic_write(folder / f"{name}.txt") as file:
         file.writelines(f"{key} = {value}\n" for key, value in sorted(values.items()))
     write_json(folder / f"{name}.json", {"metric": scores.metric, "score": scores.main, **values})

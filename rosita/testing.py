@@ -13,8 +13,10 @@ from rosita.checkpoint import check_length, load_model, read_tokenizer
 from rosita.data import Encoded, encode_file
 from rosita.evaluation import (
     Scores,
+    mean_loss,
     predict,
     prediction_texts,
+    published_metrics,
     score,
     write_eval_results,
     write_predictions,
@@ -49,7 +51,8 @@ def evaluate_folder(
         labels = np.asarray(data.labels)
         logits = predict(model, data, settings.eval_batch_size)
         scores = score(task, logits, labels)
-        write_eval_results(output, names + suffix, scores, rows=len(data))
+        more = published_metrics(task, scores) | {"eval_loss": mean_loss(task, logits, labels)}
+        write_eval_results(output, names + suffix, scores, rows=len(data), **more)
         metrics = ", ".join(f"{name} {value:.4f}" for name, value in scores.all.items())
         print(f"{file}: {metrics} ({len(data)} rows); see {output / names}{suffix}.txt")
         found[suffix] = scores

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rosita.errors import RositaError
-from rosita.evaluation import UndefinedScore, paired_bootstrap, score
+from rosita.evaluation import UndefinedScore, mean_loss, paired_bootstrap, published_metrics, score
 from rosita.tasks import GLUE
 
 # --- the oracles: formulas in float64, none of them from a library ---------------------------
@@ -137,6 +137,48 @@ def test_only_a_matthews_of_one_prediction_for_all_rows_is_collapsed():
     # accuracy is defined there, and the majority's label a fair answer
     assert not score(GLUE["SST-2"], alike, labels).collapsed
     assert not score(GLUE["MRPC"], alike, labels).collapsed
+
+
+def test_the_loss_is_the_mean_over_rows_of_cross_entropy_or_squared_error():
+    rng = np.random.default_rng(0)
+    for name in ("CoLA", "MNLI"):
+        classes = GLUE[name].num_labels
+        logits = rng.normal(scale=3, size=(33, classes)).astype(np.float32)
+        labels = rng.integers(classes, size=33)
+        exact = logits.astype(np.float64)
+        shares = [math.exp(row[label]) / sum(map(math.exp, row))
+                  for row, label in zip(exact.tolist(), labels, strict=True)]  # fmt: skip
+        expected = -sum(map(math.log, shares)) / 33
+        assert mean_loss(GLUE[name], logits, labels) == pytest.approx(expected, rel=1e-12)
+    logits = rng.normal(size=(33, 1)).astype(np.float32)
+    labels = rng.uniform(0, 5, size=33).astype(np.float32)
+    expected = sum((float(p) - float(v)) ** 2 for p, v in zip(logits[:, 0], labels, strict=True))
+    assert mean_loss(GLUE["STS-B"], logits, labels) == pytest.approx(expected / 33, rel=1e-12)
+
+
+def test_the_loss_of_large_logits_is_a_number():
+    logits = np.array([[1000, -1000], [0, 0]], np.float32)
+    found = mean_loss(GLUE["CoLA"], logits, np.array([1, 0]))
+    assert found == pytest.approx((2000 + math.log(2)) / 2)
+
+
+def test_the_published_names_stand_for_their_formulas():
+    rng = np.random.default_rng(0)
+    predicted, labels = rng.integers(2, size=50), rng.integers(2, size=50)
+    accuracy, f = float((predicted == labels).mean()), f1(predicted, labels)
+    logits = logits_of(predicted, 2, rng)
+    pair = {"acc": accuracy, "f1": f, "acc_and_f1": (accuracy + f) / 2}
+    for name, expected in (
+        ("CoLA", {"mcc": matthews(predicted, labels)}), ("SST-2", {"acc": accuracy}),
+        ("RTE", {"acc": accuracy}), ("QQP", pair), ("MRPC", pair),
+    ):  # fmt: skip
+        found = published_metrics(GLUE[name], score(GLUE[name], logits, labels))
+        assert found == pytest.approx(expected, abs=1e-12), name
+    numbers, gold = rng.normal(size=50), rng.normal(size=50)
+    r, rho = pearson(numbers, gold), pearson(ranks(numbers), ranks(gold))
+    found = published_metrics(GLUE["STS-B"], score(GLUE["STS-B"], numbers[:, None], gold))
+    expected = {"pearson": r, "spearmanr": rho, "corr": (r + rho) / 2}
+    assert found == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_bootstrap_leaves_draws_without_a_score_out():

@@ -22,6 +22,12 @@ from rosita.pruning import Shape
 from rosita.tasks import GLUE, Task
 
 SHAPE = "a2_l2_f20_e8"
+PUBLISHED_METRICS = {  # the keys of the published eval_results.txt
+    "matthews": ["mcc"],
+    "accuracy": ["acc"],
+    "accuracy_and_f1": ["acc", "f1", "acc_and_f1"],
+    "pearson_and_spearman": ["pearson", "spearmanr", "corr"],
+}
 
 
 fine_tune, prune = stage("Pruning/run_glue.py"), stage("Pruning/pruning_one_step.py")
@@ -83,9 +89,15 @@ def test_all_stages_of_a_setting_work_on_every_glue_task(tmp_path, name, capsys)
             index, value = line.split("\t")
             assert int(index) == number
             assert value in task.labels if task.labels else 0 <= float(value) <= 5
+    names = {"rows", "eval_loss", *PUBLISHED_METRICS[task.metric]}
     for suffix in task.split_names("dev"):
-        results = json.loads((models / "kd" / name / f"eval_results{suffix}.json").read_text())
-        assert set(results) >= {"metric", "score", "rows"}
+        for folder, stem in ((models / "kd" / name, "eval_results"),
+                             (tuned, f"eval_results_{name.lower()}")):  # fmt: skip
+            results = json.loads((folder / f"{stem}{suffix}.json").read_text())
+            assert set(results) >= {"metric", "score", *names}
+            lines = (folder / f"{stem}{suffix}.txt").read_text().splitlines()
+            written = dict(line.split(" = ") for line in lines)
+            assert all(float(written[key]) == results[key] for key in names)
     # the dev score in run.json is that of the weights in the folder
     model = load_model(models / "kd" / name, task).eval()
     dev = encode_file(data / task.dev_files[0], task, read_tokenizer(bert).build(), 32)
@@ -93,6 +105,11 @@ def test_all_stages_of_a_setting_work_on_every_glue_task(tmp_path, name, capsys)
     if task.labels and task.metric != "matthews":
         accuracy = (logits.argmax(1) == dev.labels).mean()
         assert run["dev_score"] == pytest.approx(accuracy)
+    loss = torch.nn.functional.mse_loss if task.is_regression else torch.nn.functional.cross_entropy
+    outputs = torch.from_numpy(logits).double().squeeze(1)
+    expected = loss(outputs, torch.tensor(np.array(dev.labels))).item()
+    results = json.loads((models / "kd" / name / "eval_results.json").read_text())
+    assert results["eval_loss"] == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("rate, learns", [("1e-3", True), ("1e-30", False)])
