@@ -149,7 +149,9 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("campaign" if long else "suite")
 
 
-SLOW = ("test_quickstart.py", "test_readme.py", "test_processes.py")  # minutes each: begun first
+SLOW = (  # a minute or more each: begun first
+    "test_quickstart.py", "test_readme.py", "test_published_sequence.py", "test_processes.py",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
