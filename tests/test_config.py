@@ -62,6 +62,30 @@ def test_the_papers_configs_hold_the_published_values(config, task):
         assert settings.repr_distill and settings.pred_distill
 
 
+FOLDERS = {  # config: teacher, student, output (reference); SHAPE: the final, CUT: 8 whole layers
+    "bert-student": ("bert_ft/CoLA", "bert_pt", "bert_student/CoLA"),
+    "bert-8layer": ("bert_student/CoLA", "bert_student/CoLA", "bert-8layer/iter_depth_prun/CoLA"),
+    "setting1": ("bert_ft/CoLA", "prun_bert/CoLA/SHAPE", "setting1/CoLA/SHAPE"),
+    "setting2": ("bert_student/CoLA", "prun_bert_student/CoLA/SHAPE", "setting2/CoLA/SHAPE"),
+    "setting3": ("bert_student/CoLA", "bert-8layer/one_step_prun/CoLA/CUT", "setting3/CoLA/SHAPE"),
+    "setting4": ("bert-8layer/iter_depth_prun/CoLA", "bert-8layer/iter_depth_prun/CoLA",
+                 "setting4/CoLA"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("base, shape, cut", [
+    (".", "a2_l8_f512_e128", "a12_l8_f3072_e-1"), ("minilm", "a2_l4_f256_e64", "a12_l4_f1536_e-1"),
+])  # fmt: skip
+@pytest.mark.parametrize("config", FOLDERS)
+def test_the_configs_name_the_published_folders(config, base, shape, cut):
+    path = REPOSITORY / "KD" / "configurations" / base / f"config_{config}.json"
+    settings = load_config(KDSettings, GLUE["CoLA"], {}, path, REPOSITORY / "KD")
+    given = (settings.teacher_model, settings.student_model, settings.output_dir)
+    found = [Path(folder).resolve().relative_to(REPOSITORY / "models") for folder in given]
+    wanted = [name.replace("SHAPE", shape).replace("CUT", cut) for name in FOLDERS[config]]
+    assert [path.as_posix() for path in found] == wanted
+
+
 def test_later_wins_default_task_json_default_json_task_command_line(tmp_path):
     path = write(
         tmp_path,
