@@ -35,7 +35,6 @@ REFERENCE_WEIGHTS = "pytorch_model.bin"
 # The one name by which the published commands call a model that is no folder. A bert_pt without
 # run.json is taken for it alone: a mistyped name or path must not find it.
 PRETRAINED = "bert-base-uncased"
-PRUNED_KEYS = ("prun_hidden_size", "prun_intermediate_size", "emb_hidden_dim")
 # Heads that a pretrained BERT or the reference's KD code carries beside what we use.
 _SURPLUS = ("cls.", "fit_dense", "bert.embeddings.position_ids")
 
@@ -190,14 +189,12 @@ def load_model(
     config = _config(values, folder, task)
     if tuned:
         _check_labels(values, state, task, folder)
-    is_reference = is_bin and _is_reference(values, state) and tuned
-    if classifier_activation == "relu" or (classifier_activation == "auto" and is_reference):
-        config.classifier_activation = "relu"
-        if is_reference and classifier_activation == "auto":
-            print(f"{folder}: a reference checkpoint, read with ReLU before the classifier"
-                  " (--classifier_activation none: without)")  # fmt: skip
-    elif classifier_activation == "none":
-        config.classifier_activation = None
+    if classifier_activation != "auto":
+        config.classifier_activation = None if classifier_activation == "none" else "relu"
+    elif is_bin and tuned:
+        if _is_from_kd(values):
+            config.classifier_activation = "relu"
+        _say_activation(folder, config.classifier_activation)
     state = {name: value for name, value in state.items() if not name.startswith(_SURPLUS)}
     if not tuned:
         state |= _new_head(config, has_pooler="bert.pooler.dense.weight" in state)
@@ -355,11 +352,19 @@ def _check_labels(values: dict, state: dict[str, Tensor], task: Task, folder: Pa
         )
 
 
-def _is_reference(values: dict[str, Any], state: dict[str, Tensor]) -> bool:
-    """Whether a .bin folder comes from the reference's KD code, and not from transformers."""
-    if any(key in values for key in PRUNED_KEYS):
-        return True
-    return "BertForSequenceClassification" not in str(values.get("architectures"))
+def _is_from_kd(values: dict[str, Any]) -> bool:
+    """Whether a tuned .bin folder comes from the reference's KD code, which applies a ReLU.
+
+    The reference's fine-tuning, of dense models and of pruned ones alike, and transformers name
+    the class of the model: (Prun)BertForSequenceClassification. KD code names none.
+    """
+    return "ForSequenceClassification" not in str(values.get("architectures"))
+
+
+def _say_activation(folder: Path, activation: str | None) -> None:
+    how, flag, other = ("with", "none", "without") if activation else ("without", "relu", "with")
+    print(f"{folder}: its config.json has it read {how} ReLU before the classifier"
+          f" (--classifier_activation {flag}: {other})")  # fmt: skip
 
 
 def _new_head(config: RositaConfig, has_pooler: bool) -> dict[str, Tensor]:

@@ -71,6 +71,43 @@ def test_a_folder_in_the_references_format_gives_logits_with_its_relu_head(
     torch.testing.assert_close(without(IDS).logits, original(IDS).logits)
 
 
+@pytest.mark.parametrize("shape, keys", [  # without the three keys nothing can be cut
+    (Shape(4, 3, 48), False), (Shape(4, 3, 48), True), (Shape(4, 3, 48, 8), True),
+    (Shape(2, 2, 10, 8), True),
+])  # fmt: skip
+@pytest.mark.parametrize("architecture, relu", [
+    (None, True),  # KD/ names no class
+    ("BertForMaskedLM", True),  # KD/, which kept what the pretrained model's config said
+    ("BertForSequenceClassification", False),  # Pruning/, dense; transformers
+    ("PrunBertForSequenceClassification", False),  # Pruning/ --is_prun True
+])  # fmt: skip
+def test_the_relu_before_the_classifier_is_that_of_the_code_that_tuned_the_checkpoint(
+    tuned, tmp_path, capsys, architecture, relu, keys, shape
+):
+    """Oracle: the classifier's formula on the pooled output of the model as it was."""
+    dense = load_model(tuned, COLA)
+    scores = {name.removeprefix("bert."): torch.rand_like(weight)
+              for name, weight in dense.named_parameters()
+              if name.endswith("dense.weight")}  # fmt: skip
+    model = prune(dense, shape, scores).eval()
+    sizes = {"num_attention_heads": shape.keep_heads, "num_hidden_layers": shape.keep_layers}
+    if keys:
+        sizes |= {"prun_hidden_size": 8 * shape.keep_heads, "emb_hidden_dim": shape.emb_hidden_dim,
+                  "prun_intermediate_size": shape.ffn_hidden_dim}  # fmt: skip
+    named = {"architectures": [architecture]} if architecture else {}
+    reference_folder(tuned, tmp_path / "ref", keys=keys, **sizes, **named)
+    torch.save(dict(model.state_dict()), tmp_path / "ref" / "pytorch_model.bin")
+
+    pooled = model.bert(IDS).pooler_output
+    assert (pooled < 0).any()
+    pooled = pooled.clamp(min=0) if relu else pooled
+    expected = pooled @ model.classifier.weight.T + model.classifier.bias
+    read = load_model(tmp_path / "ref", COLA).eval()
+    torch.testing.assert_close(read(IDS).logits, expected)
+    said = capsys.readouterr().out
+    assert f"read {'with' if relu else 'without'} ReLU before the classifier" in said
+
+
 def test_a_reference_folder_without_the_three_keys_is_not_cut(tuned, tmp_path):
     original = reference_folder(tuned, tmp_path / "ref", keys=False)
     read = load_model(tmp_path / "ref", COLA, classifier_activation="none").eval()
