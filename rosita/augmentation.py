@@ -19,22 +19,20 @@ from rosita.glove import Glove
 from rosita.masked_lm import AnswerCache, MaskedLM, Query
 from rosita.tsv import Row
 
-# Words that carry grammar more than content, and the pieces that contractions are split into.
+# TinyBERT's list, as its script has it: a token is compared as it stands, so those with an
+# apostrophe never match BERT's basic tokens; which, what, who, when, where, why and how may change.
 STOP_WORDS = frozenset(
     """
-    a an the this that these those each every either neither some any all both such other another
-    i me my mine myself we us our ours ourselves you your yours yourself yourselves
-    he him his himself she her hers herself it its itself they them their theirs themselves
-    who whom whose which what
-    am is are was were be been being have has had having do does did doing
-    can could may might must shall should will would
-    about above across after against along among around as at before behind below beside between
-    by down during except for from in inside into of off on onto out outside over since through
-    to toward towards under until up upon with within without
-    and but or nor so if than then because while although though unless whether
-    no not only there here when where why how too very just now
-    s t d m ll re ve don didn doesn isn aren wasn weren hasn haven hadn won wouldn couldn shouldn
-    mustn mightn needn shan ain
+    a about above after again against ain all am an and any are aren aren't as at be because been
+    before being below between both but by can couldn couldn't d did didn didn't do does doesn
+    doesn't doing don don't down during each few for from further had hadn hadn't has hasn hasn't
+    have haven haven't having he her here hers herself him himself his i if in into is isn isn't
+    it it's its itself just ll m ma me mightn mightn't more most mustn mustn't my myself needn
+    needn't no nor not now o of off on once only or other our ours ourselves out over own re s
+    same shan shan't she she's should should've shouldn shouldn't so some such t than that that'll
+    the their theirs them themselves then there these they this those through to too under until
+    up ve very was wasn wasn't we were weren weren't while will with won won't wouldn wouldn't y
+    you you'd you'll you're you've your yours yourself yourselves 're 's
     """.split()
 )
 
@@ -81,22 +79,25 @@ def eligible_tokens(tokens: Sequence[str]) -> tuple[int, ...]:
 
 
 def sample_copies(
+    original: str,
     tokens: Sequence[str],
     candidates: Mapping[int, Sequence[str]],
     copies: int,
     probability: float,
     rng: np.random.Generator,
 ) -> list[str]:
-    """Draw `copies` times; the new sentences, different from each other and from the original.
+    """Draw `copies` times; the new sentences, different from each other and from the `original`.
 
     Each token with candidates is replaced with `probability` by one of them, all equally likely
-    (the word itself may be among them). Fewer than `copies` come back where draws repeat.
+    (the word itself may be among them). A draw that changes no token is a sentence too, as in the
+    published script: lower case, blanks around punctuation, it differs from most originals. Fewer
+    than `copies` come back where draws repeat.
     """
     indices = list(candidates)
     choices = [candidates[index] for index in indices]
     replaced = rng.random((copies, len(indices))) < probability
     chosen = rng.integers([len(words) for words in choices], size=(copies, len(indices)))
-    seen = {" ".join(tokens): None}  # a dict, for its order
+    seen = {original: None}  # a dict, for its order
     for replaced_row, chosen_row in zip(replaced.tolist(), chosen.tolist(), strict=True):
         sentence = list(tokens)
         for column, index in enumerate(indices):
@@ -145,8 +146,9 @@ def augmented_rows(
     `columns` are the fields that hold the row's texts, `sentences` their tokens and candidates.
     """
     rows = [row.fields]
-    for column, (tokens, candidates) in zip(columns, sentences, strict=True):
-        for new in sample_copies(tokens, candidates, sampling.copies, sampling.probability, rng):
+    copies, probability = sampling.copies, sampling.probability
+    for column, text, (tokens, candidates) in zip(columns, row.texts, sentences, strict=True):
+        for new in sample_copies(text, tokens, candidates, copies, probability, rng):
             fields = row.fields.copy()
             fields[column] = new
             rows.append(fields)

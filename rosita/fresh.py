@@ -79,7 +79,9 @@ class FreshRows:
             side = int(rng.integers(len(row.texts)))
             tokens, candidates = found[row.texts[side]]
             texts = list(row.texts)
-            if new := sample_copies(tokens, candidates, 1, self.sampling.probability, rng):
+            # what is drawn unchanged stays as it stands, and so encodes to the ids of `plain`
+            unchanged, probability = " ".join(tokens), self.sampling.probability
+            if new := sample_copies(unchanged, tokens, candidates, 1, probability, rng):
                 texts[side] = new[0]
                 tokens = new[0].split(" ")
             if rng.random() < self.sampling.edits:

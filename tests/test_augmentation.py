@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -114,7 +115,16 @@ def plain_top_words(model: Path, tokens: list[str], place: int, count: int) -> s
 def test_only_words_of_letters_that_are_no_stop_words_are_eligible():
     tokens = ["the", "friends", "won", "'", "t", "buy", "3d", "x-y", "café", "Analysis", "letters"]
     assert [tokens[i] for i in eligible_tokens(tokens)] == ["friends", "buy", "letters"]
-    assert 160 <= len(augmentation.STOP_WORDS) <= 180
+
+
+def test_the_stop_words_are_the_173_published_ones():
+    words = sorted(augmentation.STOP_WORDS)
+    assert len(words) == 173
+    assert words[:3] == ["'re", "'s", "a"] and words[-1] == "yourselves"
+    digest = hashlib.sha256(" ".join(words).encode()).hexdigest()
+    assert digest == "7e1cfaae24e18bb173daeeec33d27d365967b3b08d532bd8841826aae3d43f31"
+    question = "who knows which or what when where why how every us upon".split()
+    assert [question[i] for i in eligible_tokens(question)] == [w for w in question if w != "or"]
 
 
 def test_tokens_are_those_of_berts_basic_tokenizer(model):
@@ -346,7 +356,7 @@ def test_words_are_replaced_with_probability_p_by_candidates_equally_likely():
     counts = Counter()
     for seed in range(8000):
         rng = np.random.default_rng(seed)
-        [new] = sample_copies(tokens, candidates, 1, 0.4, rng) or ["a b c"]
+        [new] = sample_copies("A b c", tokens, candidates, 1, 0.4, rng)
         counts.update(enumerate(new.split()))
     assert counts[1, "b"] == 8000
     assert counts[0, "a"] == pytest.approx(8000 * 0.6, abs=250)
@@ -357,13 +367,63 @@ def test_words_are_replaced_with_probability_p_by_candidates_equally_likely():
 
 def test_copies_are_new_different_and_at_most_n():
     tokens, candidates = ["a", "b"], {1: ["b", "x", "y"]}
+
+    def copies(original, candidates, count, probability, seed=0):
+        rng = np.random.default_rng(seed)
+        return sample_copies(original, tokens, candidates, count, probability, rng)
+
     for seed in range(50):
-        new = sample_copies(tokens, candidates, 30, 0.5, np.random.default_rng(seed))
+        new = copies("a b", candidates, 30, 0.5, seed)
         assert len(set(new)) == len(new) and set(new) <= {"a x", "a y"}
-    assert sample_copies(tokens, candidates, 30, 0.0, np.random.default_rng(0)) == []
-    assert sample_copies(tokens, {}, 30, 1.0, np.random.default_rng(0)) == []
+    assert copies("a b", candidates, 30, 0.0) == []
+    assert copies("a b", {}, 30, 1.0) == []
     wide = {0: [f"w{n}" for n in range(9999)]}
-    assert len(sample_copies(tokens, wide, 7, 1.0, np.random.default_rng(0))) == 7
+    assert len(copies("a b", wide, 7, 1.0)) == 7
+
+
+def test_a_sentence_drawn_unchanged_is_a_copy_where_its_text_differs_from_the_original():
+    tokens = ["a", "b", "."]
+    for original, candidates, probability, expected in (
+        ("A b.", {1: ["x"]}, 0.0, {"a b ."}),
+        ("A b.", {}, 1.0, {"a b ."}),  # nothing in it may be replaced
+        ("A b.", {1: ["b"]}, 1.0, {"a b ."}),  # a word replaced by itself
+        ("A b.", {1: ["x"]}, 0.5, {"a b .", "a x ."}),
+        ("a b .", {1: ["x"]}, 0.5, {"a x ."}),  # it stands there already
+    ):
+        rng = np.random.default_rng(0)
+        new = sample_copies(original, tokens, candidates, 30, probability, rng)
+        assert set(new) == expected and len(new) == len(expected), original
+
+
+def published_copies(original, tokens, candidates, replaced, chosen):
+    """The published script's loop, its draws given: whether each word is replaced, and by which."""
+    sentences = [original]
+    for replaced_now, chosen_now in zip(replaced, chosen, strict=True):
+        new = list(tokens)
+        for column, index in enumerate(candidates):
+            if replaced_now[column]:
+                new[index] = candidates[index][chosen_now[column]]
+        if " ".join(new) not in sentences:
+            sentences.append(" ".join(new))
+    return sentences[1:]
+
+
+def test_copies_are_those_of_the_published_loop_over_the_same_draws():
+    tokens, candidates = (
+        "the old dog sees , it".split(),
+        {1: ["new", "old"], 2: ["cat"], 3: ["saw"]},
+    )
+    unchanged = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        replaced = rng.random((9, 3)) < 0.4
+        chosen = rng.integers([2, 1, 1], size=(9, 3))
+        expected = published_copies("The old dog sees, it", tokens, candidates, replaced, chosen)
+        rng = np.random.default_rng(seed)
+        found = sample_copies("The old dog sees, it", tokens, candidates, 9, 0.4, rng)
+        assert found == expected
+        unchanged += " ".join(tokens) in found
+    assert 20 < unchanged <= 40
 
 
 def test_the_copies_of_a_pair_stand_beside_the_other_original_sentence():
@@ -373,12 +433,21 @@ def test_the_copies_of_a_pair_stand_beside_the_other_original_sentence():
     rows = augmentation.augmented_rows(row, [1, 2], sentences, Sampling(30, 0.5, 0), rng)
     assert rows[0] == ["0", "Aa b", "Cc d", "1"]
     assert sorted(rows[1:]) == sorted(
-        [["0", f"{new} b", "Cc d", "1"] for new in "xy"]
-        + [["0", "Aa b", f"cc {new}", "1"] for new in "uv"]
+        [["0", f"{new} b", "Cc d", "1"] for new in ("x", "y", "aa")]
+        + [["0", "Aa b", f"cc {new}", "1"] for new in ("u", "v", "d")]
     )
 
 
 # --- the file -------------------------------------------------------------------------------
+
+
+def test_a_file_of_earlier_rules_is_neither_gone_on_with_nor_taken_for_finished(home, model):
+    run(home, model)
+    path = home / "CoLA" / "train_aug.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({key: record[key] for key in record if key != "rules"}))
+    with pytest.raises(RositaError, match=r"rules None, now 2.*--overwrite"):
+        run(home, model)
 
 
 def test_each_original_row_comes_first_and_its_copies_differ_in_candidates_only(home, model):
@@ -388,6 +457,7 @@ def test_each_original_row_comes_first_and_its_copies_differ_in_candidates_only(
     finder = CandidateFinder(tokenizer, load_glove(home / "glove.txt"), 4, lm)
     starts = [lines.index(original) for original in originals]
     assert starts == sorted(starts) and starts[0] == 0
+    unchanged = 0
     for original, start, end in zip(originals, starts, [*starts[1:], len(lines)], strict=True):
         *fields, text = original.split("\t")
         tokens, candidates = finder.find([text])[text]
@@ -396,7 +466,9 @@ def test_each_original_row_comes_first_and_its_copies_differ_in_candidates_only(
         for *copied, new in copies:
             assert copied == fields
             changed = [i for i, word in enumerate(new.split()) if word != tokens[i]]
-            assert changed and all(new.split()[i] in candidates[i] for i in changed)
+            assert all(new.split()[i] in candidates[i] for i in changed)
+            unchanged += not changed
+    assert 0 < unchanged <= len(originals)
 
 
 def test_quotes_and_the_header_stay_as_they_are(home, model):
