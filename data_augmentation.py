@@ -28,12 +28,10 @@ from pathlib import Path
 from accelerate import PartialState
 from transformers import BertTokenizer
 
-from rosita.augmentation import CandidateFinder, Sampling, augment_rows
-from rosita.augmented_file import AugmentedFile, write_subsets
-from rosita.errors import ArgumentParser, RositaError, run_script
-from rosita.files import hold, sha256_file
-from rosita.glove import glove_hash, load_glove
-from rosita.masked_lm import (
+from rosita.augmentation.candidates import CandidateFinder, Sampling, augment_rows
+from rosita.augmentation.file import AugmentedFile, write_subsets
+from rosita.augmentation.glove import glove_hash, load_glove
+from rosita.augmentation.masked_lm import (
     AnswerCache,
     has_masked_lm_head,
     load_masked_lm,
@@ -41,9 +39,12 @@ from rosita.masked_lm import (
     tokenizer_hash,
     weights_hash,
 )
+from rosita.cli import ArgumentParser, run_script
+from rosita.data.tsv import TsvFile
+from rosita.errors import RositaError
+from rosita.files import hold, sha256_file
 from rosita.runtime import only_cpu
 from rosita.tasks import Task, find_task
-from rosita.tsv import TsvFile
 
 NO_HEAD = "none (no masked-LM head)"
 # Which rows the same settings give. Raise it when that changes: a file begun by other rules is then

@@ -18,10 +18,18 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-from rosita.download import fetch, holding, put_folder, remove_staging, staging_folder, writing
-from rosita.errors import ArgumentParser, RositaError, run_script
+from rosita.cli import ArgumentParser, run_script
+from rosita.errors import RositaError
+from rosita.fetch.download import (
+    fetch,
+    holding,
+    put_folder,
+    remove_staging,
+    staging_folder,
+    writing,
+)
+from rosita.fetch.sources import Absent, Access, check_endpoint, check_source, join, redact
 from rosita.files import atomic_write, read_json, sha256_file, write_json
-from rosita.sources import Absent, Access, check_endpoint, check_source, join, redact
 
 ROOT = Path(__file__).resolve().parent
 DEFAULT_MODEL = "bert-base-uncased"

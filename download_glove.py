@@ -18,8 +18,10 @@ import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
-from rosita.archive import Damaged, unpack
-from rosita.download import (
+from rosita.cli import ArgumentParser, run_script
+from rosita.errors import RositaError
+from rosita.fetch.archive import Damaged, unpack
+from rosita.fetch.download import (
     fetch,
     holding,
     put_folder,
@@ -27,9 +29,8 @@ from rosita.download import (
     staging_folder,
     writing,
 )
-from rosita.errors import ArgumentParser, RositaError, run_script
+from rosita.fetch.sources import Access, join, redact
 from rosita.files import sync_folder
-from rosita.sources import Access, join, redact
 
 ROOT = Path(__file__).resolve().parent
 HOST = "https://nlp.stanford.edu/data"

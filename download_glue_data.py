@@ -16,12 +16,20 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from rosita.archive import Damaged, check_sha256, unpack
-from rosita.download import fetch, holding, new_folder, remove_staging, staging_folder, writing
-from rosita.errors import ArgumentParser, RositaError, nearest, run_script
-from rosita.sources import Access, check_source, join, redact
+from rosita.cli import ArgumentParser, run_script
+from rosita.data.tsv import TsvFile
+from rosita.errors import RositaError, nearest
+from rosita.fetch.archive import Damaged, check_sha256, unpack
+from rosita.fetch.download import (
+    fetch,
+    holding,
+    new_folder,
+    remove_staging,
+    staging_folder,
+    writing,
+)
+from rosita.fetch.sources import Access, check_source, join, redact
 from rosita.tasks import GLUE, Task, glue_task_name
-from rosita.tsv import TsvFile
 
 ROOT = Path(__file__).resolve().parent
 HOST = "https://dl.fbaipublicfiles.com/glue/data"

@@ -2,7 +2,7 @@
 
     python report.py models/ --output_dir models/report
 
-Reads   MODELS/**/run.json, export.json; MODELS/benchmark.json of KD/benchmark.py, if it is there
+Reads   MODELS/**/run.json, export.json; MODELS/benchmark.json of Deploy/benchmark.py if there
 Writes  output_dir/report.html       one file that needs nothing else, for a browser
         output_dir/report.md         its tables
         output_dir/report.json       its numbers
@@ -14,7 +14,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from rosita.errors import ArgumentParser, run_script
+from rosita.cli import ArgumentParser, run_script
 from rosita.report import build_report, write_report
 
 
@@ -35,7 +35,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("models", type=Path, help="folder of all models, as models/")
     parser.add_argument("--output_dir", type=Path, help="folder to write (default: MODELS/report)")
-    parser.add_argument("--latency", type=Path, nargs="+", help="what KD/benchmark.py wrote"
+    parser.add_argument("--latency", type=Path, nargs="+", help="what Deploy/benchmark.py wrote"
                         " (default: MODELS/benchmark.json, if it is there)")  # fmt: skip
     return parser.parse_args(argv)
 

@@ -17,10 +17,11 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from rosita.checkpoint import resolve_folder
-from rosita.config import KDSettings, add_flags, load_config, setting
-from rosita.errors import ArgumentParser, RositaError, run_script
+from rosita.cli import ArgumentParser, add_flags, run_script
+from rosita.config import KDSettings, load_config, setting
+from rosita.errors import RositaError
+from rosita.stages.test import collect_submission, evaluate_folder, predict_folder
 from rosita.tasks import find_task
-from rosita.testing import collect_submission, evaluate_folder, predict_folder
 
 
 class TestSettings(BaseModel):

@@ -16,14 +16,16 @@ from typing import Any
 
 from accelerate import PartialState
 
-from rosita.checkpoint import load_model, read_tokenizer, resolve_folder
-from rosita.config import KDSettings, add_flags, describe, load_config
-from rosita.errors import ArgumentParser, RositaError, run_script
-from rosita.jobs import TaskModel, distil_stage
+from rosita.checkpoint import TaskModel, load_model, resolve_folder
+from rosita.cli import ArgumentParser, add_flags, run_script
+from rosita.config import KDSettings, describe, load_config
+from rosita.errors import RositaError
 from rosita.provenance import require_finished
 from rosita.runtime import start_accelerator
+from rosita.stages.distil import distil_stage
+from rosita.stages.test import evaluate_folder
 from rosita.tasks import Task, find_task
-from rosita.testing import evaluate_folder
+from rosita.tokenizer import read_tokenizer
 
 RETIRED = {  # flags of the published script -> what to do instead
     "--wd": "type --weight_decay",

@@ -17,14 +17,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rosita.checkpoint import load_model, read_tokenizer, weights_hash
-from rosita.errors import ArgumentParser, RositaError, run_script
-from rosita.importance import load_scores, magnitude_scores, random_scores
-from rosita.jobs import TaskModel, prune_stage
+from rosita.checkpoint import TaskModel, load_model
+from rosita.cli import ArgumentParser, run_script
+from rosita.errors import RositaError
 from rosita.model import RositaConfig, RositaForSequenceClassification
-from rosita.provenance import read_run, require_finished
-from rosita.pruning import Shape, check_target, important_layers, needs_scores
+from rosita.provenance import require_finished
+from rosita.pruning.cut import important_layers, needs_scores
+from rosita.pruning.importance import magnitude_scores, random_scores, read_scores
+from rosita.pruning.shape import Shape, check_target
+from rosita.stages.prune import prune_stage
 from rosita.tasks import find_task
+from rosita.tokenizer import read_tokenizer
 
 # The published shape: what a flag left out stands for, whatever the model has.
 PUBLISHED = {"keep_heads": 2, "num_layers": 8, "ffn_hidden_dim": 512, "emb_hidden_dim": 128}
@@ -88,25 +91,6 @@ def random_model(config: RositaConfig, seed: int) -> RositaForSequenceClassifica
     """BERT's random weights, in the shape of the model that is to be cut."""
     torch.manual_seed(seed)
     return RositaForSequenceClassification(config)
-
-
-def read_scores(source: Path, model: RositaForSequenceClassification) -> dict[str, Tensor]:
-    """The Taylor scores of this very model."""
-    folder = source / "taylor_score"
-    if not (folder / "taylor.pkl").exists():
-        raise RositaError(
-            f"{source} has no taylor_score/taylor.pkl; create it with Pruning/run_glue.py"
-            f" --compute_taylor True --model_name_or_path {source}, or KD/train.py --compute_taylor"
-        )
-    run = read_run(folder)
-    scored = run.get("identity", {}).get("parents", {})
-    scored_hash = scored.get("student", scored.get("model"))
-    if scored_hash not in (None, weights_hash(model.state_dict())):
-        raise RositaError(
-            f"{folder} holds the scores of other weights than those of {source}; score it again"
-            " with --compute_taylor and --overwrite_output_dir True"
-        )
-    return load_scores(folder / "taylor.pkl", model)
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

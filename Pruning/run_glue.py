@@ -14,14 +14,16 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from rosita.checkpoint import load_model, read_tokenizer, resolve_folder
-from rosita.config import FineTuneSettings, add_flags, describe, load_config
-from rosita.errors import ArgumentParser, RositaError, run_script
-from rosita.jobs import TaskModel, fine_tune_stage, score_stage
+from rosita.checkpoint import TaskModel, load_model, resolve_folder
+from rosita.cli import ArgumentParser, add_flags, run_script
+from rosita.config import FineTuneSettings, describe, load_config
+from rosita.errors import RositaError
 from rosita.provenance import require_finished
 from rosita.runtime import start_accelerator
+from rosita.stages.fine_tune import fine_tune_stage, score_stage
+from rosita.stages.test import evaluate_folder, predict_folder
 from rosita.tasks import Task, find_task
-from rosita.testing import evaluate_folder, predict_folder
+from rosita.tokenizer import read_tokenizer
 
 RETIRED = {  # flags of the published script -> what to do instead
     "--config_name": "config.json is read from the folder --model_name_or_path",

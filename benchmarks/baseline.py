@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rosita.data import Encoded
-from rosita.distillation import layer_map
+from rosita.data.batches import Encoded
+from rosita.distillation.losses import layer_map
 from rosita.model import RositaForSequenceClassification, RositaSelfAttention
 
 

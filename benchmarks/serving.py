@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from common import BASE_STUDENT, BERT_BASE, Result, costs, random_model, seconds_of
 
-from rosita.export import OnnxModel, export_onnx, quantize_onnx
+from rosita.deploy.onnx import OnnxModel, export_onnx, quantize_onnx
 
 LENGTH = 128
 

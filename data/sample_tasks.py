@@ -20,7 +20,8 @@ from sample_rules import draw_texts
 from sample_sentiment import draw_opinion
 from sample_words import MISMATCHED, WORDS
 
-from rosita.errors import RositaError, nearest, run_script
+from rosita.cli import run_script
+from rosita.errors import RositaError, nearest
 from rosita.files import atomic_write
 from rosita.tasks import GLUE, PAPER_TASKS, glue_task_name
 

@@ -9,11 +9,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification  # noqa: E402
 
-from rosita.model import (  # noqa: E402
-    RositaConfig,
-    RositaForSequenceClassification,
-    RositaModel,
-)
+from rosita.model import RositaConfig, RositaForSequenceClassification, RositaModel
 
 AutoConfig.register("rosita", RositaConfig, exist_ok=True)
 AutoModel.register(RositaConfig, RositaModel, exist_ok=True)

@@ -19,7 +19,6 @@ Mistakes are a `RositaError`.
 from __future__ import annotations
 
 import copy
-import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -31,41 +30,31 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from torch import Tensor
 
-from rosita import pruning
-from rosita.checkpoint import check_length, load_model, read_tokenizer, resolve_folder
-from rosita.config import FineTuneSettings, KDSettings, LoopSettings, load_config, setting
-from rosita.data import Encoded, encode_file
+from rosita.checkpoint import IN_MEMORY, TaskModel, load_model, resolve_folder
+from rosita.config import (
+    ExportSettings,
+    FineTuneSettings,
+    KDSettings,
+    LoopSettings,
+    load_config,
+)
+from rosita.deploy.labelling import Answer, Labeller, Texts
 from rosita.errors import RositaError, nearest
 from rosita.evaluation import Scores, predict
 from rosita.evaluation import score as score_logits
-from rosita.export import (
-    FILES,
-    INT8_FILE,
-    ONNX_FILE,
-    OnnxModel,
-    compare,
-    export_onnx,
-    quantize_onnx,
-)
-from rosita.files import write_json
-from rosita.hub import HubModel, write_card, write_hub_folder
-from rosita.importance import load_scores
-from rosita.jobs import (
-    IN_MEMORY,
-    TaskModel,
-    distil_stage,
-    fine_tune_stage,
-    prune_stage,
-    score_stage,
-)
-from rosita.labelling import Answer, Labeller, Texts
-from rosita.provenance import read_run
-from rosita.pruning import Shape
+from rosita.pruning.cut import prune as prune_model
+from rosita.pruning.importance import load_scores
+from rosita.pruning.shape import Shape
 from rosita.runtime import start_accelerator
+from rosita.stages.distil import distil_stage
+from rosita.stages.export import _dev, export_stage
+from rosita.stages.fine_tune import fine_tune_stage, score_stage
+from rosita.stages.prune import prune_stage
 from rosita.tasks import Task, find_task
+from rosita.tokenizer import read_tokenizer
 
 # Settings of the scripts that the arguments of the functions here stand for.
 _NOT_HERE = {
@@ -157,7 +146,7 @@ def prune(
     scores: dict[str, Tensor] | None = None,
     output_dir: str | Path | None = None,
 ) -> TaskModel:
-    """A smaller copy of `start`: `rosita.pruning.prune` at a `Shape` or its name a2_l8_f512_e128.
+    """A smaller copy of `start`, at a `Shape` or its name: `rosita.pruning.cut.prune`.
 
     `scores` as `score` returns them; needed if heads or FFN units are cut. With `output_dir`,
     writes the model folder that pruning_one_step.py would. Raises `RositaError` for a shape that
@@ -166,7 +155,7 @@ def prune(
     target = Shape.parse(shape) if isinstance(shape, str) else shape
     if output_dir is not None:
         return prune_stage(start, target, scores, Path(output_dir))
-    return replace(start, model=pruning.prune(start.model, target, scores), path=IN_MEMORY)
+    return replace(start, model=prune_model(start.model, target, scores), path=IN_MEMORY)
 
 
 def distil(
@@ -210,7 +199,7 @@ def export(
     formats: str = "hf,onnx,int8",
     **settings: Any,
 ) -> dict[str, Any]:
-    """Write a model for transformers alone (hf), as ONNX, as ONNX with int8 weights: KD/export.py.
+    """Write a model for transformers alone (hf), as ONNX, in int8: Deploy/export.py.
 
     Each format is opened and run on dev first. Returns the report that export.json holds: score,
     and per format its score, drop, share of equal predictions (0..1), bytes. Raises `RositaError`
@@ -238,100 +227,6 @@ def label(
 
 
 # ---------------------------------------------------------------------- the stages
-
-
-class ExportSettings(BaseModel):
-    """Settings of KD/export.py."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    model: str = setting(..., "model folder to export")
-    output_dir: str = setting(..., "folder to write")
-    formats: str = setting("hf,onnx,int8", "some of hf, onnx, int8")
-    max_drop: float = setting(0.01, "fail if a format's dev score is lower by more", ge=0)
-    overwrite_output_dir: bool = setting(False, "replace what output_dir holds")
-    data_dir: str | None = KDSettings.model_fields["data_dir"]
-    cache_dir: str | None = KDSettings.model_fields["cache_dir"]
-    max_seq_length: int = KDSettings.model_fields["max_seq_length"]
-
-
-def export_stage(start: TaskModel, settings: ExportSettings) -> dict[str, Any]:
-    """Write, open and compare each format; the folder appears whole, or not at all."""
-    formats = parse_formats(settings.formats)
-    output = Path(settings.output_dir)
-    _check_output(output, settings.overwrite_output_dir)
-    dev = _dev(start, settings)
-    model = start.model.eval()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as temporary:
-        made = Path(temporary) / "made"
-        opened = {}
-        if "hf" in formats:
-            write_hub_folder(made, model, start.tokenizer, start.task)
-            opened["hf"] = HubModel(made)
-        if "onnx" in formats or "int8" in formats:
-            export_onnx(model, made / ONNX_FILE)
-        if "int8" in formats:
-            quantize_onnx(made / ONNX_FILE, made / INT8_FILE)
-            opened["int8"] = OnnxModel(made / INT8_FILE)
-        if "onnx" in formats:
-            opened["onnx"] = OnnxModel(made / ONNX_FILE)
-        elif "int8" in formats:
-            (made / ONNX_FILE).unlink()
-        report = {
-            "model": start.path,
-            "task": start.task.name,
-            "shape": str(start.shape),
-            "parameters": start.parameters,
-            "dev_rows": len(dev),
-            **compare(start.task, model, {name: opened[name] for name in formats}, dev, made),
-        }
-        _print_report(report)
-        check_drop(report, settings.max_drop)
-        if "hf" in formats:
-            write_card(made, report, read_run(Path(start.path)), start.task)
-        write_json(made / "export.json", report)
-        if output.exists():
-            shutil.rmtree(output)
-        made.rename(output)
-    return report
-
-
-def parse_formats(text: str) -> list[str]:
-    """The formats of a comma-separated list, in the order in which they are made."""
-    formats = text.replace(" ", "").split(",")
-    unknown = [name for name in formats if name not in FILES]
-    if unknown:
-        raise RositaError(f"--formats {unknown[0]!r} is not one of {', '.join(FILES)}")
-    return [name for name in FILES if name in formats]
-
-
-def _check_output(output: Path, overwrite: bool) -> None:
-    """An earlier export is replaced only when asked, anything else never."""
-    if not output.exists() or not any(output.iterdir()):
-        return
-    if not (output / "export.json").exists():
-        raise RositaError(f"{output} is no export; give another --output_dir")
-    if not overwrite:
-        raise RositaError(f"{output} holds an export; --overwrite_output_dir replaces it")
-
-
-def _print_report(report: dict) -> None:
-    print(f"{report['task']}, {report['dev_rows']} dev rows; {report['metric']} of the model"
-          f" {report['score']:.4f}")  # fmt: skip
-    for name, found in report["formats"].items():
-        print(f"  {name:<5} {report['metric']} {found['score']:.4f}, predictions equal"
-              f" {100 * found['agreement']:.2f} %, {found['bytes'] / 1e6:.1f} MB")  # fmt: skip
-
-
-def check_drop(report: dict, max_drop: float) -> None:
-    """Raise `RositaError` if a format loses too much; nothing is written then."""
-    for name, found in report["formats"].items():
-        if found["drop"] > max_drop:
-            raise RositaError(
-                f"{name} loses {found['drop']:.4f} {report['metric']} on dev, more than --max_drop"
-                f" {max_drop}; nothing was written (leave it out of --formats, or raise --max_drop)"
-            )
 
 
 def _settings(
@@ -379,13 +274,3 @@ def _written(start: TaskModel, folder: Path, output_dir: object, settings: LoopS
         return start
     path = IN_MEMORY if output_dir is None else str(output_dir)
     return replace(start, model=load_model(folder, start.task), path=path)
-
-
-def _dev(start: TaskModel, settings: ExportSettings) -> Encoded:
-    """Token ids of the (first) dev file."""
-    cache = Path(settings.cache_dir) if settings.cache_dir else None
-    path = Path(settings.data_dir) / start.task.dev_files[0]
-    check_length(settings.max_seq_length, start.model.config)
-    return encode_file(
-        path, start.task, start.tokenizer.build(), settings.max_seq_length, cache_dir=cache
-    )

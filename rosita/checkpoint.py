@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -14,21 +13,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as serialize
-from tokenizers import Tokenizer
-from tokenizers.decoders import WordPiece as WordPieceDecoder
-from tokenizers.models import WordPiece
-from tokenizers.normalizers import BertNormalizer
-from tokenizers.pre_tokenizers import BertPreTokenizer
-from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformers.activations import ACT2FN
 
 from rosita.errors import RositaError, nearest
-from rosita.files import atomic_write, read_json, read_torch, write_json
-from rosita.model import RositaConfig, RositaForSequenceClassification
+from rosita.files import atomic_write, read_json, read_torch
+from rosita.model import RositaConfig, RositaForSequenceClassification, build_model
 from rosita.provenance import read_run
-from rosita.pruning import build_model
+from rosita.pruning.shape import Shape, parameter_count
 from rosita.tasks import Task
+from rosita.tokenizer import TokenizerFiles, _save_tokenizer
 
 WEIGHTS = "model.safetensors"
 REFERENCE_WEIGHTS = "pytorch_model.bin"
@@ -37,34 +31,6 @@ REFERENCE_WEIGHTS = "pytorch_model.bin"
 PRETRAINED = "bert-base-uncased"
 # Heads that a pretrained BERT or the reference's KD code carries beside what we use.
 _SURPLUS = ("cls.", "fit_dense", "bert.embeddings.position_ids")
-
-
-@dataclass
-class TokenizerFiles:
-    """A WordPiece tokenizer as a model folder stores it: vocabulary and case."""
-
-    vocab: str  # text of vocab.txt
-    do_lower_case: bool
-
-    def build(self) -> Tokenizer:
-        """The Rust tokenizer: [CLS] A [SEP] (B [SEP]), BERT's normalization."""
-        words = {word: index for index, word in enumerate(self.vocab.rstrip("\n").split("\n"))}
-        missing = [word for word in ("[UNK]", "[CLS]", "[SEP]", "[PAD]") if word not in words]
-        if missing:
-            raise RositaError(f"vocab.txt has no {', '.join(missing)}: not a BERT vocabulary")
-        tokenizer = Tokenizer(WordPiece(words, unk_token="[UNK]"))
-        tokenizer.normalizer = BertNormalizer(lowercase=self.do_lower_case)
-        tokenizer.pre_tokenizer = BertPreTokenizer()
-        tokenizer.decoder = WordPieceDecoder()
-        tokenizer.add_special_tokens(
-            [word for word in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if word in words]
-        )
-        tokenizer.post_processor = TemplateProcessing(
-            single="[CLS] $A [SEP]",
-            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-            special_tokens=[("[CLS]", words["[CLS]"]), ("[SEP]", words["[SEP]"])],
-        )
-        return tokenizer
 
 
 def resolve_folder(name_or_path: str) -> Path:
@@ -117,30 +83,6 @@ def _maker(path: Path) -> str:
         "a pretrained model comes from download_bert.py, a tuned one from Pruning/run_glue.py"
         " --do_train or KD/train.py"
     )
-
-
-def read_tokenizer(folder: Path, do_lower_case: bool | None = None) -> TokenizerFiles:
-    """The tokenizer of a model folder; `do_lower_case` overrides what the folder says."""
-    vocab = folder / "vocab.txt"
-    if not vocab.exists():
-        raise RositaError(f"{folder} has no vocab.txt; copy that of the model it was made from")
-    settings = folder / "tokenizer_config.json"
-    stored = read_json(settings).get("do_lower_case", True) if settings.exists() else True
-    lower = stored if do_lower_case is None else do_lower_case
-    try:
-        return TokenizerFiles(vocab.read_text(encoding="utf-8"), bool(lower))
-    except UnicodeDecodeError as error:
-        raise RositaError(f"{vocab} is not UTF-8 (byte {error.start})") from None
-
-
-def weights_hash(state: dict[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes of all tensors: the identity of a model."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        weight = state[name].detach().cpu().contiguous()
-        digest.update(f"{name} {weight.dtype} {list(weight.shape)}\n".encode())
-        digest.update(weight.flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def save_model(
@@ -229,25 +171,6 @@ def _config_text(config: RositaConfig, task: Task) -> str:
     config.label2id = {name: index for index, name in config.id2label.items()}
     config.architectures = ["RositaForSequenceClassification"]
     return json.dumps(config.to_dict(), indent=2, sort_keys=True, default=str) + "\n"
-
-
-def _save_tokenizer(folder: Path, tokenizer: TokenizerFiles, positions: int) -> None:
-    vocab = folder / "vocab.txt"
-    if vocab.exists() and vocab.read_text(encoding="utf-8") == tokenizer.vocab:
-        return
-    write_json(
-        folder / "tokenizer_config.json",
-        {
-            "tokenizer_class": "BertTokenizer",
-            "do_lower_case": tokenizer.do_lower_case,
-            "model_max_length": positions,
-            **{f"{name}_token": f"[{name.upper()}]" for name in ("unk sep pad cls mask").split()},
-        },
-    )
-    with atomic_write(folder / "tokenizer.json") as file:
-        file.write(tokenizer.build().to_str())
-    with atomic_write(vocab) as file:
-        file.write(tokenizer.vocab)
 
 
 def _read_state(folder: Path) -> tuple[dict[str, Tensor], bool]:
@@ -402,3 +325,34 @@ def _check_weights(config: RositaConfig, state: dict[str, Tensor], folder: Path)
             )
         if not torch.isfinite(state[name]).all():
             raise RositaError(f"{folder}: {name} has NaN or infinite values; make the model again")
+
+
+IN_MEMORY = "(in memory)"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TaskModel:
+    """A model for one task, with its tokenizer; `path`: the folder that it was read from."""
+
+    model: RositaForSequenceClassification
+    tokenizer: TokenizerFiles
+    task: Task
+    path: str = IN_MEMORY
+
+    @property
+    def shape(self) -> Shape:
+        """Kept heads, layers, FFN units and embedding rank."""
+        return Shape.of(self.model.config)
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters."""
+        return parameter_count(self.model.config)
+
+    def __repr__(self) -> str:
+        return f"{self.task.name} {self.shape}, {self.parameters:,} parameters, {self.path}"
+
+    def save(self, folder: str | Path) -> TaskModel:
+        """Write config, weights and tokenizer to `folder`, without the record of a run."""
+        save_model(Path(folder), self.model, self.tokenizer, self.task)
+        return replace(self, path=str(folder))

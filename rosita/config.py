@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
@@ -11,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from rosita.errors import RositaError, nearest
 from rosita.files import read_json
-from rosita.pruning import Shape
+from rosita.pruning.shape import Shape
 from rosita.tasks import Task, glue_task_name
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -205,18 +204,6 @@ class KDSettings(LoopSettings):
 Settings = TypeVar("Settings", bound=BaseModel)
 
 
-def add_flags(parser: argparse.ArgumentParser, kind: type[BaseModel]) -> None:
-    """Give `parser` one flag per setting; a switch takes True or False, or nothing for True."""
-    for name, field in kind.model_fields.items():
-        is_switch = bool in (field.annotation, *getattr(field.annotation, "__args__", ()))
-        default = "" if field.is_required() else f" (default: {field.default})"
-        text = f"{field.description}{default}".replace("%", "%%")
-        more = {"nargs": "?", "const": "True"} if is_switch else {}
-        parser.add_argument(
-            f"--{name}", default=argparse.SUPPRESS, help=text, metavar=name.upper(), **more
-        )
-
-
 def load_config(
     kind: type[Settings],
     task: Task,
@@ -301,3 +288,18 @@ def _complaints(error: ValidationError, sources: dict[str, str], path: object) -
         else:
             faults.append(message)
     return "; ".join(faults)
+
+
+class ExportSettings(BaseModel):
+    """Settings of Deploy/export.py."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = setting(..., "model folder to export")
+    output_dir: str = setting(..., "folder to write")
+    formats: str = setting("hf,onnx,int8", "some of hf, onnx, int8")
+    max_drop: float = setting(0.01, "fail if a format's dev score is lower by more", ge=0)
+    overwrite_output_dir: bool = setting(False, "replace what output_dir holds")
+    data_dir: str | None = KDSettings.model_fields["data_dir"]
+    cache_dir: str | None = KDSettings.model_fields["cache_dir"]
+    max_seq_length: int = KDSettings.model_fields["max_seq_length"]

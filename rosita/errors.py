@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
-import os
-import sys
-import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext, redirect_stdout
 from difflib import get_close_matches
-from typing import Any, NoReturn
 
 
 class RositaError(Exception):
@@ -21,61 +14,3 @@ def nearest(name: str, known: list[str]) -> str:
     lowered = {word.lower(): word for word in known}
     found = get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)
     return f"; did you mean {lowered[found[0]]!r}?" if found else ""
-
-
-class ArgumentParser(argparse.ArgumentParser):
-    """A parser whose complaint is one line too, and offers the nearest flag.
-
-    `retired`: flags of the published script that this one does without -> what to do instead.
-    """
-
-    def __init__(self, *args: Any, retired: dict[str, str] | None = None, **more: Any) -> None:
-        super().__init__(*args, **more)
-        self.retired = retired or {}
-
-    def parse_known_args(
-        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
-    ) -> tuple[argparse.Namespace, list[str]]:
-        """As argparse; a retired flag raises `RositaError` with its hint.
-
-        Looked for by name before argparse parses: as options they would make abbreviations of
-        other flags ambiguous (--data, by --data_url), and left to it, abbreviate others themselves.
-        """
-        for word in sys.argv[1:] if args is None else args:
-            flag = word.split("=")[0]
-            if flag in self.retired:
-                raise RositaError(f"{flag} is not a flag of this script: {self.retired[flag]}")
-        return super().parse_known_args(args, namespace)
-
-    def error(self, message: str) -> NoReturn:
-        flags = [flag for action in self._actions for flag in action.option_strings]
-        hint = ""
-        if message.startswith("unrecognized arguments: "):
-            hint = nearest(message.split(": ")[1].split()[0].split("=")[0], flags)
-        raise RositaError(f"{message}{hint} (--help lists all flags)")
-
-
-def run_script(main: Callable[[], None]) -> None:
-    """Call a stage script's `main`; a `RositaError` becomes one line on stderr and exit code 2.
-
-    Of many processes (torchrun, accelerate launch) only the first prints. All can complain; but
-    where they all fail alike, the launcher stops the others before they repeat it.
-    """
-    first = os.environ.get("RANK", "0") == "0"
-    try:
-        with open(os.devnull, "w") as nowhere, nullcontext() if first else redirect_stdout(nowhere):
-            main()
-            sys.stdout.flush()
-    except BrokenPipeError:  # `| head` has enough; what is left to flush goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except RositaError as error:
-        if not first:
-            time.sleep(5)
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print(
-            "interrupted; the same command again goes on from the last saved state", file=sys.stderr
-        )
-        sys.exit(130)

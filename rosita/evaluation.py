@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from rosita.data import Encoded, batches_by_length
+from rosita.data.batches import Encoded, batches_by_length
 from rosita.errors import RositaError
 from rosita.files import atomic_write, write_json
 from rosita.tasks import GLUE, Task

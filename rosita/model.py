@@ -320,3 +320,14 @@ def set_dropout(model: RositaForSequenceClassification, probability: float) -> N
     for module in model.modules():
         if isinstance(module, Dropout):
             module.p = probability
+
+
+def build_model(
+    config: RositaConfig, state: dict[str, Tensor], training: bool = False
+) -> RositaForSequenceClassification:
+    """A model that owns copies of the tensors of `state`; no time is spent on random weights."""
+    with torch.device("meta"):
+        model = RositaForSequenceClassification(config)
+    owned = {name: weight.detach().clone().contiguous() for name, weight in state.items()}
+    model.load_state_dict(owned, assign=True)
+    return model.train(training)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import atexit
+import hashlib
 import shutil
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
+
+import torch
+from torch import Tensor
 
 from rosita.errors import RositaError
 from rosita.files import lock_file, read_json, write_json
@@ -156,3 +160,13 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def weights_hash(state: dict[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes of all tensors: the identity of a model."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        weight = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {weight.dtype} {list(weight.shape)}\n".encode())
+        digest.update(weight.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

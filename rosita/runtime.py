@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import signal
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
@@ -80,96 +77,3 @@ def cast_linear_layers(model: nn.Module, dtype: torch.dtype) -> None:
     for layer in model.modules():
         if isinstance(layer, nn.Linear):
             layer.to(dtype)
-
-
-def build_optimizer(model: nn.Module, settings: LoopSettings) -> torch.optim.AdamW:
-    """AdamW, fused; no weight decay on biases and LayerNorm."""
-    groups = [
-        {
-            "params": [
-                weight
-                for name, weight in model.named_parameters()
-                if (name.endswith("bias") or "LayerNorm" in name) != decays
-            ],
-            "weight_decay": settings.weight_decay if decays else 0.0,
-        }
-        for decays in (True, False)
-    ]
-    return torch.optim.AdamW(
-        groups, lr=settings.learning_rate, eps=settings.adam_epsilon, fused=True
-    )
-
-
-def set_rate(
-    optimizer: torch.optim.Optimizer, settings: LoopSettings, rate: float, done: int
-) -> None:
-    """Give AdamW the rate of its next step; `done`: its steps since the moments began from zero.
-
-    Without bias correction a step is rate * m / (sqrt(v) + eps), as the published KD scripts have
-    it. torch's AdamW always divides m by 1 - b1^t and v by 1 - b2^t: with the rate times their
-    quotient, and epsilon and decay adapted, its step is that one exactly, not about.
-    """
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-        if settings.bias_correction:
-            continue
-        first, second = (1 - beta ** (done + 1) for beta in group["betas"])
-        factor = first / second**0.5
-        group["lr"] = rate * factor
-        group["eps"] = settings.adam_epsilon / second**0.5
-        if group["weight_decay"]:
-            group["weight_decay"] = settings.weight_decay / factor
-
-
-@torch.no_grad()
-def clip_gradients(weights: Iterable[nn.Parameter], norm: float, together: bool) -> None:
-    """Shorten gradients, in place, to `norm` at most: of all weights together, or of each."""
-    weights = list(weights)
-    if together:
-        nn.utils.clip_grad_norm_(weights, norm)
-        return
-    gradients = [weight.grad for weight in weights if weight.grad is not None]
-    lengths = torch.stack(torch._foreach_norm(gradients))
-    # as clip_grad_norm_ counts, so that a lone tensor is shortened alike by both
-    torch._foreach_mul_(gradients, list((norm / (lengths + 1e-6)).clamp(max=1.0).unbind()))
-
-
-def gradients_are_finite(accelerator: Accelerator, model: nn.Module) -> bool:
-    """False for an overflow under the loss scale of fp16, which the optimizer skips too."""
-    if not accelerator.scaler:
-        return True
-    return all(
-        weight.grad.isfinite().all() for weight in model.parameters() if weight.grad is not None
-    )
-
-
-class Stop:
-    """Whether a signal has asked for the end."""
-
-    requested = False
-
-
-@contextmanager
-def stop_on_signal() -> Iterator[Stop]:
-    """Within the block SIGTERM and SIGINT only set `requested`; the loop stops at a good place."""
-    stop = Stop()
-
-    def request(number: int, frame: object) -> None:
-        stop.requested = True
-
-    earlier = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
-
-
-def agree_to_stop(accelerator: Accelerator, stop: Stop, ask: bool) -> bool:
-    """Whether to stop here. Many processes do so together, and only where they `ask` each other."""
-    if accelerator.num_processes == 1:
-        return stop.requested
-    if not ask:
-        return False
-    requested = torch.tensor(float(stop.requested), device=accelerator.device)
-    return accelerator.reduce(requested, "sum").item() > 0

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from stage_lab import StageLab
 
-from rosita.pruning import Shape
+from rosita.pruning.shape import Shape
 
 SHAPE = "a2_l4_f256_e64"  # 3.5 M of 22.7 M parameters: 6.5x smaller
 TEACHER_SEED = 1  # one bert_ft and one bert_student for all: seeds vary what follows

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Open an export of KD/export.py where this project is not: one fresh environment per version of
+# Open an export of Deploy/export.py where this project is not: one fresh environment per version of
 # transformers, with torch and nothing else. Prints what the pipeline says of a sentence.
 #
 #   scripts/check_export.sh models/export/CoLA 5.23.0 4.57.6

@@ -24,7 +24,7 @@ from chains import (
 )
 from stage_lab import StageLab
 
-from rosita.pruning import Shape
+from rosita.pruning.shape import Shape
 
 TABLES = {
     "teacher": "how to tune the teacher",

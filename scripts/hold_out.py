@@ -19,10 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
-from rosita.errors import ArgumentParser, RositaError, run_script
+from rosita.cli import ArgumentParser, run_script
+from rosita.data.tsv import Row, TsvFile
+from rosita.errors import RositaError
 from rosita.files import atomic_write
 from rosita.tasks import find_task
-from rosita.tsv import Row, TsvFile
 
 
 def main(argv: list[str] | None = None) -> None:

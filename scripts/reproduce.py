@@ -23,14 +23,15 @@ from experiments import EXPERIMENTS, Experiment
 from records import best_on_held_out, groups_of, read_records, record_path
 from stage_lab import REPOSITORY, StageLab, run_checked
 
-from rosita.checkpoint import load_model, read_tokenizer
-from rosita.data import encode_file
-from rosita.errors import ArgumentParser, run_script
+from rosita.checkpoint import load_model
+from rosita.cli import ArgumentParser, run_script
+from rosita.data.encode import encode_file
+from rosita.deploy.measuring import weights_bytes
 from rosita.evaluation import paired_bootstrap, predict, score
 from rosita.files import read_json, write_json
 from rosita.provenance import read_run
-from rosita.serving import weights_bytes
 from rosita.tasks import GLUE, Task, find_task
+from rosita.tokenizer import read_tokenizer
 
 COLA = GLUE["CoLA"]
 SERVED_SEED = 1
@@ -103,7 +104,7 @@ def measure_serving(task: str, results: Path) -> None:
     if known >= set(models.values()):
         return
     output = REPOSITORY / "models" / "minilm" / task / "serving"
-    run_checked("KD/benchmark.py", "--models", *models, "--batch_sizes", 1, "--lengths", 32,
+    run_checked("Deploy/benchmark.py", "--models", *models, "--batch_sizes", 1, "--lengths", 32,
                 "--data_dir", REPOSITORY / "data" / task, "--output_dir", output)  # fmt: skip
     report = read_json(output / "benchmark.json")
     rows = [row | {"model": models[row["model"]]} for row in report["rows"]]

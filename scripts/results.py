@@ -24,9 +24,11 @@ import matplotlib.pyplot as plt
 from experiments import EXPERIMENTS, REFERENCES, TABLES, Experiment
 from records import best_on_held_out, groups_of, held_out, read_records, record_path
 
-from rosita.errors import ArgumentParser, RositaError, run_script
-from rosita.figures import draw_benchmark, markdown
+from rosita.cli import ArgumentParser, run_script
+from rosita.deploy.figures import draw_benchmark
+from rosita.errors import RositaError
 from rosita.files import atomic_write, read_json
+from rosita.tables import markdown
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 HEAD = """# Results

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rosita.errors import RositaError
 from rosita.provenance import read_run
-from rosita.pruning import Shape
+from rosita.pruning.shape import Shape
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 GLOVE = REPOSITORY / "glove" / "glove.6B.50d"

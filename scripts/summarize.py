@@ -10,14 +10,15 @@ import argparse
 import os
 from pathlib import Path
 
-from rosita.checkpoint import load_model, read_tokenizer
-from rosita.data import encode_file
-from rosita.errors import ArgumentParser, run_script
+from rosita.checkpoint import load_model
+from rosita.cli import ArgumentParser, run_script
+from rosita.data.encode import encode_file
+from rosita.deploy.measuring import interleaved_latency, weights_bytes
 from rosita.evaluation import predict, score
 from rosita.files import write_json
-from rosita.pruning import Shape, parameter_count
-from rosita.serving import interleaved_latency, weights_bytes
+from rosita.pruning.shape import Shape, parameter_count
 from rosita.tasks import find_task
+from rosita.tokenizer import read_tokenizer
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

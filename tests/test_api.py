@@ -11,10 +11,11 @@ import torch
 from conftest import REPOSITORY, make_bert, run_script, write_cola
 
 from rosita import api, pruning
-from rosita.checkpoint import load_model, weights_hash
-from rosita.data import encode_file
+from rosita.checkpoint import load_model
+from rosita.data.encode import encode_file
 from rosita.errors import RositaError
-from rosita.importance import load_scores
+from rosita.provenance import weights_hash
+from rosita.pruning.importance import load_scores
 from rosita.tasks import GLUE
 
 SHAPE = "a2_l2_f20_e8"

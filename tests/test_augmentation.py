@@ -17,12 +17,12 @@ from transformers import BertConfig, BertForMaskedLM, BertModel
 
 import data_augmentation
 from rosita import augmentation, augmented_file, masked_lm
-from rosita.augmentation import CandidateFinder, Sampling, eligible_tokens, sample_copies
+from rosita.augmentation.candidates import CandidateFinder, Sampling, eligible_tokens, sample_copies
+from rosita.augmentation.glove import Glove, glove_hash, load_glove
+from rosita.augmentation.masked_lm import AnswerCache, MaskedLM, Query, SpecialPieces, masked_pair
+from rosita.data.tsv import Row
 from rosita.errors import RositaError
 from rosita.files import hold
-from rosita.glove import Glove, glove_hash, load_glove
-from rosita.masked_lm import AnswerCache, MaskedLM, Query, SpecialPieces, masked_pair
-from rosita.tsv import Row
 
 SYLLABLES = ("ba", "ce", "di", "fo", "gu", "ka", "le", "mi", "no", "pu", "ra", "se")
 WORDS = [first + second for first in SYLLABLES for second in SYLLABLES]  # each is one piece

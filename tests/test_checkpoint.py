@@ -6,10 +6,13 @@ from conftest import make_bert
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertModel
 
-from rosita.checkpoint import load_model, read_tokenizer, resolve_folder, save_model, weights_hash
+from rosita.checkpoint import load_model, resolve_folder, save_model
 from rosita.errors import RositaError
-from rosita.pruning import Shape, prune
+from rosita.provenance import weights_hash
+from rosita.pruning.cut import prune
+from rosita.pruning.shape import Shape
 from rosita.tasks import GLUE
+from rosita.tokenizer import read_tokenizer
 
 COLA = GLUE["CoLA"]
 IDS = torch.arange(5, 35).view(3, 10)

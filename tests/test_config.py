@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
-from rosita.config import FineTuneSettings, KDSettings, add_flags, load_config
+from rosita.cli import add_flags
+from rosita.config import FineTuneSettings, KDSettings, load_config
 from rosita.errors import RositaError
-from rosita.pruning import Shape
+from rosita.pruning.shape import Shape
 from rosita.tasks import GLUE, PAPER_TASKS, Task
 
 CONFIGS = sorted((REPOSITORY / "KD" / "configurations").rglob("*.json"))

@@ -4,11 +4,12 @@ import torch
 from conftest import make_bert, sentences, write_cola
 from transformers import BertTokenizer
 
-from rosita.checkpoint import read_tokenizer
-from rosita.data import Sampler, batches_by_length, encode_file
+from rosita.data.batches import Sampler, batches_by_length
+from rosita.data.encode import encode_file
+from rosita.data.tsv import TsvFile
 from rosita.errors import RositaError
 from rosita.tasks import GLUE, Task, find_task
-from rosita.tsv import TsvFile
+from rosita.tokenizer import read_tokenizer
 
 
 @pytest.fixture
@@ -45,9 +46,9 @@ def test_pairs_are_cut_longest_first_with_token_types_of_transformers(bert, tmp_
 def test_the_cache_is_used_for_the_same_and_never_for_other_content(cola, tokenizer, monkeypatch):
     task = GLUE["CoLA"]
     first = encode_file(cola / "dev.tsv", task, tokenizer, 32)
-    import rosita.data
+    import rosita.data.encode
 
-    monkeypatch.setattr(rosita.data, "_encode", None)  # a second encoding would fail
+    monkeypatch.setattr(rosita.data.encode, "_encode", None)  # a second encoding would fail
     again = encode_file(cola / "dev.tsv", task, tokenizer, 32)
     assert np.array_equal(first.ids, again.ids)
     monkeypatch.undo()

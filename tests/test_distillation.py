@@ -9,19 +9,22 @@ from accelerate import Accelerator
 from conftest import SMALL, make_bert, write_cola
 
 from rosita import RositaConfig, RositaForSequenceClassification
-from rosita.checkpoint import load_model, read_tokenizer, weights_hash
-from rosita.data import Batch, encode_file
-from rosita.distillation import (
+from rosita.checkpoint import load_model
+from rosita.data.batches import Batch
+from rosita.data.encode import encode_file
+from rosita.distillation.losses import (
     DistillationLoss,
     LabelLoss,
     layer_map,
     prediction_loss,
     representation_loss,
 )
+from rosita.distillation.teacher import cache_teacher
 from rosita.errors import RositaError
+from rosita.provenance import weights_hash
 from rosita.runtime import freeze
 from rosita.tasks import GLUE
-from rosita.teacher_cache import cache_teacher
+from rosita.tokenizer import read_tokenizer
 
 
 def test_prediction_loss_equals_the_formula_in_float64():

@@ -23,10 +23,10 @@ from pathlib import Path
 import pytest
 
 from rosita import archive, download
-from rosita.archive import Damaged, unpack
-from rosita.download import fetch, holding, new_folder
 from rosita.errors import RositaError
-from rosita.sources import Absent, Access, check_source, join, redact
+from rosita.fetch.archive import Damaged, unpack
+from rosita.fetch.download import fetch, holding, new_folder
+from rosita.fetch.sources import Absent, Access, check_source, join, redact
 
 ROOT = Path(__file__).resolve().parents[1]
 HTTP = Access(allow_http=True)

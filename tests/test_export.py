@@ -12,10 +12,11 @@ from conftest import SMALL, error_line, make_bert, run_script, write_cola
 from moto.server import ThreadedMotoServer
 
 from rosita import RositaConfig, RositaForSequenceClassification
-from rosita.checkpoint import load_model, read_tokenizer
+from rosita.checkpoint import load_model
+from rosita.deploy.onnx import OnnxModel, export_onnx, quantize_onnx
 from rosita.errors import RositaError
-from rosita.export import OnnxModel, export_onnx, quantize_onnx
 from rosita.tasks import GLUE
+from rosita.tokenizer import read_tokenizer
 
 PRUNED = {"num_attention_heads": 1, "prun_hidden_size": 8, "prun_intermediate_size": 24}
 
@@ -71,7 +72,7 @@ def test_a_file_that_is_no_onnx_model_is_named_in_one_line(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"not a model")
     with pytest.raises(RositaError, match="model.onnx is not an ONNX model"):
         OnnxModel(tmp_path / "model.onnx")
-    with pytest.raises(RositaError, match="does not exist; KD/export.py writes it"):
+    with pytest.raises(RositaError, match="does not exist; Deploy/export.py writes it"):
         OnnxModel(tmp_path / "other.onnx")
 
 
@@ -95,7 +96,7 @@ def tuned(tmp_path_factory):
 
 
 def export(root, output, *more, ok=True):
-    return run_script("KD/export.py", "--model", root / "cut" / "CoLA" / "a2_l2_f20_e8",
+    return run_script("Deploy/export.py", "--model", root / "cut" / "CoLA" / "a2_l2_f20_e8",
                       "--output_dir", output, "--data_dir", root / "data" / "CoLA",
                       "--max_drop", 1, *more, ok=ok)  # fmt: skip
 
@@ -155,7 +156,7 @@ def test_an_export_that_loses_too_much_writes_nothing_and_another_folder_is_not_
     export(tuned, tmp_path / "out", "--formats", "onnx")
     assert [path.name for path in (tmp_path / "out" / "onnx").iterdir()] == ["model.onnx"]
     assert "holds an export" in error_line(export(tuned, tmp_path / "out", ok=False))
-    from rosita.api import check_drop
+    from rosita.stages.export import check_drop
 
     report = {"metric": "matthews", "formats": {"int8": {"drop": 0.02}}}
     check_drop(report, 0.02)

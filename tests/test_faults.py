@@ -14,12 +14,13 @@ from conftest import error_line, make_bert, run_script, write_cola
 from hypothesis import settings
 from test_training import Bench
 
-from rosita.augmented_file import AugmentedFile
-from rosita.checkpoint import load_model, read_tokenizer, save_model
+from rosita.augmentation.file import AugmentedFile
+from rosita.checkpoint import load_model, save_model
+from rosita.data.tsv import TsvFile
 from rosita.errors import RositaError
 from rosita.files import read_json, read_torch, write_json
 from rosita.tasks import GLUE
-from rosita.tsv import TsvFile
+from rosita.tokenizer import read_tokenizer
 
 COLA = GLUE["CoLA"]
 CALLS = {  # what a kill can come between, and what a full disk makes fail

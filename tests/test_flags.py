@@ -6,7 +6,8 @@ import pytest
 from conftest import error_line, run_script
 
 import download_glue_data
-from rosita.errors import ArgumentParser, RositaError
+from rosita.cli import ArgumentParser
+from rosita.errors import RositaError
 
 INSTEAD = {
     ("KD/train.py", "--wd"): "type --weight_decay",

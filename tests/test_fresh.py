@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from conftest import make_bert, run_script, write_cola
 
-from rosita.augmentation import CandidateFinder, Sampling, edited
-from rosita.checkpoint import read_tokenizer
-from rosita.data import Sampler, encode_file, set_length
-from rosita.fresh import FreshRows
-from rosita.glove import load_glove
-from rosita.masked_lm import load_tokenizer
+from rosita.augmentation.candidates import CandidateFinder, Sampling, edited
+from rosita.augmentation.fresh import FreshRows
+from rosita.augmentation.glove import load_glove
+from rosita.augmentation.masked_lm import load_tokenizer
+from rosita.data.batches import Sampler
+from rosita.data.encode import encode_file, set_length
+from rosita.data.tsv import TsvFile
 from rosita.tasks import GLUE
-from rosita.tsv import TsvFile
+from rosita.tokenizer import read_tokenizer
 
 
 def write_vectors(path, words):

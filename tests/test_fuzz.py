@@ -16,14 +16,15 @@ from conftest import make_bert, write_cola
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rosita.checkpoint import load_model, read_tokenizer
+from rosita.checkpoint import load_model
 from rosita.config import FineTuneSettings, KDSettings, load_config
-from rosita.data import encode_file
+from rosita.data.encode import encode_file
+from rosita.data.tsv import TsvFile
 from rosita.errors import RositaError
-from rosita.importance import load_scores, save_scores, scored_weights
 from rosita.provenance import read_run, require_finished
+from rosita.pruning.importance import load_scores, save_scores, scored_weights
 from rosita.tasks import GLUE, Task, find_task
-from rosita.tsv import TsvFile
+from rosita.tokenizer import read_tokenizer
 
 fuzz = settings(deadline=None, suppress_health_check=list(HealthCheck))
 numbers = st.one_of(st.integers(-(2**70), 2**70), st.floats(), st.integers(-3, 20))

@@ -6,8 +6,14 @@ from conftest import SMALL
 
 from rosita import RositaConfig, RositaForSequenceClassification
 from rosita.errors import RositaError
-from rosita.importance import MATRICES, TaylorImportance, load_scores, save_scores, scored_weights
-from rosita.pruning import ffn_scores, head_scores
+from rosita.pruning.cut import ffn_scores, head_scores
+from rosita.pruning.importance import (
+    MATRICES,
+    TaylorImportance,
+    load_scores,
+    save_scores,
+    scored_weights,
+)
 
 
 def tiny() -> RositaForSequenceClassification:

@@ -11,36 +11,24 @@ from conftest import REPOSITORY, SMALL, error_line, make_bert, run_script, write
 from torch.utils.flop_counter import FlopCounterMode
 
 from rosita import RositaConfig, RositaForSequenceClassification
-from rosita.checkpoint import load_model, read_tokenizer, save_model
-from rosita.errors import RositaError
-from rosita.importance import load_scores, scored_weights
-from rosita.planning import (
+from rosita.budget.costs import file_bytes, macs, parameters, rows_of, shape_macs, shape_of
+from rosita.budget.latency import features, fit_latency
+from rosita.budget.search import (
     KeptScore,
     Table,
     candidates,
     embedding_shares,
-    features,
-    file_bytes,
-    fit_latency,
     front,
-    macs,
-    parameters,
     parse_size,
-    rows_of,
-    shape_macs,
-    shape_of,
     spread,
 )
-from rosita.pruning import (
-    Shape,
-    check_target,
-    ffn_scores,
-    head_scores,
-    parameter_count,
-    prune,
-    shaped_config,
-)
+from rosita.checkpoint import load_model, save_model
+from rosita.errors import RositaError
+from rosita.pruning.cut import ffn_scores, head_scores, prune
+from rosita.pruning.importance import load_scores, scored_weights
+from rosita.pruning.shape import Shape, check_target, parameter_count, shaped_config
 from rosita.tasks import GLUE
+from rosita.tokenizer import read_tokenizer
 
 sys.path.insert(0, str(REPOSITORY / "Pruning"))
 import plan as script  # noqa: E402

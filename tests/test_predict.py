@@ -6,11 +6,12 @@ import pytest
 import torch
 from conftest import REPOSITORY, make_bert, run_script, write_cola
 
-from rosita.checkpoint import load_model, read_tokenizer
+from rosita.checkpoint import load_model
 from rosita.errors import RositaError
 from rosita.tasks import GLUE
+from rosita.tokenizer import read_tokenizer
 
-sys.path.insert(0, str(REPOSITORY / "KD"))
+sys.path.insert(0, str(REPOSITORY / "Deploy"))
 import predict  # noqa: E402
 
 TEXTS = ["the dog ran", "a cat sings happy songs slowly and never", "she", 'he "reads" it, red']
@@ -24,7 +25,7 @@ def export(tmp_path_factory):
     run_script("Pruning/run_glue.py", "--model_name_or_path", make_bert(root / "bert"),
                "--do_train", "--output_dir", root / "ft", "--task_name", "CoLA", "--data_dir",
                data, "--learning_rate", 1e-3)  # fmt: skip
-    run_script("KD/export.py", "--model", root / "ft", "--output_dir", root / "out",
+    run_script("Deploy/export.py", "--model", root / "ft", "--output_dir", root / "out",
                "--data_dir", data, "--max_drop", 2)  # fmt: skip
     return root / "out"
 

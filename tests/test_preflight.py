@@ -5,11 +5,11 @@ from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from rosita import RositaConfig, preflight
-from rosita.checkpoint import read_tokenizer
-from rosita.data import encode_file
+from rosita.data.encode import encode_file
 from rosita.errors import RositaError
-from rosita.preflight import check_disk, check_label_order, disk_needed
+from rosita.stages.preflight import check_disk, check_label_order, disk_needed
 from rosita.tasks import Task
+from rosita.tokenizer import read_tokenizer
 
 THREE = Task(
     name="Three", labels=("no", "maybe", "yes"), metric="accuracy", text_columns=(0,),

@@ -7,17 +7,11 @@ from conftest import SMALL
 
 from rosita import RositaConfig, RositaForSequenceClassification
 from rosita.errors import RositaError
-from rosita.importance import scored_weights
 from rosita.model import set_dropout
-from rosita.pruning import (
-    PruningSchedule,
-    Shape,
-    factorize,
-    important_layers,
-    parameter_count,
-    prune,
-    top_units,
-)
+from rosita.pruning.cut import factorize, important_layers, prune, top_units
+from rosita.pruning.importance import scored_weights
+from rosita.pruning.schedule import PruningSchedule
+from rosita.pruning.shape import Shape, parameter_count
 
 
 def model_and_scores(seed: int = 0, **more):

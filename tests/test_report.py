@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rosita.errors import RositaError
-from rosita.pruning import Shape
+from rosita.pruning.shape import Shape
 from rosita.report.collection import build_report
 from rosita.report.figures import Point, head_grids, pareto_front, shape_parts
 from rosita.report.page import markdown, page
@@ -369,7 +369,7 @@ def test_a_timed_export_counts_for_the_model_that_it_was_made_from(models):
 
 def test_without_latency_the_page_says_what_to_run(models):
     text = Page(page(build_report(models))).text
-    assert "Latency is not measured. python KD/benchmark.py" in text
+    assert "Latency is not measured. python Deploy/benchmark.py" in text
 
 
 @pytest.mark.parametrize("content", [None, "{}", "[", '{"rows": [{"model": 3}]}'])

@@ -11,9 +11,9 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
+from rosita.data.tsv import TsvFile
 from rosita.errors import RositaError
 from rosita.tasks import GLUE, PAPER_TASKS
-from rosita.tsv import TsvFile
 
 DATA = Path(__file__).parents[1] / "data"
 sys.path.insert(0, str(DATA))

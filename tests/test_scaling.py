@@ -13,20 +13,23 @@ from conftest import REPOSITORY, make_bert, write_cola
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from rosita import RositaConfig, RositaForSequenceClassification, scaling
-from rosita.checkpoint import read_tokenizer, weights_hash
+from rosita import RositaConfig, RositaForSequenceClassification
 from rosita.config import KDSettings
-from rosita.data import Sampler, encode_file
-from rosita.pruning import parameter_count
-from rosita.runtime import build_optimizer
-from rosita.scaling import Job, Machine
+from rosita.data.batches import Sampler
+from rosita.data.encode import encode_file
+from rosita.distillation.teacher import cache_teacher
+from rosita.provenance import weights_hash
+from rosita.pruning.shape import parameter_count
 from rosita.tasks import GLUE
-from rosita.teacher_cache import cache_teacher
+from rosita.tokenizer import read_tokenizer
+from rosita.training.optimizer import build_optimizer
 
-sys.path.insert(0, str(REPOSITORY / "scripts"))
-import scaling as script  # noqa: E402
-import scaling_check  # noqa: E402
-import scaling_tables  # noqa: E402
+sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+from scaling import check as scaling_check  # noqa: E402
+from scaling import run as script  # noqa: E402
+from scaling import simulator as scaling  # noqa: E402
+from scaling import tables as scaling_tables  # noqa: E402
+from scaling.simulator import Job, Machine  # noqa: E402
 
 DENSE = RositaConfig(vocab_size=90, hidden_size=48, num_hidden_layers=3, num_attention_heads=4,
                      intermediate_size=64, num_labels=3)  # fmt: skip

@@ -10,14 +10,11 @@ from conftest import REPOSITORY, error_line, make_bert, run_script, write_cola
 from safetensors import safe_open
 
 from rosita import RositaConfig, RositaForSequenceClassification
-from rosita.checkpoint import load_model, read_tokenizer, save_model
-from rosita.data import encode_file
-from rosita.errors import RositaError
-from rosita.evaluation import predict, score
-from rosita.export import OnnxModel
-from rosita.planning import macs
-from rosita.serving import (
-    LatencyModel,
+from rosita.budget.costs import macs
+from rosita.budget.latency import LatencyModel
+from rosita.checkpoint import load_model, save_model
+from rosita.data.encode import encode_file
+from rosita.deploy.measuring import (
     dev_batch,
     dev_logits,
     interleaved_seconds,
@@ -27,9 +24,13 @@ from rosita.serving import (
     torch_threads,
     weights_bytes,
 )
+from rosita.deploy.onnx import OnnxModel
+from rosita.errors import RositaError
+from rosita.evaluation import predict, score
 from rosita.tasks import GLUE
+from rosita.tokenizer import read_tokenizer
 
-sys.path.insert(0, str(REPOSITORY / "KD"))
+sys.path.insert(0, str(REPOSITORY / "Deploy"))
 import benchmark  # noqa: E402
 
 COLA = GLUE["CoLA"]
@@ -48,7 +49,7 @@ def tuned(tmp_path_factory):
     run_script("Pruning/run_glue.py", "--model_name_or_path", make_bert(root / "bert"),
                "--do_train", "--output_dir", root / "ft", "--task_name", "CoLA", "--data_dir",
                data, "--learning_rate", 3e-3, "--num_train_epochs", 4)  # fmt: skip
-    run_script("KD/export.py", "--model", root / "ft", "--output_dir", root / "export",
+    run_script("Deploy/export.py", "--model", root / "ft", "--output_dir", root / "export",
                "--data_dir", data, "--max_drop", 2)  # fmt: skip
     return root / "ft", root / "export", data
 
@@ -172,7 +173,7 @@ def test_models_and_formats_stand_side_by_side_with_figures_that_can_be_checked(
                      "int8": "onnx/model_int8.onnx"}  # fmt: skip
             assert row["bytes"] == (export / names[row["format"]]).stat().st_size
 
-    # an export made on the fly is the one that KD/export.py writes
+    # an export made on the fly is the one that Deploy/export.py writes
     def of(path, form, key):
         return {row[key] for row in rows if (row["model"], row["format"]) == (str(path), form)}
 
@@ -228,5 +229,5 @@ def test_mistakes_are_named(tuned, tmp_path):
         with pytest.raises(RositaError, match=message):
             measure(*common, *flags)
     assert not (tmp_path / "out").exists()
-    done = run_script("KD/benchmark.py", "--models", tmp_path / "nowhere", ok=False)
+    done = run_script("Deploy/benchmark.py", "--models", tmp_path / "nowhere", ok=False)
     assert "nowhere does not exist" in error_line(done)

@@ -15,14 +15,17 @@ from rosita.evaluation import EVAL_TOKENS_PER_ROW
 from rosita.model import RositaForSequenceClassification
 
 SettingsOfTest = load_script("KD/test.py").TestSettings
-ExportSettings = load_script("KD/export.py").ExportSettings
-
-LOOP = [f"rosita/{name}.py" for name in "jobs stage plan preflight runtime training".split()]
+ExportSettings = load_script("Deploy/export.py").ExportSettings
+LOOP = ["rosita/runtime.py"] + [
+    str(path.relative_to(REPOSITORY))
+    for wing in ("stages", "training")
+    for path in sorted((REPOSITORY / "rosita" / wing).glob("*.py"))
+]
 READERS = {  # the files that handle the settings of each kind
-    FineTuneSettings: ["Pruning/run_glue.py", *LOOP, "rosita/testing.py", "rosita/config.py"],
+    FineTuneSettings: ["Pruning/run_glue.py", *LOOP, "rosita/config.py"],
     KDSettings: ["KD/train.py", *LOOP, "rosita/config.py"],
-    SettingsOfTest: ["KD/test.py", "rosita/testing.py"],
-    ExportSettings: ["KD/export.py", "rosita/api.py"],
+    SettingsOfTest: ["KD/test.py", "rosita/stages/test.py"],
+    ExportSettings: ["Deploy/export.py", "rosita/stages/export.py"],
 }
 NOT_NEEDED = {  # old command lines have them; their help says why nothing reads them
     "FineTuneSettings.model_type", "FineTuneSettings.overwrite_cache", "TestSettings.seed",
@@ -89,7 +92,7 @@ def test_a_setting_that_nothing_reads_would_be_noticed():
 
 SCRIPTS = [
     path.relative_to(REPOSITORY)
-    for pattern in ("*.py", "KD/*.py", "Pruning/*.py", "data/*.py")
+    for pattern in ("*.py", "KD/*.py", "Pruning/*.py", "Deploy/*.py", "data/*.py")
     for path in sorted(REPOSITORY.glob(pattern))
     if "ArgumentParser(" in path.read_text()
 ]
@@ -100,10 +103,10 @@ def test_every_flag_of_a_script_is_read_by_it(script):
     tree = ast.parse((REPOSITORY / script).read_text())
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args]
     flags = {
-        str(call.args[0].value).lstrip("-")
+        str(call.args[-1].value).lstrip("-")  # of -d, --data_dir the last one names the attribute
         for call in calls
         if ast.unparse(call.func) in ("parser.add_argument", "add", "group.add_argument")
-        and isinstance(call.args[0], ast.Constant)
+        and isinstance(call.args[-1], ast.Constant)
     }
     used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     used |= set(reads(tree, ""))

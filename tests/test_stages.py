@@ -13,13 +13,14 @@ import pytest
 import torch
 from conftest import error_line, make_bert, run_script, sentences, stage, write_cola
 
-from rosita.checkpoint import load_model, read_tokenizer, save_model
-from rosita.data import encode_file
+from rosita.checkpoint import load_model, save_model
+from rosita.data.encode import encode_file
 from rosita.errors import RositaError
 from rosita.evaluation import predict
 from rosita.files import read_json
-from rosita.pruning import Shape
+from rosita.pruning.shape import Shape
 from rosita.tasks import GLUE, Task
+from rosita.tokenizer import read_tokenizer
 
 SHAPE = "a2_l2_f20_e8"
 PUBLISHED_METRICS = {  # the keys of the published eval_results.txt
@@ -150,7 +151,7 @@ def test_dev_labels_that_are_all_the_same_stay_an_error(tmp_path):
 
 
 def test_the_submission_zip_holds_every_file_that_the_glue_server_wants(tmp_path):
-    from rosita.testing import collect_submission
+    from rosita.stages.test import collect_submission
 
     wanted = ["CoLA", "SST-2", "MRPC", "STS-B", "QQP", "MNLI-m", "MNLI-mm", "QNLI", "RTE", "WNLI",
               "AX"]  # fmt: skip

@@ -9,9 +9,10 @@ import torch
 from conftest import make_bert
 
 from rosita.checkpoint import load_model
-from rosita.importance import scored_weights
-from rosita.pruning import Shape, prune
-from rosita.survivors import SLICES, all_units, cut
+from rosita.pruning.cut import prune
+from rosita.pruning.importance import scored_weights
+from rosita.pruning.shape import Shape
+from rosita.pruning.survivors import SLICES, all_units, cut
 from rosita.tasks import GLUE
 
 

@@ -8,19 +8,24 @@ from accelerate.state import AcceleratorState
 from conftest import make_bert, write_cola
 from tqdm import tqdm
 
-from rosita.checkpoint import load_model, read_tokenizer
+from rosita.checkpoint import load_model
 from rosita.config import KDSettings
-from rosita.data import Sampler, encode_file
-from rosita.distillation import DistillationLoss, LabelLoss
+from rosita.data.batches import Sampler
+from rosita.data.encode import encode_file
+from rosita.distillation.losses import DistillationLoss, LabelLoss
 from rosita.errors import RositaError
 from rosita.evaluation import Scores
-from rosita.importance import TaylorImportance
-from rosita.plan import Plan
-from rosita.pruning import PruningSchedule, Shape, prune
-from rosita.runtime import build_optimizer, clip_gradients, set_rate, start_accelerator
+from rosita.pruning.cut import prune
+from rosita.pruning.importance import TaylorImportance
+from rosita.pruning.schedule import PruningSchedule
+from rosita.pruning.shape import Shape
+from rosita.runtime import start_accelerator
 from rosita.tasks import GLUE
-from rosita.training import Interrupted, Training
-from rosita.vocabulary import used_tokens
+from rosita.tokenizer import read_tokenizer
+from rosita.training.embedding import used_tokens
+from rosita.training.loop import Interrupted, Training
+from rosita.training.optimizer import build_optimizer, clip_gradients, set_rate
+from rosita.training.plan import Plan
 
 COLA = GLUE["CoLA"]
 

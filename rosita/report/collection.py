@@ -23,7 +23,7 @@ from rosita.report.runs import (
     read_record,
 )
 
-LATENCY_FILE = "benchmark.json"  # of KD/benchmark.py, in the folder of the models
+LATENCY_FILE = "benchmark.json"  # of Deploy/benchmark.py, in the folder of the models
 
 # The only values of the paper that this project quotes: abstract and results of the article.
 PUBLISHED = {
@@ -136,7 +136,7 @@ class Report:
 def build_report(root: Path, latency_files: list[Path] | None = None) -> Report:
     """Read every run.json (and export.json) under `root` and join them.
 
-    `latency_files`: what KD/benchmark.py wrote; None takes `root`/benchmark.json if it is there.
+    `latency_files`: what Deploy/benchmark.py wrote; None: `root`/benchmark.json, if it is there.
     Unreadable files become warnings. Raises `RositaError` if there is no run at all, or if a
     latency file that was asked for cannot be used.
     """

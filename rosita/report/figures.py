@@ -20,7 +20,7 @@ from matplotlib.text import Annotation, Text
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from rosita.errors import RositaError
-from rosita.pruning import Shape
+from rosita.pruning.shape import Shape
 from rosita.report.runs import Entry, Model
 from rosita.report.texts import duration, metric_label, shortened
 

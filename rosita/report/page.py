@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from rosita.errors import RositaError
 from rosita.files import atomic_write, write_json
-from rosita.pruning import Shape
+from rosita.pruning.shape import Shape
 from rosita.report.collection import LATENCY_FILE, PUBLISHED, Comparison, Group, Report
 from rosita.report.figures import PALETTE, Point, curves, importance, pareto, times
 from rosita.report.lineage import lineage
@@ -164,7 +164,7 @@ def _tradeoffs(report: Report) -> str:
 
 
 _NOT_MEASURED = (
-    "<p class=soft>Latency is not measured. <code>python KD/benchmark.py</code> writes the file"
+    "<p class=soft>Latency is not measured. <code>python Deploy/benchmark.py</code> writes the file"
     " that its picture is drawn from (<code>--latency</code>; by default"
     f" <code>{LATENCY_FILE}</code> in the folder of the models).</p>"
 )

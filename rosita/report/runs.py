@@ -100,7 +100,7 @@ class Record(Lenient):
 
 
 class LatencyRow(Lenient):
-    """One row of what KD/benchmark.py writes."""
+    """One row of what Deploy/benchmark.py writes."""
 
     model: str
     format: str = "pytorch"
@@ -236,7 +236,7 @@ def read_latency(path: Path) -> list[LatencyRow]:
         return TypeAdapter(list[LatencyRow]).validate_python(rows)
     except ValidationError as error:
         raise RositaError(
-            f"{path} is not what KD/benchmark.py writes: {_complaint(error)}; run it again"
+            f"{path} is not what Deploy/benchmark.py writes: {_complaint(error)}; run it again"
         ) from None
 
 

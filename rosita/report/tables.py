@@ -185,7 +185,7 @@ def latency_table(report: Report) -> Table:
 
 
 def exports_table(report: Report) -> Table:
-    """What KD/export.py wrote and checked."""
+    """What Deploy/export.py wrote and checked."""
     rows = []
     for name, found in report.exports:
         for form, facts in sorted(found["formats"].items()):

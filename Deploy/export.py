@@ -1,0 +1,69 @@
+"""Write a trained model for others: for transformers without this package, ONNX, int8 ONNX.
+
+    cd Deploy && python export.py --model ../models/setting1/CoLA/a2_l8_f512_e128 \\
+        --output_dir ../models/export/CoLA --formats hf,onnx,int8
+
+Reads   model/, data_dir/   config.json, weights, vocab.txt, run.json; dev.tsv
+Writes  output_dir/         hf: config.json, model.safetensors, the tokenizer, modeling_rosita.py,
+                            README.md (model card); onnx/model.onnx; onnx/model_int8.onnx;
+                            export.json: score and agreement of each format on dev
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rosita import config
+from rosita.checkpoint import TaskModel, load_model, resolve_folder
+from rosita.cli import ArgumentParser, add_flags, run_script
+from rosita.config import load_config, setting
+from rosita.deploy.hub import publish
+from rosita.errors import RositaError
+from rosita.fetch.sources import Access
+from rosita.provenance import read_run, require_finished
+from rosita.stages.export import export_stage
+from rosita.tasks import Task, find_task
+from rosita.tokenizer import read_tokenizer
+
+
+class ExportSettings(config.ExportSettings):
+    """Settings of this script."""
+
+    publish: str | None = setting(None, "s3://bucket/prefix to upload the folder to")
+    endpoint_url: str | None = setting(None, "address of another S3 than Amazon's")
+    allow_http: bool = setting(False, "let endpoint_url be plain http")
+
+
+def main(argv: list[str] | None = None) -> None:
+    task, settings = parse_args(argv)
+    source = resolve_folder(settings.model)
+    require_finished(source, task.name, "give another --model")
+    model = TaskModel(load_model(source, task), read_tokenizer(source), task, str(source))
+    export_stage(model, settings)
+    output = Path(settings.output_dir)
+    print(f"written to {output}")
+    if settings.publish:
+        access = Access(settings.allow_http, settings.endpoint_url)
+        print(f"{publish(output, settings.publish, access)} files are at {settings.publish}")
+
+
+def parse_args(argv: list[str] | None) -> tuple[Task, ExportSettings]:
+    parser = ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--task_name", help="GLUE task or task.json (default: the model's own)")
+    add_flags(parser, ExportSettings)
+    flags = vars(parser.parse_args(argv))
+    name = flags.pop("task_name") or own_task(flags.get("model"))
+    task = find_task(name)
+    return task, load_config(ExportSettings, task, flags)
+
+
+def own_task(model: str | None) -> str:
+    """The task that the model's run.json names."""
+    name = read_run(resolve_folder(model)).get("task") if model else None
+    if not name:
+        raise RositaError(f"{model or '--model'} does not say its task: give --task_name")
+    return name
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,92 @@
+"""What distillation takes from 1e6 to 1e9 rows on 1 to 64 GPUs, by scaling/simulator.py.
+
+    python benchmarks/scaling/run.py           # the tables and the picture, in seconds
+    python benchmarks/scaling/run.py --check   # also: calibrate here, predict and measure runs
+
+Reads   docs/scaling.json       the last check (without --check)
+Writes  docs/scaling.json       assumptions, all figures, the check
+        docs/scaling.md         its tables, between their <!-- markers -->; the text is kept
+        docs/scaling.svg        hours against rows; rows/s against the batch
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from scaling.simulator import epoch_seconds, step_seconds
+from scaling.tables import A100, DEVICES, ROWS, all_tables, cells, job
+
+from rosita.cli import ArgumentParser, run_script
+from rosita.files import atomic_write, read_json, write_json
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    record = args.output_dir / "scaling.json"
+    check = read_json(record).get("check") if record.exists() else None
+    if args.check:
+        from scaling.check import run_check  # torch's loop, only needed here
+
+        check = run_check()
+    tables = all_tables(check)
+    write_json(record, {"assumed": asdict(A100), "cells": cells(), "check": check})
+    update_document(args.output_dir / "scaling.md", tables)
+    draw(args.output_dir / "scaling.svg")
+    for name, table in tables.items():
+        print(f"\n{name}\n{table}")
+    print(f"\nwritten to {args.output_dir}/scaling.md, .json and .svg")
+
+
+def update_document(path: Path, tables: dict[str, str]) -> None:
+    """Replace the tables between their markers; a document that lacks one is left without it."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    for name, made in tables.items():
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
+        text = re.sub(pattern, lambda match, made=made: f"{match[1]}{made}\n{match[2]}", text,
+                      flags=re.DOTALL)  # fmt: skip
+    with atomic_write(path) as file:
+        file.write(text)
+
+
+def draw(path: Path) -> None:
+    """Hours of an epoch against rows, and rows/s of one GPU against its batch."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    matplotlib.rcParams["svg.hashsalt"] = "scaling"
+    figure_, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    for name, style in (("base", "-"), ("large", "--")):
+        for devices, color in zip(DEVICES, ("tab:blue", "tab:orange", "tab:green"), strict=True):
+            hours = [epoch_seconds(job(name, rows, devices, 256), A100) / 3600 for rows in ROWS]
+            left.loglog(ROWS, hours, style, color=color, label=f"BERT-{name}, {devices}")
+        batches = [2**power for power in range(4, 12)]
+        speed = [batch / step_seconds(job(name, batch=batch), A100).total for batch in batches]
+        right.loglog(batches, speed, style, color="tab:blue", label=f"BERT-{name}")
+    left.set(xlabel="rows", ylabel="hours of one epoch", title="batch 256 per GPU")
+    right.set(xlabel="rows of a step", ylabel="rows/s", title="one GPU: launches, then arithmetic")
+    for axes in (left, right):
+        axes.legend(fontsize=7)
+        axes.grid(alpha=0.3)
+    with atomic_write(path, "wb") as file:
+        figure_.savefig(file, format="svg", metadata={"Date": None})
+    pyplot.close(figure_)
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--check", action="store_true", help="measure runs here, and predict them")
+    parser.add_argument("--output_dir", type=Path, default=DOCS, help="folder to write (docs/)")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,192 @@
+"""TSV -> token ids in a memory-mapped cache keyed by content; batches bucketed by length."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Encoding, Tokenizer
+from tqdm import tqdm
+
+from rosita.data.batches import Encoded
+from rosita.data.tsv import Row, TsvFile
+from rosita.errors import RositaError, nearest
+from rosita.files import sha256_file, write_json
+from rosita.tasks import Task
+
+CHUNK_ROWS = 4_000  # rows tokenized at once: enough for all cores, little memory
+
+
+def encode_file(
+    path: Path,
+    task: Task,
+    tokenizer: Tokenizer,
+    max_seq_length: int,
+    *,
+    labelled: bool = True,
+    train_header: str | None = None,
+    cache_dir: Path | None = None,
+) -> Encoded:
+    """Token ids of a TSV file, from the cache beside it or made now and cached.
+
+    The cache key is the hash of everything that decides the ids: the file's content, the
+    tokenizer, the length, the columns and labels. A folder that cannot be written (read-only
+    data) is replaced by one in the temporary directory. Raises `RositaError` naming file and line.
+    """
+    source = TsvFile(path, task, labelled=labelled, train_header=train_header)
+    if not source.path.exists():
+        raise RositaError(f"{path} does not exist; see download_glue_data.py --data_dir")
+    set_length(tokenizer, max_seq_length)
+    content = sha256_file(path)
+    columns = task.text_columns_of(source.path.name)
+    settings = [content, max_seq_length, columns, task.label_column, task.labels, labelled,
+                task.header, task.short_rows, train_header]  # fmt: skip
+    key = hashlib.sha256(json.dumps(settings).encode() + tokenizer.to_str().encode()).hexdigest()
+    folder = (cache_dir or _writable_cache(source.path.parent)) / key[:32]
+    if not (folder / "done.json").exists():
+        _encode(source, tokenizer, folder)
+    return _open(folder, source.path, content)
+
+
+def set_length(tokenizer: Tokenizer, max_seq_length: int) -> None:
+    """Truncate to `max_seq_length` tokens: of a pair, the longer text loses its end first."""
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_seq_length, strategy="longest_first")
+
+
+def _writable_cache(folder: Path) -> Path:
+    if os.access(folder, os.W_OK):
+        return folder / "cache"
+    return Path(tempfile.gettempdir()) / "rosita_cache"
+
+
+def _encode(source: TsvFile, tokenizer: Tokenizer, folder: Path) -> None:
+    task = source.task
+    kinds = {
+        "ids": np.uint16 if tokenizer.get_vocab_size() <= 65536 else np.int32,
+        "lengths": np.int32,
+        "first": np.int32,
+        "labels": np.float32 if task.is_regression else np.int64,
+    }
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".new-"))
+    try:
+        files = {name: open(new / f"{name}.bin", "wb") for name in kinds}
+        size = source.path.stat().st_size
+        rows = 0
+        with (
+            _no_garbage_collection(),
+            tqdm(
+                total=size, unit="B", unit_scale=True, desc=f"tokenize {source.path.name}", delay=1
+            ) as bar,
+        ):
+            for chunk, encodings in _tokenized_chunks(source, tokenizer):
+                for name, values in _columns(chunk, encodings, source).items():
+                    np.asarray(values, dtype=kinds[name]).tofile(files[name])
+                rows += len(chunk)
+                bar.update(sum(len("\t".join(row.fields)) + 1 for row in chunk))
+        for file in files.values():
+            file.close()
+        dtypes = {name: np.dtype(kind).name for name, kind in kinds.items()}
+        write_json(new / "done.json", {"rows": rows, "skipped": source.skipped, "dtypes": dtypes})
+        try:
+            os.rename(new, folder)
+        except OSError:  # another process was first, with the same content
+            if not (folder / "done.json").exists():
+                raise
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Rows and tokens form no reference cycles; looking for some would take a third of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _tokenized_chunks(
+    source: TsvFile, tokenizer: Tokenizer
+) -> Iterator[tuple[list[Row], list[Encoding]]]:
+    """Chunks of rows and their tokens; the next one is tokenized while this one is worked on."""
+    examples = source.rows()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = None
+        while chunk := list(islice(examples, CHUNK_ROWS)):
+            texts = [row.texts if len(row.texts) == 2 else row.texts[0] for row in chunk]
+            begun = chunk, pool.submit(tokenizer.encode_batch_fast, texts)
+            if waiting:
+                yield waiting[0], waiting[1].result()
+            waiting = begun
+        if waiting:
+            yield waiting[0], waiting[1].result()
+
+
+def _columns(
+    chunk: list[Row], encodings: list[Encoding], source: TsvFile
+) -> dict[str, list | np.ndarray]:
+    return {**token_columns(encodings), "labels": [_label(row, source) for row in chunk]}
+
+
+def token_columns(encodings: list[Encoding]) -> dict[str, np.ndarray]:
+    """Of some rows: all their token ids in turn, their lengths, the lengths of their segments A."""
+    lengths = np.array([len(encoding.ids) for encoding in encodings])
+    pair = encodings[0].type_ids[-1] == 1
+    second = [sum(encoding.type_ids) if pair else 0 for encoding in encodings]
+    ids = np.concatenate([encoding.ids for encoding in encodings])
+    return {"ids": ids, "lengths": lengths, "first": lengths - second}
+
+
+def _label(row: Row, source: TsvFile) -> float:
+    if row.label is None:
+        return -1
+    labels = source.task.labels
+    where = f"{source.path} line {row.line}"
+    if labels is None:
+        try:
+            value = float(row.label)
+        except ValueError:
+            value = float("nan")
+        if not np.isfinite(value):
+            raise RositaError(f"{where}: label {row.label!r} is not a number")
+        return value
+    if row.label not in labels:
+        hint = nearest(row.label, list(labels))
+        raise RositaError(f"{where}: label {row.label!r} is not one of {', '.join(labels)}{hint}")
+    return labels.index(row.label)
+
+
+def _open(folder: Path, path: Path, content: str) -> Encoded:
+    done = json.loads((folder / "done.json").read_text())
+    arrays = {
+        name: np.memmap(folder / f"{name}.bin", dtype=dtype, mode="r")
+        for name, dtype in done["dtypes"].items()
+    }
+    offsets = np.concatenate([[0], np.cumsum(arrays["lengths"], dtype=np.int64)])
+    if done["skipped"]:
+        print(f"{path}: {done['skipped']} rows too short were skipped, {done['rows']} read")
+    return Encoded(
+        path,
+        arrays["ids"],
+        offsets,
+        arrays["first"],
+        arrays["labels"],
+        content,
+        folder,
+        done["skipped"],
+    )

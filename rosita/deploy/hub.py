@@ -1,0 +1,151 @@
+"""A model folder that transformers opens without this package; its model card; its upload."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from rosita import model as model_module
+from rosita.checkpoint import save_model
+from rosita.errors import RositaError
+from rosita.fetch.sources import Access, check_source, redact, s3_client
+from rosita.files import atomic_write, read_json, write_json
+from rosita.model import RositaForSequenceClassification
+from rosita.tasks import Task
+from rosita.tokenizer import TokenizerFiles
+
+CODE = "modeling_rosita.py"
+
+# What a stranger does: no rosita on the path, the model and its code from the folder.
+_STRANGER = """
+import sys
+sys.path = [path for path in sys.path if path not in ("", sys.argv[4])]
+sys.modules["rosita"] = None  # an import of it would fail
+import numpy, torch
+from transformers import AutoModelForSequenceClassification
+folder, batches, answers = sys.argv[1:4]
+model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True).eval()
+given = numpy.load(batches)
+found = {}
+with torch.inference_mode():
+    for number in range(len(given.files) // 3):
+        names = ("input_ids", "attention_mask", "token_type_ids")
+        inputs = {name: torch.from_numpy(given[f"{name}{number}"]) for name in names}
+        found[str(number)] = model(**inputs).logits.float().numpy()
+numpy.savez(answers, **found)
+"""
+
+
+def write_hub_folder(
+    folder: Path, model: RositaForSequenceClassification, tokenizer: TokenizerFiles, task: Task
+) -> None:
+    """Config with `auto_map`, weights, tokenizer, and the modelling code itself."""
+    save_model(folder, model, tokenizer, task)
+    config = read_json(folder / "config.json")
+    names = {
+        "AutoConfig": "RositaConfig",
+        "AutoModel": "RositaModel",
+        "AutoModelForSequenceClassification": "RositaForSequenceClassification",
+    }
+    # up to 4.48, pipelines looked here whether there is a tokenizer at all
+    config["tokenizer_class"] = "BertTokenizer"
+    config["auto_map"] = {auto: f"{Path(CODE).stem}.{name}" for auto, name in names.items()}
+    write_json(folder / "config.json", config)
+    with atomic_write(folder / CODE) as file:
+        file.write(Path(model_module.__file__).read_text(encoding="utf-8"))
+
+
+class HubModel:
+    """An exported folder, opened as others do: in a process where this package cannot be imported.
+
+    Each call starts a process, so it takes many batches.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def answer(self, batches: list[dict[str, Tensor]]) -> list[np.ndarray]:
+        """Logits (rows, num_labels) of each batch; `RositaError` if the folder does not open."""
+        with tempfile.TemporaryDirectory() as at:
+            given, answers = Path(at, "given.npz"), Path(at, "answers.npz")
+            np.savez(given, **{
+                f"{name}{number}": value.numpy()
+                for number, batch in enumerate(batches) for name, value in batch.items()
+            })  # fmt: skip
+            package = str(Path(model_module.__file__).parent.parent)
+            done = subprocess.run(
+                [sys.executable, "-c", _STRANGER, str(self.folder), str(given), str(answers),
+                 package], capture_output=True, text=True,
+                env={**os.environ, "HF_MODULES_CACHE": at, "HF_HUB_OFFLINE": "1"},
+            )  # fmt: skip
+            if done.returncode:
+                reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+                raise RositaError(f"transformers cannot open the export: {reason}")
+            found = np.load(answers)
+            return [found[str(number)] for number in range(len(batches))]
+
+
+def write_card(folder: Path, report: dict[str, Any], run: dict[str, Any], task: Task) -> None:
+    """README.md: what the model is, how good, how large, how it was made."""
+    labels = ", ".join(task.labels) if task.labels else "a number (regression)"
+    header = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-classification",
+        "license": "apache-2.0",
+        "datasets": ["glue"],
+        "tags": ["rosita", task.name],
+    }
+    lines = [
+        "---", *(f"{key}: {json.dumps(value)}" for key, value in header.items()), "---", "",
+        f"# ROSITA {report['shape']} for {task.name}", "",
+        f"A BERT compressed as in ROSITA (Liu et al., AAAI 2021): {report['parameters']:,}"
+        f" parameters, shape {report['shape']} (heads, layers, FFN units, embedding rank).",
+        f"Labels: {labels}.", "",
+        "```python", "from transformers import pipeline", "",
+        'classify = pipeline("text-classification", "THIS_FOLDER", trust_remote_code=True)',
+        "```", "",
+        f"| format | dev {report['metric']} | predictions equal | MB |", "|---|---:|---:|---:|",
+        f"| as trained | {report['score']:.4f} | | |",
+    ]  # fmt: skip
+    for name, found in report["formats"].items():
+        lines.append(f"| {name} | {found['score']:.4f} | {100 * found['agreement']:.2f} % |"
+                     f" {found['bytes'] / 1e6:.1f} |")  # fmt: skip
+    lines += ["", "## How it was made", ""]
+    for role, parent in run.get("parents", {}).items():
+        lines.append(f"- {role}: `{Path(parent['path']).name}`, weights {parent['weights'][:16]}")
+    settings = run.get("identity", {}).get("settings", {})
+    for name in ("learning_rate", "num_train_epochs", "train_batch_size", "depth_or_width", "seed"):
+        if settings.get(name) is not None:
+            lines.append(f"- {name}: {settings[name]}")
+    rows = run.get("data", {}).get("train_rows")
+    if rows:
+        lines.append(f"- trained on {rows:,} rows ({', '.join(run['data']['train'])})")
+    with atomic_write(folder / "README.md") as file:
+        file.write("\n".join(lines) + "\n")
+
+
+def publish(folder: Path, target: str, access: Access) -> int:
+    """Upload a folder to s3://bucket/prefix, export.json last; the number of files."""
+    check_source(target, access)
+    if not target.startswith("s3://"):
+        raise RositaError(f"--publish {redact(target)} is not of the form s3://bucket/prefix")
+    bucket, _, prefix = target.removeprefix("s3://").partition("/")
+    client = s3_client(access)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files.sort(key=lambda path: path.name == "export.json")
+    for path in files:
+        key = "/".join(part for part in (prefix.strip("/"), str(path.relative_to(folder))) if part)
+        try:
+            client.upload_file(str(path), bucket, key)
+        except Exception as error:  # boto3 has a type for every cause, and wraps some in others
+            reason = str(error).split(": ", 1)[-1][:120]
+            raise RositaError(f"cannot upload {path.name} to {target}: {reason}") from None
+    return len(files)

@@ -1,0 +1,180 @@
+"""The compressed model for other runtimes: ONNX, and ONNX with int8 weights."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from rosita.data.batches import Encoded, batches_by_length
+from rosita.errors import RositaError
+from rosita.evaluation import predict, score
+from rosita.files import atomic_write
+from rosita.model import RositaForSequenceClassification
+from rosita.tasks import Task
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+ONNX_FILE, INT8_FILE = "onnx/model.onnx", "onnx/model_int8.onnx"
+FILES = {"hf": "model.safetensors", "onnx": ONNX_FILE, "int8": INT8_FILE}  # format -> its weights
+INSTALL = "pip install onnx onnxruntime"
+
+
+class _Logits(nn.Module):
+    """A model whose inputs go by position and whose output is the logits alone."""
+
+    def __init__(self, model: RositaForSequenceClassification) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
+        return self.model(
+            input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids
+        ).logits
+
+
+def export_onnx(model: RositaForSequenceClassification, path: Path) -> None:
+    """Write a model as ONNX, fp32; batch size and length stay free.
+
+    Inputs are `INPUTS`, int64 (batch, length); the output is `logits`, float32 (batch, num_labels).
+    """
+    _require("onnx")
+    ids = torch.ones(2, 9, dtype=torch.long)
+    axes = {name: {0: "batch", 1: "length"} for name in INPUTS} | {"logits": {0: "batch"}}
+    training = model.training
+    with tempfile.TemporaryDirectory(dir=_folder(path)) as folder, warnings.catch_warnings():
+        # The exporter of torch.export needs one package more and its graph runs 1.2 times slower:
+        # onnxruntime fuses less of it.
+        warnings.simplefilter("ignore")
+        target = Path(folder) / path.name
+        torch.onnx.export(
+            _Logits(model).eval(), (ids, ids, torch.zeros_like(ids)), str(target),
+            input_names=list(INPUTS), output_names=["logits"], dynamic_axes=axes,
+            opset_version=17, dynamo=False,
+        )  # fmt: skip
+        _publish(target, path)
+    model.train(training)
+
+
+def quantize_onnx(source: Path, path: Path) -> None:
+    """Write the int8 version of an exported model.
+
+    The weights of linear layers and embeddings are int8, linear layers with a scale per output
+    channel; activations are quantized as they come (dynamic quantization). No data is needed.
+    """
+    _require("onnxruntime")
+    import logging
+
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with tempfile.TemporaryDirectory(dir=_folder(path)) as folder:
+        target = Path(folder) / path.name
+        logging.disable(logging.WARNING)  # advice to pre-process, which changes nothing here
+        try:
+            quantize_dynamic(
+                source, target, op_types_to_quantize=["MatMul", "Gemm", "Gather"],
+                per_channel=True, weight_type=QuantType.QInt8,
+            )  # fmt: skip
+        finally:
+            logging.disable(logging.NOTSET)
+        _publish(target, path)
+
+
+class OnnxModel:
+    """An exported model in onnxruntime, called as the PyTorch one: keyword inputs, logits back.
+
+    `threads`: cores that one call may use; None takes all.
+    """
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        _require("onnxruntime")
+        import onnxruntime
+
+        if not path.is_file():
+            raise RositaError(f"{path} does not exist; Deploy/export.py writes it")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or torch.get_num_threads()
+        try:
+            self.session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime has a type of its own for every cause
+            raise RositaError(f"{path} is not an ONNX model: {error}") from error
+
+    def logits(self, **inputs: Tensor | np.ndarray) -> np.ndarray:
+        """Logits, float32 (batch, num_labels), of int64 inputs (batch, length)."""
+        feed = {name: np.asarray(value, dtype=np.int64) for name, value in inputs.items()}
+        if "token_type_ids" not in feed:
+            feed["token_type_ids"] = np.zeros_like(feed["input_ids"])
+        return self.session.run(["logits"], feed)[0]
+
+    def answer(self, batches: list[dict[str, Tensor]]) -> list[np.ndarray]:
+        """Logits (rows, num_labels) of each batch."""
+        return [self.logits(**batch) for batch in tqdm(batches, desc="check", delay=1)]
+
+
+class Exported(Protocol):
+    """A model in another format."""
+
+    def answer(self, batches: list[dict[str, Tensor]]) -> list[np.ndarray]: ...
+
+
+def compare(
+    task: Task,
+    model: RositaForSequenceClassification,
+    exported: dict[str, Exported],
+    dev: Encoded,
+    folder: Path,
+) -> dict[str, Any]:
+    """Score of `model` on dev, and for each format its score, drop, agreement and size.
+
+    Agreement: the share of rows with the same predicted label; in regression, those whose numbers
+    differ by less than 0.01. Sizes are of the weights' files in `folder`.
+    """
+    labels = np.asarray(dev.labels)
+    expected = predict(model, dev, 32, progress="dev")
+    found = score(task, expected, labels)
+    order = list(batches_by_length(dev, 4096))
+    batches = [dev.batch(rows).inputs for rows in order]
+    formats = {}
+    for name, other in exported.items():
+        logits = np.empty_like(expected)
+        for rows, answer in zip(order, other.answer(batches), strict=True):
+            logits[rows] = answer
+        if not np.isfinite(logits).all():
+            raise RositaError(f"{name} gives NaN or infinite logits on {dev.path}")
+        if task.is_regression:
+            equal = np.abs(logits - expected)[:, 0] < 0.01
+        else:
+            equal = logits.argmax(axis=1) == expected.argmax(axis=1)
+        theirs = score(task, logits, labels).main
+        formats[name] = {
+            "file": FILES[name],
+            "bytes": (folder / FILES[name]).stat().st_size,
+            "score": theirs,
+            "drop": found.main - theirs,
+            "agreement": float(equal.mean()),
+        }
+    return {"metric": found.metric, "score": found.main, "formats": formats}
+
+
+def _folder(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.parent
+
+
+def _publish(made: Path, path: Path) -> None:
+    with atomic_write(path, "wb") as file:
+        file.write(made.read_bytes())
+
+
+def _require(package: str) -> None:
+    try:
+        __import__(package)
+    except ImportError:
+        raise RositaError(f"{package} is not installed, and ONNX needs it: {INSTALL}") from None

@@ -1,0 +1,160 @@
+"""What the student is trained on: labels, or the teacher's logits and hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rosita.data.batches import Batch
+
+
+@dataclass
+class LossSum:
+    """A loss summed over a batch, and what its mean divides by: "rows" or "tokens".
+
+    The training loop divides by the count of the global batch (all micro-batches and processes),
+    so that splitting a batch changes nothing.
+    """
+
+    total: Tensor
+    unit: str
+
+
+class Objective(Protocol):
+    """Anything that turns a model and a batch into named losses."""
+
+    def losses(self, model: nn.Module, batch: Batch) -> dict[str, LossSum]: ...
+
+
+def prediction_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """Soft cross-entropy of logits (rows, classes), summed over rows, mean over classes.
+
+    -softmax(teacher / T) * log_softmax(student / T), as in ROSITA and TinyBERT.
+    """
+    target = F.softmax(teacher.float() / temperature, dim=-1)
+    log_probability = F.log_softmax(student.float() / temperature, dim=-1)
+    return -(target * log_probability).mean(dim=-1).sum()
+
+
+def layer_map(teacher_layers: int, student_layers: int, kind: str = "uniform") -> dict[int, int]:
+    """Teacher state that each student state follows, by number (0 = embedding output).
+
+    `uniform`: floor(i * T / S), as in the paper; `last`: the embedding and the last S layers;
+    `ends`: the embedding and the last layer only.
+    """
+    if kind == "ends":
+        return {0: 0, student_layers: teacher_layers}
+    if kind == "last":
+        skipped = teacher_layers - student_layers
+        return {0: 0} | {i: i + skipped for i in range(1, student_layers + 1)}
+    return {i: i * teacher_layers // student_layers for i in range(student_layers + 1)}
+
+
+def representation_loss(
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor] | Mapping[int, Tensor],
+    mask: Tensor,
+    mapping: dict[int, int],
+) -> Tensor:
+    """Sum over mapped states (batch, length, hidden) of the squared error at real tokens.
+
+    Student state i follows `teacher[mapping[i]]`. Mean over the hidden size, summed over tokens;
+    `mask` (batch, length) is 1 at real tokens.
+    """
+    weight = mask.unsqueeze(-1)
+    total = torch.zeros((), device=mask.device)
+    for number, followed in mapping.items():
+        error = (student[number].float() - teacher[followed].float()) * weight
+        total = total + error.square().sum() / error.shape[-1]
+    return total
+
+
+class LabelLoss:
+    """Cross-entropy with the gold label, or the squared error of a regression."""
+
+    def losses(self, model: nn.Module, batch: Batch) -> dict[str, LossSum]:
+        logits = model(**batch.inputs).logits.float()
+        return {"label": LossSum(label_loss(logits, batch.labels), "rows")}
+
+
+def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Loss against gold labels, summed over rows; float labels are a regression."""
+    if labels.is_floating_point():
+        return F.mse_loss(logits.squeeze(-1), labels, reduction="sum")
+    return F.cross_entropy(logits, labels, reduction="sum")
+
+
+class DistillationLoss:
+    """ROSITA's distillation losses: prediction, representation, or their weighted sum.
+
+    The teacher is in evaluation mode; it may be None where all its logits are cached. The
+    representation loss is a mean over `positions` per row, max_seq_length in the published code,
+    or over real tokens (None). On a regression task the prediction loss is the squared error
+    against the teacher's number, or with `learn_labels` against the gold label. With a
+    `label_weight` the loss against the gold label is added, as in Hinton et al. 2015.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module | None,
+        pred_distill: bool,
+        repr_distill: bool,
+        temperature: float = 1.0,
+        *,
+        repr_weight: float = 1.0,
+        label_weight: float = 0.0,
+        layer_map: str = "uniform",
+        positions: int | None = None,
+        learn_labels: bool = False,
+    ) -> None:
+        self.teacher = teacher.eval().requires_grad_(False) if teacher else None
+        self.pred_distill = pred_distill
+        self.repr_distill = repr_distill
+        self.temperature = temperature
+        self.repr_weight = repr_weight
+        self.label_weight = label_weight
+        self.layer_map = layer_map
+        self.positions = positions
+        self.learn_labels = learn_labels
+
+    def losses(self, model: nn.Module, batch: Batch) -> dict[str, LossSum]:
+        student = model(**batch.inputs, output_hidden_states=self.repr_distill)
+        regression = batch.labels.is_floating_point()
+        wants_logits = self.pred_distill and not (regression and self.learn_labels)
+        logits, states = batch.teacher_logits, batch.teacher_states
+        if (self.repr_distill and states is None) or (wants_logits and logits is None):
+            with torch.no_grad():
+                teacher = self.teacher(**batch.inputs, output_hidden_states=self.repr_distill)
+            logits, states = teacher.logits, teacher.hidden_states
+        found = {}
+        if self.repr_distill:
+            mapping = self.mapping(len(student.hidden_states) - 1)
+            mask = batch.inputs["attention_mask"]
+            total = representation_loss(student.hidden_states, states, mask, mapping)
+            found["representation"] = self._mean_over_places(self.repr_weight * total)
+        if self.pred_distill:
+            if not regression:
+                total = prediction_loss(student.logits, logits, self.temperature)
+            else:
+                target = batch.labels if self.learn_labels else logits.squeeze(-1).float()
+                total = label_loss(student.logits.float(), target)
+            found["prediction"] = LossSum(total, "rows")
+        if self.label_weight:
+            total = label_loss(student.logits.float(), batch.labels)
+            found["label"] = LossSum(self.label_weight * total, "rows")
+        return found
+
+    def _mean_over_places(self, total: Tensor) -> LossSum:
+        """A sum over the real tokens of all rows, as the mean that the settings ask for."""
+        if self.positions:
+            return LossSum(total / self.positions, "rows")
+        return LossSum(total, "tokens")
+
+    def mapping(self, student_layers: int) -> dict[int, int]:
+        """Teacher state that each state of a student of so many layers follows."""
+        return layer_map(self.teacher.config.num_hidden_layers, student_layers, self.layer_map)

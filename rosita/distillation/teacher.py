@@ -1,0 +1,156 @@
+"""What the teacher says of rows that stay the same: computed once, not in every epoch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from numpy.lib.format import open_memmap
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from rosita.data.batches import Batch, Encoded, batches_by_length
+from rosita.errors import RositaError
+from rosita.evaluation import check_finite
+from rosita.files import partial_name, remove_leftovers
+
+TOKENS = 4096  # of a batch that the teacher looks at
+STATE = np.dtype(np.float16)  # of a kept hidden state: finer than the bf16 that made it
+
+
+def cache_teacher(
+    teacher: nn.Module,
+    teacher_hash: str,
+    files: list[Encoded],
+    accelerator: Accelerator,
+    states: list[int] | None = None,
+) -> None:
+    """Run the teacher once over all rows; batches of `files` carry what it says from then on.
+
+    Its logits, and the hidden states of the numbers `states` (0: embedding output) if some are
+    named. They are kept beside the token ids, whose folder is named by the hash of data, tokenizer
+    and length, under the hash of the teacher's weights and the precision it runs in: they are read
+    again only for the same. Each of many processes runs its share of the rows.
+    """
+    precision = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
+    name = f"{teacher_hash[:32]}-{precision[accelerator.mixed_precision]}.npy"
+    numbers = "_".join(map(str, states or ()))
+    for file in files:
+        paths = {"logits": file.cache / f"logits-{name}"}
+        if states:
+            paths["states"] = file.cache / f"states-{numbers}-{name}"
+        missing = not all(path.exists() for path in paths.values())
+        accelerator.wait_for_everyone()  # they must all have looked before one can write
+        if missing:
+            _write(teacher, file, paths, states, accelerator)
+        file.teacher_logits = np.load(paths["logits"], mmap_mode="r")
+        if states:
+            kept = np.load(paths["states"], mmap_mode="r")
+            file.teacher_states = {number: kept[:, i] for i, number in enumerate(states)}
+
+
+def states_bytes(files: list[Encoded], states: list[int], hidden_size: int) -> int:
+    """Room that the hidden states of all tokens of `files` take."""
+    return sum(len(file.ids) for file in files) * len(states) * hidden_size * STATE.itemsize
+
+
+def _reserve(path: Path, shape: tuple[int, ...], dtype: type) -> None:
+    """Make the array file at its full size; `RositaError` if the disk has no room for it."""
+    array = open_memmap(path, "w+", dtype, shape)
+    array.flush()
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:  # else a full disk would be a bus error when the array is filled
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        raise RositaError(
+            f"no room for {array.nbytes / 1e9:.2g} GB of the teacher's answers in {path.parent}:"
+            f" {error.strerror}; make room, or set teacher_cache_gb to 0"
+        ) from error
+
+
+def _write(
+    teacher: nn.Module,
+    file: Encoded,
+    paths: dict[str, Path],
+    states: list[int] | None,
+    accelerator: Accelerator,
+) -> None:
+    """Fill new arrays, each process its rows, and put them in place when all are done."""
+    config = teacher.config
+    kinds = {"logits": ((len(file), config.num_labels), np.float32)}
+    if states:
+        kinds["states"] = ((len(file.ids), len(states), config.hidden_size), STATE)
+    names = [partial_name(path) for path in paths.values()]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(names)  # the main process's, for all
+    new = dict(zip(paths, names, strict=True))
+    try:
+        if accelerator.is_main_process:
+            for name, (shape, dtype) in kinds.items():
+                remove_leftovers(paths[name])
+                _reserve(new[name], shape, dtype)
+        accelerator.wait_for_everyone()
+        arrays = {name: np.load(path, mmap_mode="r+") for name, path in new.items()}
+        with accelerator.autocast():
+            _fill(arrays, teacher, file, states or [], accelerator)
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            for name, path in paths.items():
+                new[name].replace(path)
+    finally:
+        if accelerator.is_main_process:
+            for path in names:
+                path.unlink(missing_ok=True)
+    accelerator.wait_for_everyone()
+
+
+@torch.inference_mode()
+def _fill(
+    arrays: dict[str, np.ndarray],
+    teacher: nn.Module,
+    file: Encoded,
+    states: list[int],
+    accelerator: Accelerator,
+) -> None:
+    """Write this process's rows."""
+    count, mine = accelerator.num_processes, accelerator.process_index
+    begin, end = (len(file) * number // count for number in (mine, mine + 1))
+    if begin == end:
+        return
+    part = file.part(begin, end)
+    teacher.eval()
+    with tqdm(total=len(part), desc="teacher", unit="row",
+              disable=not accelerator.is_local_main_process) as bar:  # fmt: skip
+        for rows in batches_by_length(part, TOKENS):
+            batch = part.batch(rows).to(accelerator.device)
+            said = teacher(**batch.inputs, output_hidden_states=bool(states))
+            logits = said.logits.float().cpu().numpy()
+            check_finite(logits, file)
+            arrays["logits"][begin + rows] = logits
+            if states:
+                kept = [said.hidden_states[number] for number in states]
+                _put_states(arrays["states"], file, begin + rows, batch, kept)
+            bar.update(len(rows))
+    for array in arrays.values():
+        array.flush()
+
+
+def _put_states(
+    array: np.ndarray, file: Encoded, rows: np.ndarray, batch: Batch, states: list[Tensor]
+) -> None:
+    """Write states (rows, length, hidden) to the tokens of `rows`, in half precision."""
+    mask = batch.inputs["attention_mask"].bool()
+    kept = torch.stack([state[mask] for state in states], dim=1).to(torch.float16)
+    if not kept.isfinite().all():
+        raise RositaError(
+            "a hidden state of the teacher does not fit half precision; set teacher_cache_gb to 0"
+        )
+    lengths = mask.sum(dim=1).tolist()
+    for row, of_row in zip(rows, kept.cpu().split(lengths), strict=True):
+        array[file.offsets[row] : file.offsets[row + 1]] = of_row.numpy()

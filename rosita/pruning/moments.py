@@ -1,0 +1,69 @@
+"""AdamW's moments of the weights that survive a pruning, for the optimizer of the smaller model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from rosita.model import RositaConfig
+from rosita.pruning.cut import prune_layers
+from rosita.pruning.shape import Shape
+
+EMBEDDING = "bert.embeddings.word_embeddings"
+Moments = dict[str, dict[str, Tensor]]  # "step", "exp_avg", "exp_avg_sq" -> by parameter name
+
+
+def surviving_moments(
+    model: nn.Module,
+    optimizer: Optimizer,
+    target: Shape,
+    scores: dict[str, Tensor] | None,
+    rotated: bool = False,
+) -> Moments:
+    """The moments of `model`, cut as `pruning.prune` cuts its weights to `target`.
+
+    Those of an embedding that is factorized now, or again (`rotated`), are left out: its new
+    factors have no history.
+    """
+    config: RositaConfig = model.config
+    names = {weight: name for name, weight in model.named_parameters()}
+    found: Moments = {}
+    for weight, state in optimizer.state.items():
+        for kind, value in state.items():
+            found.setdefault(kind, {})[names[weight]] = value
+    rank = target.emb_hidden_dim
+    return {
+        kind: values if kind == "step" else _cut(values, config, target, scores, rank, rotated)
+        for kind, values in found.items()
+    }
+
+
+def _cut(
+    values: dict[str, Tensor],
+    config: RositaConfig,
+    target: Shape,
+    scores: dict[str, Tensor] | None,
+    rank: int,
+    rotated: bool,
+) -> dict[str, Tensor]:
+    kept = prune_layers(values, config, target, scores)
+    if rank == -1:
+        return kept
+    kept.pop(f"{EMBEDDING}.weight", None)
+    for name in (f"{EMBEDDING}1.weight", f"{EMBEDDING}2.weight"):
+        value = kept.pop(name, None)
+        if value is not None and not rotated:
+            kept[name] = value[:, :rank]
+    return kept
+
+
+def put_moments(model: nn.Module, optimizer: Optimizer, moments: Moments) -> None:
+    """Give the parameters of `model` the moments of the same names; others begin from zero."""
+    for name, weight in model.named_parameters():
+        if name in moments.get("exp_avg", {}):
+            state: dict[str, Any] = {kind: values[name] for kind, values in moments.items()}
+            optimizer.state[weight] = {
+                kind: value.clone().contiguous() for kind, value in state.items()
+            }

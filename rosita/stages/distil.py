@@ -1,0 +1,118 @@
+"""Distillation as a stage: teacher and student in, the trained student out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from rosita.checkpoint import TaskModel, resolve_folder
+from rosita.config import KDSettings
+from rosita.data.batches import Sampler
+from rosita.distillation.losses import DistillationLoss
+from rosita.errors import RositaError
+from rosita.model import set_dropout
+from rosita.pruning.schedule import PruningSchedule
+from rosita.runtime import freeze
+from rosita.stages.inputs import load_data, train_file_names, with_fresh_rows
+from rosita.stages.job import Job, new_run
+from rosita.stages.preflight import check_label_order
+from rosita.training.plan import Plan, total_steps
+
+
+def distil_stage(
+    teacher: TaskModel,
+    student: TaskModel,
+    settings: KDSettings,
+    accelerator: Accelerator,
+    subsets: bool = False,
+) -> dict[str, Any] | None:
+    """Train the student, or with compute_taylor write taylor.pkl; returns the best evaluation.
+
+    `subsets`: train on train_aug0.tsv, train_aug1.tsv, ... Both models are changed.
+    """
+    check_pair(teacher, student, settings)
+    if settings.dropout is not None:
+        set_dropout(student.model, settings.dropout)
+    task = student.task
+    files = train_file_names(Path(settings.data_dir), task, settings.aug_train, subsets)
+    data = load_data(settings, task, student.tokenizer, accelerator, student.model.config, files)
+    if settings.fresh_augmentation != "never":
+        data = with_fresh_rows(data, settings, resolve_folder(student.path))
+    stage = "taylor" if settings.compute_taylor else "distil"
+    parents = {role: (one.path, one.model) for role, one in
+               (("teacher", teacher), ("student", student))}  # fmt: skip
+    run = new_run(stage, settings, data, parents, Path(settings.output_dir), accelerator)
+    if run.is_finished(settings.overwrite_output_dir):  # before the teacher is asked anything
+        return None
+    sampler = data.sampler(settings.train_batch_size * accelerator.num_processes, settings.seed)
+    plan = distil_plan(settings, student, sampler)
+    frozen = freeze(teacher.model, accelerator)
+    objective = DistillationLoss(
+        frozen, settings.pred_distill, settings.repr_distill, settings.temperature,
+        repr_weight=settings.repr_weight, label_weight=settings.label_weight,
+        layer_map=settings.layer_map,
+        positions=settings.max_seq_length if settings.repr_mean == "positions" else None,
+        learn_labels=settings.regression_target == "labels",
+    )  # fmt: skip
+    with accelerator.autocast():
+        check_label_order(task, frozen, data.dev, teacher.path, settings.eval_batch_size)
+    job = Job(student, data, objective, sampler, plan, accelerator, run, settings.eval_batch_size)
+    if settings.compute_taylor:
+        job.score(mean=True)
+        return None
+    return job.train(run.folder / "logging")
+
+
+def distil_plan(settings: KDSettings, student: TaskModel, sampler: Sampler) -> Plan:
+    """How the loop runs: one-step students keep their shape, iterative ones follow a schedule."""
+    steps = total_steps(settings, sampler)
+    schedule = None
+    if settings.depth_or_width and not settings.compute_taylor:
+        # as the reference counts: rows / batch, the last partial batch as a fraction
+        whole = settings.num_train_epochs * sampler.rows / sampler.batch_size
+        schedule = PruningSchedule.plan(
+            student.model.config,
+            settings.target,
+            settings.depth_or_width,
+            settings.prun_period_proportion * whole,
+        )
+        print(
+            f"iterative {settings.depth_or_width} pruning: {schedule.count} prunings, one every"
+            f" {schedule.period} of {steps} steps, {schedule.start} -> {schedule.target}"
+        )
+    return Plan(
+        settings,
+        settings.lr_schedule,
+        settings.warmup_proportion * steps,
+        settings.train_batch_size // settings.gradient_accumulation_steps,
+        eval_step=settings.eval_step,
+        patience=settings.patience,
+        schedule=schedule,
+        update=not settings.compute_taylor,
+        save_ladder=settings.save_ladder,
+        score_by_unit=settings.score_by == "unit",
+        keep_optimizer=settings.keep_optimizer,
+        recompute_svd=settings.recompute_svd,
+    )
+
+
+def check_pair(teacher: TaskModel, student: TaskModel, settings: KDSettings) -> None:
+    """Teacher and student share hidden size and vocabulary; a shape that is named is the student's.
+
+    Raises `RositaError`.
+    """
+    for name in ("hidden_size", "vocab_size"):
+        theirs, ours = (getattr(one.model.config, name) for one in (teacher, student))
+        if theirs != ours:
+            raise RositaError(
+                f"teacher {teacher.path} has {name} {theirs}, student {student.path} has {ours};"
+                " the student must come from the same BERT"
+            )
+    one_step = not settings.depth_or_width and not settings.compute_taylor
+    if settings.target and one_step and student.shape != settings.target:
+        raise RositaError(
+            f"{student.path} has the shape {student.shape}, the settings name {settings.target};"
+            " prune it with pruning_one_step.py"
+        )

@@ -1,0 +1,115 @@
+"""Export as a stage: each format written, opened and compared."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rosita.checkpoint import TaskModel, check_length
+from rosita.config import ExportSettings
+from rosita.data.batches import Encoded
+from rosita.data.encode import encode_file
+from rosita.deploy.hub import HubModel, write_card, write_hub_folder
+from rosita.deploy.onnx import (
+    FILES,
+    INT8_FILE,
+    ONNX_FILE,
+    OnnxModel,
+    compare,
+    export_onnx,
+    quantize_onnx,
+)
+from rosita.errors import RositaError
+from rosita.files import write_json
+from rosita.provenance import read_run
+
+
+def export_stage(start: TaskModel, settings: ExportSettings) -> dict[str, Any]:
+    """Write, open and compare each format; the folder appears whole, or not at all."""
+    formats = parse_formats(settings.formats)
+    output = Path(settings.output_dir)
+    _check_output(output, settings.overwrite_output_dir)
+    dev = _dev(start, settings)
+    model = start.model.eval()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as temporary:
+        made = Path(temporary) / "made"
+        opened = {}
+        if "hf" in formats:
+            write_hub_folder(made, model, start.tokenizer, start.task)
+            opened["hf"] = HubModel(made)
+        if "onnx" in formats or "int8" in formats:
+            export_onnx(model, made / ONNX_FILE)
+        if "int8" in formats:
+            quantize_onnx(made / ONNX_FILE, made / INT8_FILE)
+            opened["int8"] = OnnxModel(made / INT8_FILE)
+        if "onnx" in formats:
+            opened["onnx"] = OnnxModel(made / ONNX_FILE)
+        elif "int8" in formats:
+            (made / ONNX_FILE).unlink()
+        report = {
+            "model": start.path,
+            "task": start.task.name,
+            "shape": str(start.shape),
+            "parameters": start.parameters,
+            "dev_rows": len(dev),
+            **compare(start.task, model, {name: opened[name] for name in formats}, dev, made),
+        }
+        _print_report(report)
+        check_drop(report, settings.max_drop)
+        if "hf" in formats:
+            write_card(made, report, read_run(Path(start.path)), start.task)
+        write_json(made / "export.json", report)
+        if output.exists():
+            shutil.rmtree(output)
+        made.rename(output)
+    return report
+
+
+def parse_formats(text: str) -> list[str]:
+    """The formats of a comma-separated list, in the order in which they are made."""
+    formats = text.replace(" ", "").split(",")
+    unknown = [name for name in formats if name not in FILES]
+    if unknown:
+        raise RositaError(f"--formats {unknown[0]!r} is not one of {', '.join(FILES)}")
+    return [name for name in FILES if name in formats]
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    """An earlier export is replaced only when asked, anything else never."""
+    if not output.exists() or not any(output.iterdir()):
+        return
+    if not (output / "export.json").exists():
+        raise RositaError(f"{output} is no export; give another --output_dir")
+    if not overwrite:
+        raise RositaError(f"{output} holds an export; --overwrite_output_dir replaces it")
+
+
+def _print_report(report: dict) -> None:
+    print(f"{report['task']}, {report['dev_rows']} dev rows; {report['metric']} of the model"
+          f" {report['score']:.4f}")  # fmt: skip
+    for name, found in report["formats"].items():
+        print(f"  {name:<5} {report['metric']} {found['score']:.4f}, predictions equal"
+              f" {100 * found['agreement']:.2f} %, {found['bytes'] / 1e6:.1f} MB")  # fmt: skip
+
+
+def check_drop(report: dict, max_drop: float) -> None:
+    """Raise `RositaError` if a format loses too much; nothing is written then."""
+    for name, found in report["formats"].items():
+        if found["drop"] > max_drop:
+            raise RositaError(
+                f"{name} loses {found['drop']:.4f} {report['metric']} on dev, more than --max_drop"
+                f" {max_drop}; nothing was written (leave it out of --formats, or raise --max_drop)"
+            )
+
+
+def _dev(start: TaskModel, settings: ExportSettings) -> Encoded:
+    """Token ids of the (first) dev file."""
+    cache = Path(settings.cache_dir) if settings.cache_dir else None
+    path = Path(settings.data_dir) / start.task.dev_files[0]
+    check_length(settings.max_seq_length, start.model.config)
+    return encode_file(
+        path, start.task, start.tokenizer.build(), settings.max_seq_length, cache_dir=cache
+    )

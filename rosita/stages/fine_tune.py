@@ -1,0 +1,50 @@
+"""Fine-tuning and Taylor scores as stages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from rosita.checkpoint import TaskModel
+from rosita.config import FineTuneSettings
+from rosita.distillation.losses import LabelLoss
+from rosita.stages.inputs import load_data
+from rosita.stages.job import Job, new_run
+from rosita.training.plan import Plan
+
+
+def fine_tune_stage(
+    start: TaskModel, settings: FineTuneSettings, accelerator: Accelerator
+) -> dict[str, Any] | None:
+    """Train on the labels; returns the best evaluation, or None (see `Job.train`)."""
+    job = _label_job("fine_tune", start, settings, accelerator)
+    return job.train(Path(settings.logging_dir or job.run.folder / "logging"))
+
+
+def score_stage(start: TaskModel, settings: FineTuneSettings, accelerator: Accelerator) -> None:
+    """Write output_dir/taylor.pkl by the label loss."""
+    _label_job("taylor", start, settings, accelerator).score(mean=False)
+
+
+def _label_job(
+    stage: str, start: TaskModel, settings: FineTuneSettings, accelerator: Accelerator
+) -> Job:
+    data = load_data(settings, start.task, start.tokenizer, accelerator, start.model.config)
+    parents = {"model": (start.path, start.model)}
+    run = new_run(stage, settings, data, parents, Path(settings.output_dir), accelerator)
+    rows = settings.per_gpu_train_batch_size * settings.gradient_accumulation_steps
+    update = stage == "fine_tune"
+    plan = Plan(
+        settings,
+        "warmup_linear" if update else "none",
+        settings.warmup_steps,
+        settings.per_gpu_train_batch_size,
+        eval_step=settings.logging_steps if settings.evaluate_during_training else None,
+        checkpoint_steps=settings.save_steps,
+        update=update,
+        score_by_unit=settings.score_by == "unit",
+    )
+    sampler = data.sampler(rows * accelerator.num_processes, settings.seed)
+    return Job(start, data, LabelLoss(), sampler, plan, accelerator, run, settings.eval_batch_size)

@@ -1,0 +1,141 @@
+"""What the training stages set up alike: data, models, the record of the run, its end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from rosita.augmentation.glove import load_glove
+from rosita.checkpoint import check_length
+from rosita.config import KDSettings, LoopSettings
+from rosita.data.batches import Encoded, Sampler
+from rosita.data.encode import encode_file, set_length
+from rosita.data.tsv import TsvFile
+from rosita.errors import RositaError
+from rosita.files import read_json
+from rosita.model import RositaConfig
+from rosita.tasks import Task
+from rosita.tokenizer import TokenizerFiles, read_tokenizer
+from rosita.training.embedding import used_tokens
+
+if TYPE_CHECKING:
+    from rosita.augmentation.fresh import FreshRows
+
+
+@dataclass
+class Data:
+    """Token ids of a task: the files to train on, and the dev set that chooses the best model."""
+
+    task: Task
+    train: list[Encoded]
+    dev: Encoded
+    fresh: FreshRows | None = None  # draws the rows of `train` anew, epoch by epoch
+
+    def used_tokens(self, vocab_size: int) -> Tensor:
+        """Ids of all tokens that training and the evaluation on dev can meet."""
+        used = used_tokens([*self.train, self.dev], vocab_size)
+        if not self.fresh:
+            return used
+        return torch.cat([used, self.fresh.used_tokens(vocab_size)]).unique()
+
+    def sampler(self, batch_size: int, seed: int) -> Sampler:
+        """The global batches of the training set."""
+        return Sampler(self.train, batch_size, seed, self.fresh.files if self.fresh else None)
+
+
+def with_fresh_rows(data: Data, settings: KDSettings, folder: Path) -> Data:
+    """The same data, drawn anew, alternately or always; `folder`: of a model with the tokenizer."""
+    # heavy imports, only needed here: they bring transformers' BERT in
+    from rosita.augmentation.candidates import CandidateFinder, Sampling
+    from rosita.augmentation.fresh import FreshRows
+    from rosita.augmentation.masked_lm import load_tokenizer
+
+    finder = CandidateFinder(
+        load_tokenizer(folder), load_glove(settings.glove_embs), settings.aug_candidates
+    )
+    tokenizer = read_tokenizer(folder, settings.do_lower_case).build()
+    set_length(tokenizer, settings.max_seq_length)
+    plain = data.train[0]
+    fresh = FreshRows(
+        TsvFile(plain.path, data.task), plain, tokenizer, finder,
+        Sampling(1, settings.aug_probability, settings.seed, settings.aug_edits),
+        settings.fresh_augmentation == "alternate",
+    )  # fmt: skip
+    return replace(data, fresh=fresh)
+
+
+def load_data(
+    settings: LoopSettings,
+    task: Task,
+    tokenizer: TokenizerFiles,
+    accelerator: Accelerator,
+    config: RositaConfig,
+    train_files: list[str] | None = None,
+) -> Data:
+    """Encode the training files (default: the task's own) and dev; report their rows."""
+    check_length(settings.max_seq_length, config)
+    folder = Path(settings.data_dir)
+    header = _train_header(folder, task)
+    built = tokenizer.build()
+    cache = Path(settings.cache_dir) if settings.cache_dir else None
+    with accelerator.main_process_first():
+        train = [
+            encode_file(
+                folder / name, task, built, settings.max_seq_length,
+                train_header=header, cache_dir=cache,
+            )
+            for name in train_files or [task.train_file]
+        ]  # fmt: skip
+        dev = encode_file(
+            folder / task.dev_files[0], task, built, settings.max_seq_length, cache_dir=cache
+        )
+    rows = sum(map(len, train))
+    names = ", ".join(file.path.name for file in train[:3]) + (" ..." if len(train) > 3 else "")
+    print(f"{task.name}: {rows:,} rows to train on ({names}), {len(dev):,} dev rows")
+    return Data(task, train, dev)
+
+
+def train_file_names(folder: Path, task: Task, aug_train: bool, subsets: bool) -> list[str]:
+    """The training files: train.tsv, train_aug.tsv, or its subsets train_aug0.tsv, ... in order.
+
+    Raises `RositaError` naming the command that makes what is missing.
+    """
+    command = f"data_augmentation.py --task_name {task.name} --glue_dir {folder.parent}"
+    if subsets:
+        names = []
+        while (folder / f"train_aug{len(names)}.tsv").exists():
+            names.append(f"train_aug{len(names)}.tsv")
+        if not names:
+            raise RositaError(
+                f"{folder} has no train_aug0.tsv; make the subsets with {command}"
+                " --subset_rows 1000000"
+            )
+        return names
+    if not aug_train:
+        return [task.train_file]
+    if not (folder / "train_aug.tsv").exists():
+        raise RositaError(f"{folder}/train_aug.tsv does not exist; make it with {command}")
+    _check_augmented_from(folder, task)
+    return ["train_aug.tsv"]
+
+
+def _check_augmented_from(folder: Path, task: Task) -> None:
+    """Refuse an augmented file that its own record assigns to another task."""
+    record = folder / "train_aug.json"
+    made_for = read_json(record).get("task", task.name) if record.exists() else task.name
+    if made_for != task.name:
+        raise RositaError(f"{folder}/train_aug.tsv was made for {made_for}, not for {task.name}")
+
+
+def _train_header(folder: Path, task: Task) -> str | None:
+    """The header of train.tsv, by which a headerless piece of a split file is told apart."""
+    if not task.header:
+        return None
+    source = TsvFile(folder / task.train_file, task)
+    next(source.rows())
+    return source.header

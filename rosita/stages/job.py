@@ -1,0 +1,247 @@
+"""The training stages as functions: what they set up, run and leave behind, models in hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from torch import Tensor
+
+from rosita.augmentation.glove import glove_hash
+from rosita.checkpoint import TaskModel, load_model, save_model
+from rosita.config import LoopSettings
+from rosita.data.batches import Sampler
+from rosita.distillation.losses import DistillationLoss, Objective
+from rosita.distillation.teacher import cache_teacher, states_bytes
+from rosita.evaluation import Scores, UndefinedScore, collapsed_scores, predict, score
+from rosita.model import RositaForSequenceClassification
+from rosita.provenance import Run, weights_hash
+from rosita.pruning.importance import save_scores
+from rosita.pruning.shape import Shape, parameter_count
+from rosita.stages.inputs import Data
+from rosita.stages.preflight import check_disk, show_plan
+from rosita.tasks import Task
+from rosita.tokenizer import TokenizerFiles
+from rosita.training.loop import Training
+from rosita.training.plan import Plan, Progress
+
+
+@dataclass
+class Job:
+    """One run of the loop, ready to go: what is trained by which objective on what data."""
+
+    start: TaskModel
+    data: Data
+    objective: Objective
+    sampler: Sampler
+    plan: Plan
+    accelerator: Accelerator
+    run: Run
+    eval_rows: int  # of a batch in evaluation
+
+    def train(self, log_dir: Path) -> dict[str, Any] | None:
+        """Train; the best evaluation, or None for a dry run and a run that is finished."""
+        if not self._begins():
+            return None
+        run, task = self.run, self.start.task
+        training = self._training(
+            dev_scores(self.data, self.eval_rows),
+            saver(run, self.start.tokenizer, task),
+            self.used,
+        )
+        return finish(run, training.run(log_dir), load_model(run.folder, task))
+
+    def score(self, mean: bool) -> None:
+        """Write taylor.pkl of one pass; `mean`: divided by the number of batches."""
+        if self._begins():
+            score_weights(self.run, self._training(), mean)
+
+    def _training(self, *more: Any) -> Training:
+        return Training(self.start.model, self.objective, self.sampler, self.plan,
+                        self.accelerator, self.run.folder, *more)  # fmt: skip
+
+    @cached_property
+    def used(self) -> Tensor | None:
+        """Ids of the tokens whose embedding rows are trained; scoring takes all."""
+        vocab_size = self.start.model.config.vocab_size
+        return self.data.used_tokens(vocab_size) if self.plan.update else None
+
+    def _begins(self) -> bool:
+        """Whether to start: not finished, no dry run, room on the disk; the folder is ours then."""
+        settings = self.plan.settings
+        if self.run.is_finished(settings.overwrite_output_dir):
+            return False
+        check_disk(self.run.folder, self.start.model.config)
+        if settings.dry_run:
+            show_plan(self.start.model, self.objective, self.sampler, self.plan, self.accelerator,
+                      self.data.dev, self.eval_rows, self.used)  # fmt: skip
+            return False
+        self.run.claim(settings.overwrite_output_dir)
+        self.accelerator.wait_for_everyone()
+        if isinstance(self.objective, DistillationLoss):
+            self._cache_teacher(self.objective)
+        return True
+
+    def _cache_teacher(self, objective: DistillationLoss) -> None:
+        """Run the teacher once over all rows, where what is wanted of it is little enough."""
+        states, files = None, self.data.train
+        if self.data.fresh and not self.data.fresh.alternate:
+            return  # no row is seen twice
+        if objective.repr_distill:
+            states = self._followed_states(objective)
+            limit = self.plan.settings.teacher_cache_gb
+            size = states_bytes(files, states, self.start.model.config.hidden_size) / 1e9
+            if size > limit:
+                if limit:
+                    print(
+                        f"the teacher's hidden states take {size:.2g} GB, more than"
+                        f" teacher_cache_gb {limit:g}: it runs in every step instead"
+                    )
+                return
+        elif self.data.task.is_regression and objective.learn_labels:
+            return  # the teacher has no part in it
+        teacher_hash = self.run.identity["parents"]["teacher"]
+        cache_teacher(objective.teacher, teacher_hash, files, self.accelerator, states)
+
+    def _followed_states(self, objective: DistillationLoss) -> list[int]:
+        """Numbers of the teacher's states that the student follows, in any shape that it takes."""
+        schedule = self.plan.schedule
+        layers = {self.start.shape.keep_layers}
+        if schedule:
+            layers = {schedule.shape(number).keep_layers for number in range(schedule.count + 1)}
+        return sorted({state for count in layers for state in objective.mapping(count).values()})
+
+
+# Settings that say where and how to run, but do not change the outcome.
+_NOT_IDENTITY = {
+    "data_dir", "output_dir", "cache_dir", "teacher_model", "student_model", "model_name_or_path",
+    "save_state_steps", "no_cuda", "overwrite_output_dir", "overwrite_cache", "logging_dir",
+    "do_train", "do_eval", "do_predict", "per_gpu_eval_batch_size", "eval_batch_size", "model_type",
+    "save_steps", "dry_run", "glove_embs",
+}  # fmt: skip
+
+
+def dev_scores(data: Data, batch_size: int) -> Any:
+    """The function that scores a model on dev, while it is trained.
+
+    A regression whose predictions are all the same gets the worst score: early in a training, and
+    in bf16 above all, a model may still answer every row alike.
+    """
+
+    def evaluate(model: RositaForSequenceClassification) -> Scores:
+        logits = predict(model, data.dev, batch_size)
+        try:
+            return score(data.task, logits, data.dev.labels)
+        except UndefinedScore as error:
+            if not error.collapsed:
+                raise
+            return collapsed_scores(data.task)
+
+    return evaluate
+
+
+def new_run(
+    stage: str,
+    settings: LoopSettings,
+    data: Data,
+    parents: dict[str, tuple[str, RositaForSequenceClassification]],
+    folder: Path,
+    accelerator: Accelerator,
+) -> Run:
+    """The record of a run: what decides its outcome, and where its inputs stand.
+
+    `parents`: role ("teacher", "student", "model") -> (path as given, the model read from it).
+    """
+    kept = settings.model_dump(exclude=_NOT_IDENTITY)
+    hashes = {role: weights_hash(model.state_dict()) for role, (_, model) in parents.items()}
+    identity = {
+        "stage": stage,
+        "task": data.task.name,
+        "labels": list(data.task.labels or ()) or "regression",
+        "processes": accelerator.num_processes,
+        "settings": kept,
+        "parents": hashes,
+        "data": {"train": [file.sha256 for file in data.train], "dev": data.dev.sha256},
+    }
+    if data.fresh:
+        identity["data"]["glove"] = glove_hash(settings.glove_embs)
+    details = {
+        "parents": {role: {"path": path, "weights": hashes[role]}
+                    for role, (path, _) in parents.items()},
+        "data": {
+            "folder": settings.data_dir,
+            "train": [file.path.name for file in data.train],
+            "train_rows": sum(map(len, data.train)),
+            "dev_rows": len(data.dev),
+        },
+    }  # fmt: skip
+    return Run(folder, identity, details, accelerator.is_main_process)
+
+
+def saver(run: Run, tokenizer: TokenizerFiles, task: Task) -> Any:
+    """The function that writes the best model to the run's folder, or another to one within.
+
+    With its evaluation given, such a model gets a run.json of its own: a rung of the ladder.
+    """
+
+    def save(
+        model: RositaForSequenceClassification, name: str = "", evaluation: dict | None = None
+    ) -> None:
+        folder = run.folder / name
+        save_model(folder, model, tokenizer, task)
+        if evaluation:
+            rung = Run(folder, run.identity | {"stage": "ladder"},
+                       {**run.details, "run": str(run.folder)})  # fmt: skip
+            rung.write(finished=True, best=evaluation, **_result(evaluation, model))
+
+    return save
+
+
+def _result(evaluation: dict[str, Any], model: RositaForSequenceClassification) -> dict[str, Any]:
+    return {
+        "metric": evaluation["metric"],
+        "dev_score": evaluation["score"],
+        "shape": str(Shape.of(model.config)),
+        "parameters": parameter_count(model.config),
+        "weights": weights_hash(model.state_dict()),
+    }
+
+
+def finish(run: Run, progress: Progress, model: RositaForSequenceClassification) -> dict[str, Any]:
+    """Write the final run.json (`model`: the best, as read back) and remove the saved state.
+
+    Returns the best evaluation: its step, metric, score and shape.
+    """
+    run.write(
+        finished=True,
+        best=progress.best,
+        **_result(progress.best, model),
+        steps=progress.step,
+        seconds=round(progress.seconds, 1),
+        history=progress.history,
+    )
+    run.remove_state()
+    return progress.best
+
+
+def score_weights(run: Run, training: Training, mean: bool) -> None:
+    """Write the Taylor scores that one pass of `training` gathers: taylor.pkl, and run.json.
+
+    `mean`: of the batches, as the reference has it in KD; else their sum, as in fine-tuning.
+    """
+    progress = training.run()
+    scores = training.importance.scores(training.student, progress.step if mean else 1)
+    path = run.folder / "taylor.pkl"
+    if run.writes:
+        save_scores(path, scores)
+    run.write(
+        finished=True,
+        steps=progress.step,
+        seconds=round(progress.seconds, 1),
+        history=progress.history,
+    )
+    run.remove_state()
+    print(f"scores of {progress.step} batches are in {path}")

@@ -1,0 +1,47 @@
+"""One-step pruning as a stage: a model in, a smaller model folder out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from rosita.checkpoint import TaskModel
+from rosita.provenance import Run, weights_hash
+from rosita.pruning.cut import needs_scores, prune
+from rosita.pruning.shape import Shape
+from rosita.pruning.survivors import all_units, cut
+
+
+def prune_stage(
+    start: TaskModel,
+    target: Shape,
+    scores: dict[str, Tensor] | None,
+    folder: Path,
+    overwrite: bool = False,
+    layers: list[int] | None = None,
+) -> TaskModel:
+    """Cut a model to `target` in one step and write it to `folder`, unless that is done already.
+
+    `layers`: those that are kept, if not the first ones.
+    """
+    config = start.model.config
+    pruned = replace(start, model=prune(start.model, target, scores, layers), path=str(folder))
+    before, after = (weights_hash(one.model.state_dict()) for one in (start, pruned))
+    used = weights_hash(scores) if needs_scores(config, target) else None
+    identity = {
+        "stage": "one_step_prune",
+        "task": start.task.name,
+        "settings": {"shape": str(target), **({"layers": layers} if layers else {})},
+        "parents": {"model": before, "scores": used},
+    }
+    run = Run(folder, identity, {"parents": {"model": {"path": start.path, "weights": before}}})
+    if run.is_finished(overwrite):
+        return pruned
+    run.claim(overwrite)
+    _, record = cut(all_units(config), config, target, scores, layers)
+    pruned.save(folder)
+    run.write(finished=True, shape=str(target), parameters=pruned.parameters, weights=after,
+              history=[{"step": 0, "shape": str(target), "layers": record}])  # fmt: skip
+    return pruned

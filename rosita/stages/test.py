@@ -1,0 +1,118 @@
+"""Evaluate a model folder on dev, predict its test files, collect a GLUE submission."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from rosita.checkpoint import check_length, load_model
+from rosita.data.batches import Encoded
+from rosita.data.encode import encode_file
+from rosita.evaluation import (
+    Scores,
+    mean_loss,
+    predict,
+    prediction_texts,
+    published_metrics,
+    score,
+    write_eval_results,
+    write_predictions,
+    write_submission,
+)
+from rosita.files import atomic_write
+from rosita.model import RositaForSequenceClassification
+from rosita.tasks import DIAGNOSTIC, Task
+from rosita.tokenizer import read_tokenizer
+
+
+class TestSettings(Protocol):
+    """The settings that testing a model needs; every stage that tests has them."""
+
+    data_dir: str
+    cache_dir: str | None
+    max_seq_length: int
+    eval_batch_size: int
+    do_lower_case: bool | None
+    no_cuda: bool
+    classifier_activation: str
+
+
+def evaluate_folder(
+    folder: Path, task: Task, settings: TestSettings, names: str, output: Path | None = None
+) -> dict[str, Scores]:
+    """Dev scores of a model folder by split suffix; writes `names`SUFFIX.txt and .json."""
+    output = output or folder
+    model = _open(folder, task, settings)
+    found = {}
+    for suffix, file in task.split_names("dev").items():
+        data = _encode(Path(settings.data_dir) / file, folder, task, settings, labelled=True)
+        labels = np.asarray(data.labels)
+        logits = predict(model, data, settings.eval_batch_size)
+        scores = score(task, logits, labels)
+        more = published_metrics(task, scores) | {"eval_loss": mean_loss(task, logits, labels)}
+        write_eval_results(output, names + suffix, scores, rows=len(data), **more)
+        metrics = ", ".join(f"{name} {value:.4f}" for name, value in scores.all.items())
+        print(f"{file}: {metrics} ({len(data)} rows); see {output / names}{suffix}.txt")
+        found[suffix] = scores
+    return found
+
+
+def predict_folder(
+    folder: Path, task: Task, settings: TestSettings, output: Path | None = None
+) -> dict[str, Path]:
+    """Predict every test file; returns submission file name -> result file written."""
+    output = output or folder
+    model = _open(folder, task, settings)
+    written = {}
+    data_dir = Path(settings.data_dir)
+    names = list(task.submission_files) or [f"{task.name}{suffix}.tsv" for suffix in
+                                            task.split_names("test")]  # fmt: skip
+    jobs = [
+        (task, data_dir / file, f"test_results_{task.name.lower()}{suffix}.txt", name)
+        for (suffix, file), name in zip(task.split_names("test").items(), names, strict=True)
+    ]
+    diagnostic = data_dir.parent / "diagnostic" / DIAGNOSTIC.test_files[0]
+    if task.name == "MNLI" and diagnostic.exists():
+        jobs.append((DIAGNOSTIC, diagnostic, "test_results_ax.txt", "AX.tsv"))
+    for file_task, path, result, name in jobs:
+        data = _encode(path, folder, file_task, settings, labelled=False)
+        texts = prediction_texts(task, predict(model, data, settings.eval_batch_size))
+        write_predictions(output / result, texts)
+        print(f"{path.name}: {len(data)} predictions; see {output / result}")
+        written[name] = output / result
+    return written
+
+
+def collect_submission(folder: Path, written: dict[str, Path]) -> None:
+    """Copy predictions under the GLUE server's names; write the zip when all tasks are there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, path in written.items():
+        with open(path, "rb") as source, atomic_write(folder / name, "wb") as target:
+            shutil.copyfileobj(source, target)
+    there = {path.name: path for path in folder.glob("*.tsv")}
+    missing = write_submission(folder / "submission.zip", there)
+    if missing:
+        print(f"{folder}: no submission.zip yet, without {', '.join(missing)}")
+    else:
+        print(f"{folder}/submission.zip is ready for the GLUE server")
+
+
+def _open(folder: Path, task: Task, settings: TestSettings) -> RositaForSequenceClassification:
+    model = load_model(folder, task, classifier_activation=settings.classifier_activation)
+    check_length(settings.max_seq_length, model.config)
+    use_cuda = torch.cuda.is_available() and not settings.no_cuda
+    return model.to("cuda" if use_cuda else "cpu").eval()
+
+
+def _encode(
+    path: Path, folder: Path, task: Task, settings: TestSettings, labelled: bool
+) -> Encoded:
+    tokenizer = read_tokenizer(folder, settings.do_lower_case).build()
+    cache = Path(settings.cache_dir) if settings.cache_dir else None
+    return encode_file(
+        path, task, tokenizer, settings.max_seq_length, labelled=labelled, cache_dir=cache
+    )

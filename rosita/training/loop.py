@@ -1,0 +1,415 @@
+"""The one training loop: fine-tuning, scoring and distilling differ in their objective only."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from rosita.data.batches import Batch, Sampler, Step, steps_of
+from rosita.distillation.losses import Objective
+from rosita.errors import RositaError
+from rosita.evaluation import Scores
+from rosita.files import read_torch, write_torch
+from rosita.model import RositaConfig, RositaForSequenceClassification, build_model
+from rosita.pruning.cut import prune
+from rosita.pruning.importance import CUT_MATRICES, TaylorImportance
+from rosita.pruning.moments import Moments, put_moments, surviving_moments
+from rosita.pruning.shape import Shape, shaped_config
+from rosita.pruning.survivors import all_units, cut
+from rosita.training.embedding import Vocabulary
+from rosita.training.optimizer import (
+    build_optimizer,
+    clip_gradients,
+    gradients_are_finite,
+    learning_rate,
+    set_rate,
+)
+from rosita.training.plan import Plan, Progress, rank, total_steps
+from rosita.training.signals import agree_to_stop, stop_on_signal
+
+CHECK_STEPS = 20  # losses are read from the device, and checked, this often at least
+LOGGED_POINTS = 200  # points of the loss curve that run.json and TensorBoard get
+COLLAPSED = (
+    "warning: the best model gives the same prediction for every dev row; try a lower"
+    " --learning_rate, or --precision fp32"
+)
+
+
+class Interrupted(KeyboardInterrupt):
+    """SIGTERM or SIGINT came; the state is saved."""
+
+
+class Training:
+    """One run of the loop. `run` goes on from the state in `folder`/last, if there is one.
+
+    `evaluate(model)` scores the dev set; `save(model)` writes the best model so far,
+    `save(model, name, evaluation)` another one, into a folder within. `used`: ids of all tokens of
+    the data; the embedding rows of others are left out of the training, which changes nothing but
+    its speed (see `vocabulary`).
+    """
+
+    def __init__(
+        self,
+        model: RositaForSequenceClassification,
+        objective: Objective,
+        sampler: Sampler,
+        plan: Plan,
+        accelerator: Accelerator,
+        folder: Path,
+        evaluate: Callable[[nn.Module], Scores] | None = None,
+        save: Callable[..., None] | None = None,
+        used: Tensor | None = None,
+    ) -> None:
+        self.objective = objective
+        self.sampler = sampler
+        self.plan = plan
+        self.settings = plan.settings
+        self.accelerator = accelerator
+        self.folder = folder
+        self.evaluate = evaluate
+        self.save = save
+        self.vocabulary = Vocabulary(used) if used is not None else None
+        self.progress = Progress()
+        self.total_steps = total_steps(plan.settings, sampler)
+        self.unread: list[tuple[int, dict[str, Tensor]]] = []  # losses still on the device
+        self.started = time.perf_counter()
+        self.writer = None
+        self._use(model)
+
+    # ------------------------------------------------------------------ the outline
+
+    def run(self, log_dir: Path | None = None) -> Progress:
+        """Train to the end, to the end of patience, or until a signal; return where it stands.
+
+        Raises `RositaError` for a loss that is not finite and for a run that ends before its
+        final shape; `Interrupted` after saving the state when a signal came.
+        """
+        self._resume()
+        self._open_log(log_dir)
+        with stop_on_signal() as stop, self._bar() as bar:
+            steps = steps_of(
+                self.sampler, self.plan.micro_batch_size, self.progress.step, self.total_steps,
+                self.accelerator.process_index, self.accelerator.num_processes,
+            )  # fmt: skip
+            for step in steps:
+                shape = self.plan.schedule.due(step.number) if self.plan.schedule else None
+                if shape:
+                    self._prune(step.number, shape, bar)
+                self._update(step)
+                self.progress.step = step.number
+                bar.update()
+                self._after_step(step.number, bar)
+                if agree_to_stop(self.accelerator, stop, step.number % CHECK_STEPS == 0):
+                    self.save_state()
+                    raise Interrupted
+                if self._out_of_patience():
+                    bar.write(f"no better dev score for {self.plan.patience:g} epochs: stopping")
+                    break
+            self._finish(bar)
+        return self.progress
+
+    def _after_step(self, step: int, bar: tqdm) -> None:
+        """Whatever is due now: losses, evaluation, an intermediate model, the state."""
+        plan = self.plan
+        if plan.eval_step and step % plan.eval_step == 0:
+            self._evaluate(bar)
+        if step % CHECK_STEPS == 0:
+            self._read_losses()
+        if step % max(CHECK_STEPS, self.total_steps // LOGGED_POINTS) == 0:
+            self._log_losses(bar)
+        if plan.checkpoint_steps and step % plan.checkpoint_steps == 0 and self.save:
+            if self.accelerator.is_main_process:
+                self.save(self.whole_model, f"checkpoint-{step}")
+        if step % self.settings.save_state_steps == 0 and step < self.total_steps:
+            self.save_state()
+
+    def _finish(self, bar: tqdm) -> None:
+        self._log_losses(bar)
+        schedule = self.plan.schedule
+        if schedule and Shape.of(self.config) != schedule.target:
+            raise RositaError(
+                f"training ended at {Shape.of(self.config)}, before {schedule.target} was reached"
+                " (max_steps?); no model was written"
+            )
+        self._last_evaluation(bar)
+        if (self.progress.best or {}).get("collapsed"):
+            bar.write(COLLAPSED)
+        self.progress.seconds += time.perf_counter() - self.started
+        if self.writer:
+            self.writer.close()
+        self.accelerator.wait_for_everyone()  # the best model is written by the main process
+
+    @property
+    def whole_model(self) -> RositaForSequenceClassification:
+        """The model being trained, with the embedding rows of all tokens."""
+        return self.vocabulary.restore(self.student) if self.vocabulary else self.student
+
+    @property
+    def student(self) -> RositaForSequenceClassification:
+        """The model being trained, without the wrapper of many processes."""
+        return self.accelerator.unwrap_model(self.model)
+
+    # ------------------------------------------------------------------ one step
+
+    def _update(self, step: Step) -> None:
+        """Forward, backward and one optimizer step on the global batch."""
+        self.optimizer.zero_grad()
+        sums: dict[str, Tensor] = {}
+        for number, batch in enumerate(step.micro_batches, 1):
+            last = number == len(step.micro_batches)
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                for name, value in self._backward(batch, step).items():
+                    sums[name] = sums[name] + value if name in sums else value
+        self.unread.append((step.number, sums))
+        self.accelerator.unscale_gradients(self.optimizer)  # fp16; once only, so clipped below
+        if self.importance and gradients_are_finite(self.accelerator, self.student):
+            self.importance.add(self.student)
+        if not self.plan.update and self.accelerator.scaler:
+            self.accelerator.scaler.update()
+        if self.plan.update:
+            settings = self.settings
+            clip_gradients(
+                self.model.parameters(), settings.max_grad_norm, settings.clip == "global"
+            )
+            rate = self.rate(step.number - 1)
+            set_rate(self.optimizer, settings, rate, self.progress.moment_steps)
+            self.optimizer.step()
+            if not self.optimizer.step_was_skipped:
+                self.progress.moment_steps += 1
+                if self.vocabulary:
+                    self.vocabulary.decay *= 1 - rate * settings.weight_decay
+
+    def _backward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Add one micro-batch's gradients; return its share of each mean loss of the step."""
+        with self.accelerator.autocast():
+            losses = self.objective.losses(self.model, batch.to(self.accelerator.device))
+        share = 0.0 if step.idle else 1.0
+        means = {
+            name: loss.total * (share / step.counts[loss.unit]) for name, loss in losses.items()
+        }
+        # DDP averages gradients over processes; the mean is over the global batch already
+        self.accelerator.backward(sum(means.values()) * self.accelerator.num_processes)
+        return {name: mean.detach() for name, mean in means.items()}
+
+    def rate(self, done: int) -> float:
+        """Learning rate after `done` steps."""
+        return learning_rate(self.plan, self.progress, self.total_steps, done)
+
+    # ------------------------------------------------------------------ pruning
+
+    def _prune(self, step: int, shape: Shape, bar: tqdm) -> None:
+        """Swap the model for a smaller one; importance, and mostly the optimizer, start afresh."""
+        rate = self.rate(step - 1)
+        self._read_losses()
+        if self.plan.save_ladder:
+            self._save_rung(bar)
+        period = self.plan.schedule.period
+        scores = self.importance and self.importance.scores(self.student, divide_by=period)
+        living = self.progress.survivors or all_units(self.config)
+        self.progress.survivors, layers = cut(living, self.config, shape, scores)
+        rotated = self.plan.recompute_svd
+        moments: Moments = {}
+        if self.plan.keep_optimizer:
+            moments = surviving_moments(self.student, self.optimizer, shape, scores, rotated)
+        self._use(prune(self.whole_model, shape, scores, recompute_svd=rotated))
+        put_moments(self.student, self.optimizer, moments)
+        if not moments:
+            self.progress.moment_steps = 0
+        self.progress.anchor_step, self.progress.anchor_rate = step - 1, rate
+        self.progress.last_gain = step
+        self._record({"step": step, "shape": str(shape), **({"layers": layers} if layers else {})})
+        bar.write(f"step {step}: pruned to {shape}")
+
+    def _save_rung(self, bar: tqdm) -> None:
+        """Keep the model as it is before it is pruned, with its dev score."""
+        evaluation = self._last_evaluation(bar)
+        if evaluation and self.save and self.accelerator.is_main_process:
+            self.save(self.whole_model, f"ladder/{Shape.of(self.config)}", evaluation)
+
+    def _use(self, model: RositaForSequenceClassification) -> None:
+        """Train `model` from now on: a new optimizer, importance from zero."""
+        self.config: RositaConfig = model.config
+        model = model.to(self.accelerator.device).train()
+        schedule, by_unit = self.plan.schedule, self.plan.score_by_unit
+        self.importance = None
+        if not self.plan.update:
+            self.importance = TaylorImportance(model, by_unit=by_unit)
+        elif schedule and schedule.depth_or_width == "width":
+            if Shape.of(model.config) != schedule.target:
+                self.importance = TaylorImportance(model, CUT_MATRICES, by_unit)
+        if self.vocabulary:
+            self.vocabulary.shrink(model)
+        optimizer = build_optimizer(model, self.settings)
+        self.accelerator.free_memory()
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+
+    # ------------------------------------------------------------------ evaluation
+
+    def _evaluate(self, bar: tqdm) -> None:
+        self._read_losses()
+        if not self.evaluate:
+            return
+        scores = self.evaluate(self.student)
+        progress = self.progress
+        shape = Shape.of(self.config)
+        entry = {
+            "step": progress.step,
+            "metric": scores.metric,
+            "score": scores.main,
+            **scores.all,
+            "shape": str(shape),
+            **({"collapsed": True} if scores.collapsed else {}),
+        }
+        candidate = not self.plan.schedule or shape == self.plan.schedule.target
+        if candidate and (progress.best is None or rank(entry) > rank(progress.best)):
+            progress.best = entry
+            progress.last_gain = progress.step
+            if self.save and self.accelerator.is_main_process:
+                self.save(self.whole_model)
+        self._record(entry)
+        best = f", best {progress.best['score']:.4f}" if progress.best else ""
+        same = " (all predictions are the same)" if scores.collapsed else ""
+        bar.write(f"step {progress.step}: dev {scores.metric} {scores.main:.4f}{same}{best}")
+
+    def _last_evaluation(self, bar: tqdm) -> dict[str, Any] | None:
+        """The evaluation of the model as it stands, made now if there is none yet."""
+        entries = [entry for entry in self.progress.history if "score" in entry]
+        if not entries or entries[-1]["step"] != self.progress.step:
+            self._evaluate(bar)
+            entries = [entry for entry in self.progress.history if "score" in entry]
+        return entries[-1] if entries else None
+
+    def _out_of_patience(self) -> bool:
+        if not self.plan.patience or self.progress.best is None:
+            return False
+        waited = self.progress.step - self.progress.last_gain
+        return waited >= self.plan.patience * self.sampler.steps_per_epoch
+
+    # ------------------------------------------------------------------ losses and logs
+
+    def _read_losses(self) -> None:
+        """Fetch the losses since the last call from the device; stop if one is not finite."""
+        if not self.unread:
+            return
+        steps = [step for step, _ in self.unread]
+        columns = {}
+        for name in self.unread[0][1]:
+            values = torch.stack([losses[name] for _, losses in self.unread])
+            columns[name] = self.accelerator.reduce(values, "sum").tolist()
+            for step, value in zip(steps, columns[name], strict=True):
+                if not math.isfinite(value):
+                    self._not_finite(step, name, value)
+        self.progress.losses += [
+            dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
+        ]
+        self.unread.clear()
+
+    def _log_losses(self, bar: tqdm) -> None:
+        """Record the mean of the losses since the last logged point."""
+        self._read_losses()
+        losses = self.progress.losses
+        if not losses:
+            return
+        means = {name: sum(row[name] for row in losses) / len(losses) for name in losses[0]}
+        bar.set_postfix({name: f"{value:.4g}" for name, value in means.items()})
+        loss = {f"loss_{name}": value for name, value in means.items()}
+        self._record({"step": self.progress.step, **loss})
+        losses.clear()
+
+    def _not_finite(self, step: int, name: str, value: float) -> None:
+        epoch, batch = divmod(step - 1, self.sampler.steps_per_epoch)
+        raise RositaError(
+            f"the {name} loss is {value} at step {step} (epoch {epoch + 1}, batch {batch + 1}),"
+            f" learning rate {self.rate(step - 1):.3g}; the last good state is kept in"
+            f" {self.folder}/last: try a lower --learning_rate or --precision fp32"
+        )
+
+    def _record(self, entry: dict[str, Any]) -> None:
+        self.progress.history.append(entry)
+        if not self.writer:
+            return
+        for name, value in entry.items():
+            if isinstance(value, float):
+                self.writer.add_scalar(name, value, entry["step"])
+        self.writer.add_scalar("learning_rate", self.rate(entry["step"] - 1), entry["step"])
+
+    def _open_log(self, log_dir: Path | None) -> None:
+        if log_dir and self.accelerator.is_main_process:
+            from torch.utils.tensorboard import SummaryWriter  # heavy import
+
+            # steps after the saved state are drawn again: the earlier points are dropped
+            self.writer = SummaryWriter(str(log_dir), purge_step=self.progress.step + 1)
+
+    def _bar(self) -> tqdm:
+        return tqdm(
+            total=self.total_steps,
+            initial=self.progress.step,
+            desc="score" if not self.plan.update else "train",
+            unit="step",
+            disable=not self.accelerator.is_local_main_process,
+        )
+
+    # ------------------------------------------------------------------ state
+
+    @property
+    def state_file(self) -> Path:
+        return self.folder / "last" / "state.pt"
+
+    def save_state(self) -> None:
+        """Write everything that decides the rest of the run into one file, atomically."""
+        self._read_losses()
+        progress = asdict(self.progress)
+        progress["seconds"] += time.perf_counter() - self.started
+        random = {"torch": torch.get_rng_state()}
+        if self.accelerator.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state()
+        everyone = [random]
+        if self.accelerator.num_processes > 1:
+            from accelerate.utils import gather_object
+
+            everyone = gather_object([random])
+        if self.accelerator.is_main_process:
+            if self.writer:
+                self.writer.flush()
+            state = {
+                "model": self.whole_model.state_dict(),
+                "vocabulary": self.vocabulary.state_dict() if self.vocabulary else None,
+                "shape": str(Shape.of(self.config)),
+                "optimizer": self.optimizer.state_dict(),
+                "importance": self.importance.state_dict() if self.importance else None,
+                "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
+                "progress": progress,
+                "random": everyone,
+            }
+            write_torch(self.state_file, state)
+        self.accelerator.wait_for_everyone()
+
+    def _resume(self) -> None:
+        if not self.state_file.exists():
+            return
+        state = read_torch(self.state_file)
+        config = shaped_config(self.config, Shape.parse(state["shape"]))
+        self._use(build_model(config, state["model"]))
+        if self.vocabulary:
+            self.vocabulary.load_state_dict(state["vocabulary"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.importance:
+            self.importance.load_state_dict(state["importance"])
+        if state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.progress = Progress(**state["progress"])
+        random = state["random"][self.accelerator.process_index]
+        torch.set_rng_state(random["torch"])
+        if "cuda" in random:
+            torch.cuda.set_rng_state(random["cuda"])
+        print(f"going on from step {self.progress.step} of {self.total_steps} ({self.folder}/last)")

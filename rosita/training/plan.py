@@ -1,0 +1,60 @@
+"""What one run of the training loop is to do, how far it is, and its learning rate."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from rosita.config import LoopSettings
+from rosita.data.batches import Sampler
+from rosita.pruning.schedule import PruningSchedule
+
+
+@dataclass
+class Plan:
+    """How the loop runs, apart from its objective; steps are optimizer steps."""
+
+    settings: LoopSettings
+    lr_schedule: str = "warmup_linear"  # see `learning_rate`
+    warmup_steps: float = 0
+    micro_batch_size: int = 32  # rows of one forward pass on one device
+    eval_step: int | None = None  # evaluate every so many steps; None: at the end only
+    checkpoint_steps: int = 0  # keep an intermediate model every so many steps (0: none)
+    patience: float | None = None  # epochs without a gain after which to stop
+    schedule: PruningSchedule | None = None
+    update: bool = True  # False: gather importance, leave the weights alone
+    save_ladder: bool = False  # keep the model of every shape that the schedule passes
+    score_by_unit: bool = False  # see `importance.TaylorImportance`
+    keep_optimizer: bool = False  # a pruning leaves the moments of surviving weights
+    recompute_svd: bool = False  # each cut of the embedding factorizes it anew
+
+
+@dataclass
+class Progress:
+    """Where a run stands; part of the saved state."""
+
+    step: int = 0
+    best: dict[str, Any] | None = None  # {"step", "score", and every metric}; see `rank`
+    last_gain: int = 0  # step of the last better score, or of the last pruning
+    anchor_step: int = 0  # the rate decays from here, from anchor_rate (None: the peak)
+    anchor_rate: float | None = None
+    moment_steps: int = 0  # optimizer steps since its moments began from zero
+    seconds: float = 0.0  # of earlier sessions
+    history: list[dict[str, Any]] = field(default_factory=list)
+    losses: list[dict[str, float]] = field(default_factory=list)  # since the last logged point
+    survivors: dict[str, Any] | None = None  # heads and units that live (see `survivors`)
+
+
+def rank(evaluation: dict[str, Any]) -> tuple[bool, float]:
+    """What to compare evaluations by: the score, but a collapsed model is worse than any other.
+
+    Its Matthews is 0 by convention, and would else beat one that has learnt to be wrong.
+    """
+    return not evaluation.get("collapsed", False), evaluation["score"]
+
+
+def total_steps(settings: LoopSettings, sampler: Sampler) -> int:
+    """Optimizer steps of the whole run."""
+    steps = math.ceil(settings.num_train_epochs * sampler.steps_per_epoch)
+    return min(steps, settings.max_steps) if settings.max_steps > 0 else steps
