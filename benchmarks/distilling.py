@@ -10,7 +10,6 @@ from pathlib import Path
 import baseline
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from common import (
     BASE_STUDENT,
@@ -44,7 +43,7 @@ from rosita.config import KDSettings
 from rosita.data.batches import Batch, Encoded, Sampler
 from rosita.data.encode import encode_file
 from rosita.distillation.losses import DistillationLoss, LossSum, layer_map
-from rosita.distillation.teacher import cache_teacher
+from rosita.distillation.teacher import Teacher
 from rosita.runtime import freeze, start_accelerator
 from rosita.training.embedding import used_tokens
 from rosita.training.loop import Training
@@ -70,15 +69,21 @@ class Clock(DistillationLoss):
         return sum(rows for _, rows in steps[:-1]), steps[-1][0] - steps[0][0]
 
 
-def ours(teacher, student, data: Encoded, steps: int, folder: Path, repr_distill: bool, seed: int):
-    """Rows and seconds of our loop over `steps` steps."""
+def ours(
+    teacher, student, data: Encoded, steps: int, folder: Path, repr_distill: bool, seed: int,
+    cached: list[int] | None = None,
+):  # fmt: skip
+    """Rows and seconds of our loop over `steps` steps; `cached`: states kept beside the logits."""
     AcceleratorState._reset_state(reset_partial_state=True)  # Trainer has set one
     settings = KDSettings(
         teacher_model="-", student_model="-", output_dir=str(folder), max_seq_length=MAX_LENGTH,
         pred_distill=True, repr_distill=repr_distill, max_steps=steps + WARM + 1, no_cuda=True,
     )  # fmt: skip
     accelerator = start_accelerator(settings)
-    loss = Clock(freeze(deepcopy(teacher), accelerator), True, repr_distill)
+    guide = Teacher(freeze(deepcopy(teacher), accelerator))
+    if cached is not None:
+        guide.remember([data], "0" * 32, accelerator, cached)
+    loss = Clock(guide, True, repr_distill)
     Training(
         student, loss, Sampler([data], BATCH, seed), Plan(settings, micro_batch_size=BATCH),
         accelerator, folder, used=used_tokens([data], student.config.vocab_size),
@@ -229,12 +234,11 @@ def against_cached(
     for number in range(rounds):
         for who in sums:
             student = random_model(config, shape)
-            small.teacher_logits = small.teacher_states = None
+            followed = None
             if who == "cached":
                 layers = config.num_hidden_layers, student.config.num_hidden_layers
-                followed = list(layer_map(*layers).values()) if states else None
-                cache_teacher(teacher, "0" * 32, [small], Accelerator(cpu=True), followed)
-            new = ours(teacher, student, small, steps, folder, states, number)
+                followed = list(layer_map(*layers).values()) if states else []
+            new = ours(teacher, student, small, steps, folder, states, number, followed)
             sums[who] = [a + b for a, b in zip(sums[who], new, strict=True)]
     speed = {who: rows / seconds for who, (rows, seconds) in sums.items()}
     per_token = 3 * linear_flops(random_model(config, shape))

@@ -19,7 +19,7 @@ from rosita.distillation.losses import (
     prediction_loss,
     representation_loss,
 )
-from rosita.distillation.teacher import cache_teacher
+from rosita.distillation.teacher import Teacher
 from rosita.errors import RositaError
 from rosita.provenance import weights_hash
 from rosita.runtime import freeze
@@ -85,14 +85,14 @@ def batch(padding: int = 0, labels=(0, 1, 1)) -> Batch:
 @pytest.mark.parametrize("objective", ["label", "distil"])
 def test_losses_do_not_change_with_padding(objective):
     student = model(1)
-    made = LabelLoss() if objective == "label" else DistillationLoss(model(0), True, True)
+    made = LabelLoss() if objective == "label" else DistillationLoss(Teacher(model(0)), True, True)
     short, long = made.losses(student, batch()), made.losses(student, batch(padding=9))
     for name, loss in short.items():
         torch.testing.assert_close(long[name].total, loss.total)
 
 
 def test_a_student_equal_to_its_teacher_has_no_representation_loss():
-    found = DistillationLoss(model(0), True, True).losses(model(0), batch())
+    found = DistillationLoss(Teacher(model(0)), True, True).losses(model(0), batch())
     assert found["representation"].total.item() == 0
     assert found["representation"].unit == "tokens" and found["prediction"].unit == "rows"
 
@@ -100,7 +100,7 @@ def test_a_student_equal_to_its_teacher_has_no_representation_loss():
 def test_over_positions_the_representation_loss_is_the_mse_over_the_padded_length():
     teacher, student, given = model(0), model(1), batch(padding=4)
     positions = given.inputs["input_ids"].shape[1]
-    made = DistillationLoss(teacher, True, True, positions=positions)
+    made = DistillationLoss(Teacher(teacher), True, True, positions=positions)
     found = made.losses(student, given)["representation"]
 
     expected = 0.0
@@ -116,8 +116,8 @@ def test_over_positions_the_representation_loss_is_the_mse_over_the_padded_lengt
 
 
 def test_weights_multiply_the_losses_and_the_gold_label_joins_if_asked():
-    plain = DistillationLoss(model(0), True, True).losses(model(1), batch())
-    weighed = DistillationLoss(model(0), True, True, repr_weight=3.0, label_weight=0.5)
+    plain = DistillationLoss(Teacher(model(0)), True, True).losses(model(1), batch())
+    weighed = DistillationLoss(Teacher(model(0)), True, True, repr_weight=3.0, label_weight=0.5)
     found = weighed.losses(model(1), batch())
     label = LabelLoss().losses(model(1), batch())["label"].total
     torch.testing.assert_close(found["representation"].total, 3 * plain["representation"].total)
@@ -129,7 +129,7 @@ def test_weights_multiply_the_losses_and_the_gold_label_joins_if_asked():
 def test_regression_learns_the_teachers_number_or_as_published_the_label(learn_labels):
     teacher, student = model(0, num_labels=1), model(1, num_labels=1)
     gold = batch(labels=(0.5, 2.0, 4.5))
-    objective = DistillationLoss(teacher, True, False, learn_labels=learn_labels)
+    objective = DistillationLoss(Teacher(teacher), True, False, learn_labels=learn_labels)
     found = objective.losses(student, gold)["prediction"].total.item()
     said, taught = (m(**gold.inputs).logits.squeeze(-1).detach() for m in (student, teacher))
     target = gold.labels if learn_labels else taught
@@ -142,7 +142,7 @@ def test_two_teachers_of_a_regression_make_two_students_unless_labels_are_learnt
     for seed in (0, 2):
         student = model(1, num_labels=1)
         objective = DistillationLoss(
-            model(seed, num_labels=1), True, False, learn_labels=learn_labels
+            Teacher(model(seed, num_labels=1)), True, False, learn_labels=learn_labels
         )
         objective.losses(student, batch(labels=(0.5, 2.0, 4.5)))["prediction"].total.backward()
         gradients.append(student.classifier.weight.grad)
@@ -151,7 +151,7 @@ def test_two_teachers_of_a_regression_make_two_students_unless_labels_are_learnt
 
 def test_the_teacher_teaches_in_evaluation_mode_and_gets_no_gradient():
     teacher, student = model(0).train(), model(1)
-    objective = DistillationLoss(teacher, True, True)
+    objective = DistillationLoss(Teacher(teacher), True, True)
     assert not teacher.training
     losses = objective.losses(student, batch())
     sum(loss.total for loss in losses.values()).backward()
@@ -165,19 +165,24 @@ def test_cached_logits_are_the_teachers_and_never_those_of_another_teacher(tmp_p
     file = encode_file(path, GLUE["CoLA"], tokenizer, 32)
     teacher = load_model(tmp_path / "bert", GLUE["CoLA"], new_classifier=True).eval()
     rows = np.array([7, 1, 30])
-    live = DistillationLoss(teacher, True, False).losses(teacher, file.batch(rows))
+    student = copy.deepcopy(teacher)
+    guide = Teacher(teacher)
+    objective = DistillationLoss(guide, True, False)
+    live = objective.losses(student, file.batch(rows))
     alone = Accelerator(cpu=True)
-    cache_teacher(teacher, weights_hash(teacher.state_dict()), [file], alone)
-    cached = DistillationLoss(None, True, False).losses(teacher, file.batch(rows))
+    guide.remember([file], weights_hash(teacher.state_dict()), alone)
+    asked = []
+    teacher.register_forward_hook(lambda *_: asked.append(1))
+    cached = objective.losses(student, file.batch(rows))
+    assert not asked
     torch.testing.assert_close(cached["prediction"].total, live["prediction"].total)
 
     with torch.no_grad():
         teacher.classifier.bias[0] += 5
-    live = DistillationLoss(teacher, True, False)
     again = encode_file(path, GLUE["CoLA"], tokenizer, 32)
-    expected = live.losses(teacher, again.batch(rows))["prediction"].total
-    cache_teacher(teacher, weights_hash(teacher.state_dict()), [again], alone)
-    actual = live.losses(teacher, again.batch(rows))["prediction"].total
+    expected = objective.losses(student, again.batch(rows))["prediction"].total
+    guide.remember([again], weights_hash(teacher.state_dict()), alone)
+    actual = objective.losses(student, again.batch(rows))["prediction"].total
     torch.testing.assert_close(actual, expected)
     assert len(list(file.cache.glob("logits-*.npy"))) == 2
 
@@ -191,11 +196,12 @@ def test_cached_states_give_the_losses_of_the_teacher_itself(tmp_path):
     with torch.no_grad():
         for weight in student.parameters():
             weight.mul_(1.1)
-    objective = DistillationLoss(teacher, True, True)
+    guide = Teacher(teacher)
+    objective = DistillationLoss(guide, True, True)
     rows = np.array([7, 1, 30])
     live = objective.losses(student, file.batch(rows))
-    cache_teacher(teacher, weights_hash(teacher.state_dict()), [file], Accelerator(cpu=True),
-                  list(range(teacher.config.num_hidden_layers + 1)))  # fmt: skip
+    guide.remember([file], weights_hash(teacher.state_dict()), Accelerator(cpu=True),
+                   list(range(teacher.config.num_hidden_layers + 1)))  # fmt: skip
     asked = []
     teacher.register_forward_hook(lambda *_: asked.append(1))
     cached = objective.losses(student, file.batch(rows))
@@ -218,7 +224,7 @@ def test_a_full_disk_is_an_error_line_and_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.posix_fallocate", full)
     with pytest.raises(RositaError, match="no room for .* GB .* No space left on device"):
-        cache_teacher(teacher, "0" * 32, [file], Accelerator(cpu=True), [0, 3])
+        Teacher(teacher).remember([file], "0" * 32, Accelerator(cpu=True), [0, 3])
     assert not list(file.cache.glob("*.npy")) and not list(file.cache.glob(".*"))
 
 
@@ -229,7 +235,7 @@ def test_a_teacher_that_says_nan_is_an_error_and_is_not_cached(tmp_path):
     with torch.no_grad():
         teacher.classifier.bias[0] = float("nan")
     with pytest.raises(RositaError, match="NaN or infinite logits on .*train.tsv"):
-        cache_teacher(teacher, "0" * 32, [file], Accelerator(cpu=True))
+        Teacher(teacher).remember([file], "0" * 32, Accelerator(cpu=True))
     assert not list(file.cache.glob("*.npy")) and not list(file.cache.glob(".*"))
 
 

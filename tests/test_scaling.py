@@ -17,7 +17,7 @@ from rosita import RositaConfig, RositaForSequenceClassification
 from rosita.config import KDSettings
 from rosita.data.batches import Sampler
 from rosita.data.encode import encode_file
-from rosita.distillation.teacher import cache_teacher
+from rosita.distillation.teacher import Teacher
 from rosita.provenance import weights_hash
 from rosita.pruning.shape import parameter_count
 from rosita.tasks import GLUE
@@ -140,7 +140,7 @@ def test_a_row_takes_the_disk_that_the_cache_takes(tmp_path):
                           num_attention_heads=4, intermediate_size=8, num_labels=2)  # fmt: skip
     teacher = RositaForSequenceClassification(config).eval()
     teacher_hash = weights_hash(teacher.state_dict())
-    cache_teacher(teacher, teacher_hash, [file], Accelerator(cpu=True))
+    Teacher(teacher).remember([file], teacher_hash, Accelerator(cpu=True))
     arrays = sum(path.stat().st_size for path in file.cache.glob("*.bin"))
     logits = next(file.cache.glob("logits-*.npy")).stat().st_size - 128  # numpy's header
     job = Job(config, config, len(file), tokens=0)

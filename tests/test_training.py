@@ -13,6 +13,7 @@ from rosita.config import KDSettings
 from rosita.data.batches import Sampler
 from rosita.data.encode import encode_file
 from rosita.distillation.losses import DistillationLoss, LabelLoss
+from rosita.distillation.teacher import Teacher
 from rosita.errors import RositaError
 from rosita.evaluation import Scores
 from rosita.pruning.cut import prune
@@ -100,7 +101,7 @@ def teacher_loss(bench, seed=9):
     teacher = copy.deepcopy(bench.model)
     for weight in teacher.parameters():
         torch.nn.init.normal_(weight, std=0.2)
-    return DistillationLoss(teacher, True, True)
+    return DistillationLoss(Teacher(teacher), True, True)
 
 
 WIDTH = {"lr_schedule": "warmup_linear"}

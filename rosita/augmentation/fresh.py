@@ -50,8 +50,7 @@ class FreshRows:
                 bar.update(len(chunk))
         ids, lengths, first = (np.concatenate(part) for part in parts.values())
         offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-        return [replace(self.plain, ids=ids, offsets=offsets, first=first, teacher_logits=None,
-                        teacher_states=None)]  # fmt: skip
+        return [replace(self.plain, ids=ids, offsets=offsets, first=first)]
 
     def used_tokens(self, vocab_size: int) -> Tensor:
         """Ids of the tokens that any draw can bring in, ascending."""

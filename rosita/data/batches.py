@@ -22,27 +22,16 @@ class Batch:
 
     inputs: dict[str, Tensor]
     labels: Tensor
-    rows: np.ndarray  # their numbers in the data
-    teacher_logits: Tensor | None = None  # (rows, num_labels), where they are cached
-    teacher_states: dict[int, Tensor] | None = None  # number -> (rows, length, hidden), likewise
+    rows: np.ndarray  # their numbers in the file
+    file: Encoded | None = None  # that they are of
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
-
-        def moved(tensors):
-            return {name: value.to(device, non_blocking=True) for name, value in tensors.items()}
-
-        labels, logits, states = self.labels, self.teacher_logits, self.teacher_states
-        return Batch(
-            moved(self.inputs),
-            labels.to(device, non_blocking=True),
-            self.rows,
-            None if logits is None else logits.to(device, non_blocking=True),
-            None if states is None else moved(states),
-        )
+        inputs = {name: value.to(device, non_blocking=True) for name, value in self.inputs.items()}
+        return replace(self, inputs=inputs, labels=self.labels.to(device, non_blocking=True))
 
 
-@dataclass
+@dataclass(eq=False)
 class Encoded:
     """The token ids of a file, memory-mapped: row i is ids[offsets[i]:offsets[i+1]].
 
@@ -58,9 +47,6 @@ class Encoded:
     sha256: str  # of the file it was read from
     cache: Path  # folder of the arrays; its name is the hash of all that decides them
     skipped: int = 0
-    # what `teacher_cache` kept: (rows, num_labels), and by state number (tokens, hidden)
-    teacher_logits: np.ndarray | None = None
-    teacher_states: dict[int, np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -78,20 +64,23 @@ class Encoded:
         first, last = self.offsets[begin], self.offsets[end]
         return replace(
             self, ids=self.ids[first:last], offsets=self.offsets[begin : end + 1] - first,
-            first=self.first[begin:end], labels=self.labels[begin:end], teacher_logits=None,
-            teacher_states=None,
+            first=self.first[begin:end], labels=self.labels[begin:end],
         )  # fmt: skip
+
+    def token_places(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where the tokens of `rows` stand in `ids` (tokens,), and in a batch: a mask of the same
+        number of True, (rows, longest of them)."""
+        lengths = (self.offsets[rows + 1] - self.offsets[rows]).astype(np.int64)
+        places = np.arange(int(lengths.max()))[None, :]
+        mask = places < lengths[:, None]
+        return (self.offsets[rows][:, None] + places)[mask], mask
 
     def batch(self, rows: np.ndarray, pad_id: int = 0) -> Batch:
         """The given rows as one batch, padded to the longest of them."""
-        lengths = (self.offsets[rows + 1] - self.offsets[rows]).astype(np.int64)
-        shape = (len(rows), int(lengths.max()))
-        places = np.arange(shape[1])[None, :]
-        mask = places < lengths[:, None]
-        ids = np.full(shape, pad_id, dtype=np.int64)
-        source = np.minimum(self.offsets[rows][:, None] + places, len(self.ids) - 1)
-        tokens = source[mask]
+        tokens, mask = self.token_places(rows)
+        ids = np.full(mask.shape, pad_id, dtype=np.int64)
         ids[mask] = self.ids[tokens]
+        places = np.arange(mask.shape[1])
         inputs = {
             "input_ids": torch.from_numpy(ids),
             "attention_mask": torch.from_numpy(mask.astype(np.int64)),
@@ -100,18 +89,7 @@ class Encoded:
             ),
         }
         labels = torch.from_numpy(np.asarray(self.labels[rows]))
-        logits = self.teacher_logits
-        logits = None if logits is None else torch.from_numpy(np.asarray(logits[rows]))
-        return Batch(inputs, labels, rows, logits, self._states(tokens, mask))
-
-    def _states(self, tokens: np.ndarray, mask: np.ndarray) -> dict[int, Tensor] | None:
-        if self.teacher_states is None:
-            return None
-        padded = {}
-        for number, kept in self.teacher_states.items():
-            padded[number] = torch.zeros(*mask.shape, kept.shape[1])
-            padded[number][torch.from_numpy(mask)] = torch.from_numpy(kept[tokens]).float()
-        return padded
+        return Batch(inputs, labels, rows, self)
 
 
 class Sampler:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rosita.data.batches import Batch
+from rosita.distillation.teacher import Teacher
 
 
 @dataclass
@@ -92,16 +93,15 @@ def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
 class DistillationLoss:
     """ROSITA's distillation losses: prediction, representation, or their weighted sum.
 
-    The teacher is in evaluation mode; it may be None where all its logits are cached. The
-    representation loss is a mean over `positions` per row, max_seq_length in the published code,
-    or over real tokens (None). On a regression task the prediction loss is the squared error
-    against the teacher's number, or with `learn_labels` against the gold label. With a
-    `label_weight` the loss against the gold label is added, as in Hinton et al. 2015.
+    The representation loss is a mean over `positions` per row (the published code: over
+    max_seq_length), or over real tokens (None). On a regression task the prediction loss is the
+    squared error against the teacher's number, or with `learn_labels` against the gold label. With
+    a `label_weight` the loss against the gold label is added, as in Hinton et al. 2015.
     """
 
     def __init__(
         self,
-        teacher: nn.Module | None,
+        teacher: Teacher,
         pred_distill: bool,
         repr_distill: bool,
         temperature: float = 1.0,
@@ -112,7 +112,7 @@ class DistillationLoss:
         positions: int | None = None,
         learn_labels: bool = False,
     ) -> None:
-        self.teacher = teacher.eval().requires_grad_(False) if teacher else None
+        self.teacher = teacher
         self.pred_distill = pred_distill
         self.repr_distill = repr_distill
         self.temperature = temperature
@@ -125,23 +125,20 @@ class DistillationLoss:
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, LossSum]:
         student = model(**batch.inputs, output_hidden_states=self.repr_distill)
         regression = batch.labels.is_floating_point()
-        wants_logits = self.pred_distill and not (regression and self.learn_labels)
-        logits, states = batch.teacher_logits, batch.teacher_states
-        if (self.repr_distill and states is None) or (wants_logits and logits is None):
-            with torch.no_grad():
-                teacher = self.teacher(**batch.inputs, output_hidden_states=self.repr_distill)
-            logits, states = teacher.logits, teacher.hidden_states
+        follows_logits = self.pred_distill and not (regression and self.learn_labels)
+        if follows_logits or self.repr_distill:
+            said = self.teacher.say(batch, states=self.repr_distill)
         found = {}
         if self.repr_distill:
             mapping = self.mapping(len(student.hidden_states) - 1)
             mask = batch.inputs["attention_mask"]
-            total = representation_loss(student.hidden_states, states, mask, mapping)
+            total = representation_loss(student.hidden_states, said.states, mask, mapping)
             found["representation"] = self._mean_over_places(self.repr_weight * total)
         if self.pred_distill:
             if not regression:
-                total = prediction_loss(student.logits, logits, self.temperature)
+                total = prediction_loss(student.logits, said.logits, self.temperature)
             else:
-                target = batch.labels if self.learn_labels else logits.squeeze(-1).float()
+                target = batch.labels if self.learn_labels else said.logits.squeeze(-1).float()
                 total = label_loss(student.logits.float(), target)
             found["prediction"] = LossSum(total, "rows")
         if self.label_weight:
@@ -157,4 +154,4 @@ class DistillationLoss:
 
     def mapping(self, student_layers: int) -> dict[int, int]:
         """Teacher state that each state of a student of so many layers follows."""
-        return layer_map(self.teacher.config.num_hidden_layers, student_layers, self.layer_map)
+        return layer_map(self.teacher.layers, student_layers, self.layer_map)

@@ -1,8 +1,10 @@
-"""What the teacher says of rows that stay the same: computed once, not in every epoch."""
+"""The teacher: one question, `say`; whether it runs or remembers is its own affair."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,35 +24,87 @@ TOKENS = 4096  # of a batch that the teacher looks at
 STATE = np.dtype(np.float16)  # of a kept hidden state: finer than the bf16 that made it
 
 
-def cache_teacher(
-    teacher: nn.Module,
-    teacher_hash: str,
-    files: list[Encoded],
-    accelerator: Accelerator,
-    states: list[int] | None = None,
-) -> None:
-    """Run the teacher once over all rows; batches of `files` carry what it says from then on.
+@dataclass
+class Said:
+    """A teacher's answer to a batch: logits (rows, num_labels), hidden states by their number
+    (rows, length, hidden; 0 is the embedding output) where they were asked for."""
 
-    Its logits, and the hidden states of the numbers `states` (0: embedding output) if some are
-    named. They are kept beside the token ids, whose folder is named by the hash of data, tokenizer
-    and length, under the hash of the teacher's weights and the precision it runs in: they are read
-    again only for the same. Each of many processes runs its share of the rows.
+    logits: Tensor
+    states: Mapping[int, Tensor] | Sequence[Tensor] | None
+
+
+class Teacher:
+    """Whom the student follows: it runs, or it remembers what it has said of a file's rows.
+
+    The model is in evaluation mode and gets no gradients.
     """
-    precision = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
-    name = f"{teacher_hash[:32]}-{precision[accelerator.mixed_precision]}.npy"
-    numbers = "_".join(map(str, states or ()))
-    for file in files:
-        paths = {"logits": file.cache / f"logits-{name}"}
-        if states:
-            paths["states"] = file.cache / f"states-{numbers}-{name}"
-        missing = not all(path.exists() for path in paths.values())
-        accelerator.wait_for_everyone()  # they must all have looked before one can write
-        if missing:
-            _write(teacher, file, paths, states, accelerator)
-        file.teacher_logits = np.load(paths["logits"], mmap_mode="r")
-        if states:
-            kept = np.load(paths["states"], mmap_mode="r")
-            file.teacher_states = {number: kept[:, i] for i, number in enumerate(states)}
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self._memory: dict[Encoded, _Memory] = {}
+
+    @property
+    def layers(self) -> int:
+        """Its hidden states are numbered from 0 to this."""
+        return self.model.config.num_hidden_layers
+
+    def say(self, batch: Batch, states: bool) -> Said:
+        """Its logits of a batch, and with `states` its hidden states."""
+        memory = self._memory.get(batch.file)
+        if memory and (memory.states or not states):
+            return memory.recall(batch)
+        with torch.no_grad():
+            found = self.model(**batch.inputs, output_hidden_states=states)
+        return Said(found.logits, found.hidden_states)
+
+    def remember(
+        self,
+        files: list[Encoded],
+        weights: str,
+        accelerator: Accelerator,
+        states: list[int] | None = None,
+    ) -> None:
+        """Run once over all rows of `files`, to answer from memory from then on.
+
+        What is kept: the logits, and the hidden states of the numbers `states` (0: embedding
+        output) if some are named. It lies beside the token ids, whose folder is named by the hash
+        of data, tokenizer and length, under `weights`, the hash of the teacher, and the precision
+        it runs in: it is read again only for the same. Each of many processes runs its share.
+        """
+        precision = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
+        name = f"{weights[:32]}-{precision[accelerator.mixed_precision]}.npy"
+        numbers = "_".join(map(str, states or ()))
+        for file in files:
+            paths = {"logits": file.cache / f"logits-{name}"}
+            if states:
+                paths["states"] = file.cache / f"states-{numbers}-{name}"
+            missing = not all(path.exists() for path in paths.values())
+            accelerator.wait_for_everyone()  # they must all have looked before one can write
+            if missing:
+                _write(self.model, file, paths, states, accelerator)
+            arrays = {kind: np.load(path, mmap_mode="r") for kind, path in paths.items()}
+            kept = {number: arrays["states"][:, i] for i, number in enumerate(states or ())}
+            self._memory[file] = _Memory(arrays["logits"], kept)
+
+
+@dataclass
+class _Memory:
+    """What was said of a file: (rows, num_labels), and by state number (tokens, hidden)."""
+
+    logits: np.ndarray
+    states: dict[int, np.ndarray]
+
+    def recall(self, batch: Batch) -> Said:
+        device = batch.labels.device
+        logits = torch.from_numpy(np.asarray(self.logits[batch.rows]))
+        padded = {}
+        if self.states:
+            tokens, mask = batch.file.token_places(batch.rows)
+        for number, kept in self.states.items():
+            state = torch.zeros(*mask.shape, kept.shape[1])
+            state[torch.from_numpy(mask)] = torch.from_numpy(kept[tokens]).float()
+            padded[number] = state.to(device, non_blocking=True)
+        return Said(logits.to(device, non_blocking=True), padded)
 
 
 def states_bytes(files: list[Encoded], states: list[int], hidden_size: int) -> int:

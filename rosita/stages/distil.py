@@ -11,6 +11,7 @@ from rosita.checkpoint import TaskModel, resolve_folder
 from rosita.config import KDSettings
 from rosita.data.batches import Sampler
 from rosita.distillation.losses import DistillationLoss
+from rosita.distillation.teacher import Teacher, states_bytes
 from rosita.errors import RositaError
 from rosita.model import set_dropout
 from rosita.pruning.schedule import PruningSchedule
@@ -48,21 +49,55 @@ def distil_stage(
         return None
     sampler = data.sampler(settings.train_batch_size * accelerator.num_processes, settings.seed)
     plan = distil_plan(settings, student, sampler)
-    frozen = freeze(teacher.model, accelerator)
+    guide = Teacher(freeze(teacher.model, accelerator))
     objective = DistillationLoss(
-        frozen, settings.pred_distill, settings.repr_distill, settings.temperature,
+        guide, settings.pred_distill, settings.repr_distill, settings.temperature,
         repr_weight=settings.repr_weight, label_weight=settings.label_weight,
         layer_map=settings.layer_map,
         positions=settings.max_seq_length if settings.repr_mean == "positions" else None,
         learn_labels=settings.regression_target == "labels",
     )  # fmt: skip
     with accelerator.autocast():
-        check_label_order(task, frozen, data.dev, teacher.path, settings.eval_batch_size)
+        check_label_order(task, guide.model, data.dev, teacher.path, settings.eval_batch_size)
     job = Job(student, data, objective, sampler, plan, accelerator, run, settings.eval_batch_size)
+    if not job.begin():
+        return None
+    remember_teacher(job, objective, settings)
     if settings.compute_taylor:
         job.score(mean=True)
         return None
     return job.train(run.folder / "logging")
+
+
+def remember_teacher(job: Job, objective: DistillationLoss, settings: KDSettings) -> None:
+    """Have the teacher run once over all rows, where what is wanted of it is little enough."""
+    states, files = None, job.data.train
+    if job.data.fresh and not job.data.fresh.alternate:
+        return  # no row is seen twice
+    if objective.repr_distill:
+        states = followed_states(job, objective)
+        limit = settings.teacher_cache_gb
+        size = states_bytes(files, states, job.start.model.config.hidden_size) / 1e9
+        if size > limit:
+            if limit:
+                print(
+                    f"the teacher's hidden states take {size:.2g} GB, more than"
+                    f" teacher_cache_gb {limit:g}: it runs in every step instead"
+                )
+            return
+    elif job.data.task.is_regression and objective.learn_labels:
+        return  # the teacher has no part in it
+    weights = job.run.identity["parents"]["teacher"]
+    objective.teacher.remember(files, weights, job.accelerator, states)
+
+
+def followed_states(job: Job, objective: DistillationLoss) -> list[int]:
+    """Numbers of the teacher's states that the student follows, in any shape that it takes."""
+    schedule = job.plan.schedule
+    layers = {job.start.shape.keep_layers}
+    if schedule:
+        layers = {schedule.shape(number).keep_layers for number in range(schedule.count + 1)}
+    return sorted({state for count in layers for state in objective.mapping(count).values()})
 
 
 def distil_plan(settings: KDSettings, student: TaskModel, sampler: Sampler) -> Plan:

@@ -18,14 +18,18 @@ from rosita.training.plan import Plan
 def fine_tune_stage(
     start: TaskModel, settings: FineTuneSettings, accelerator: Accelerator
 ) -> dict[str, Any] | None:
-    """Train on the labels; returns the best evaluation, or None (see `Job.train`)."""
+    """Train on the labels; returns the best evaluation, or None if nothing ran (`Job.begin`)."""
     job = _label_job("fine_tune", start, settings, accelerator)
+    if not job.begin():
+        return None
     return job.train(Path(settings.logging_dir or job.run.folder / "logging"))
 
 
 def score_stage(start: TaskModel, settings: FineTuneSettings, accelerator: Accelerator) -> None:
     """Write output_dir/taylor.pkl by the label loss."""
-    _label_job("taylor", start, settings, accelerator).score(mean=False)
+    job = _label_job("taylor", start, settings, accelerator)
+    if job.begin():
+        job.score(mean=False)
 
 
 def _label_job(

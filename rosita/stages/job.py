@@ -1,4 +1,4 @@
-"""The training stages as functions: what they set up, run and leave behind, models in hand."""
+"""One run of the training loop: what it begins with, runs and leaves behind."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from rosita.augmentation.glove import glove_hash
 from rosita.checkpoint import TaskModel, load_model, save_model
 from rosita.config import LoopSettings
 from rosita.data.batches import Sampler
-from rosita.distillation.losses import DistillationLoss, Objective
-from rosita.distillation.teacher import cache_teacher, states_bytes
+from rosita.distillation.losses import Objective
 from rosita.evaluation import Scores, UndefinedScore, collapsed_scores, predict, score
 from rosita.model import RositaForSequenceClassification
 from rosita.provenance import Run, weights_hash
@@ -31,7 +30,10 @@ from rosita.training.plan import Plan, Progress
 
 @dataclass
 class Job:
-    """One run of the loop, ready to go: what is trained by which objective on what data."""
+    """One run of the loop, ready to go: what is trained by which objective on what data.
+
+    `begin` comes first; what it says decides whether `train` or `score` follows.
+    """
 
     start: TaskModel
     data: Data
@@ -42,10 +44,8 @@ class Job:
     run: Run
     eval_rows: int  # of a batch in evaluation
 
-    def train(self, log_dir: Path) -> dict[str, Any] | None:
-        """Train; the best evaluation, or None for a dry run and a run that is finished."""
-        if not self._begins():
-            return None
+    def train(self, log_dir: Path) -> dict[str, Any]:
+        """Train; the best evaluation."""
         run, task = self.run, self.start.task
         training = self._training(
             dev_scores(self.data, self.eval_rows),
@@ -56,8 +56,7 @@ class Job:
 
     def score(self, mean: bool) -> None:
         """Write taylor.pkl of one pass; `mean`: divided by the number of batches."""
-        if self._begins():
-            score_weights(self.run, self._training(), mean)
+        score_weights(self.run, self._training(), mean)
 
     def _training(self, *more: Any) -> Training:
         return Training(self.start.model, self.objective, self.sampler, self.plan,
@@ -69,8 +68,8 @@ class Job:
         vocab_size = self.start.model.config.vocab_size
         return self.data.used_tokens(vocab_size) if self.plan.update else None
 
-    def _begins(self) -> bool:
-        """Whether to start: not finished, no dry run, room on the disk; the folder is ours then."""
+    def begin(self) -> bool:
+        """Check and claim the folder; False if there is nothing to run: finished, or a dry run."""
         settings = self.plan.settings
         if self.run.is_finished(settings.overwrite_output_dir):
             return False
@@ -81,38 +80,7 @@ class Job:
             return False
         self.run.claim(settings.overwrite_output_dir)
         self.accelerator.wait_for_everyone()
-        if isinstance(self.objective, DistillationLoss):
-            self._cache_teacher(self.objective)
         return True
-
-    def _cache_teacher(self, objective: DistillationLoss) -> None:
-        """Run the teacher once over all rows, where what is wanted of it is little enough."""
-        states, files = None, self.data.train
-        if self.data.fresh and not self.data.fresh.alternate:
-            return  # no row is seen twice
-        if objective.repr_distill:
-            states = self._followed_states(objective)
-            limit = self.plan.settings.teacher_cache_gb
-            size = states_bytes(files, states, self.start.model.config.hidden_size) / 1e9
-            if size > limit:
-                if limit:
-                    print(
-                        f"the teacher's hidden states take {size:.2g} GB, more than"
-                        f" teacher_cache_gb {limit:g}: it runs in every step instead"
-                    )
-                return
-        elif self.data.task.is_regression and objective.learn_labels:
-            return  # the teacher has no part in it
-        teacher_hash = self.run.identity["parents"]["teacher"]
-        cache_teacher(objective.teacher, teacher_hash, files, self.accelerator, states)
-
-    def _followed_states(self, objective: DistillationLoss) -> list[int]:
-        """Numbers of the teacher's states that the student follows, in any shape that it takes."""
-        schedule = self.plan.schedule
-        layers = {self.start.shape.keep_layers}
-        if schedule:
-            layers = {schedule.shape(number).keep_layers for number in range(schedule.count + 1)}
-        return sorted({state for count in layers for state in objective.mapping(count).values()})
 
 
 # Settings that say where and how to run, but do not change the outcome.
