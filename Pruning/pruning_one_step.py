@@ -22,8 +22,8 @@ from rosita.cli import ArgumentParser, run_script
 from rosita.errors import RositaError
 from rosita.model import RositaConfig, RositaForSequenceClassification
 from rosita.provenance import require_finished
-from rosita.pruning.cut import important_layers, needs_scores
-from rosita.pruning.importance import magnitude_scores, random_scores, read_scores
+from rosita.pruning.cut import needs_scores
+from rosita.pruning.importance import important_layers, magnitude_scores, random_scores, read_scores
 from rosita.pruning.shape import Shape, check_target
 from rosita.stages.prune import prune_stage
 from rosita.tasks import find_task

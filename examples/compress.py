@@ -18,7 +18,7 @@ import os
 from pathlib import Path
 
 from rosita import api
-from rosita.pruning.cut import head_scores
+from rosita.pruning.importance import head_scores
 
 if not Path("rosita").exists():  # started in examples/
     os.chdir("..")

@@ -6,10 +6,11 @@ from conftest import SMALL
 
 from rosita import RositaConfig, RositaForSequenceClassification
 from rosita.errors import RositaError
-from rosita.pruning.cut import ffn_scores, head_scores
 from rosita.pruning.importance import (
     MATRICES,
     TaylorImportance,
+    ffn_scores,
+    head_scores,
     load_scores,
     save_scores,
     scored_weights,

@@ -24,8 +24,8 @@ from rosita.budget.search import (
 )
 from rosita.checkpoint import load_model, save_model
 from rosita.errors import RositaError
-from rosita.pruning.cut import ffn_scores, head_scores, prune
-from rosita.pruning.importance import load_scores, scored_weights
+from rosita.pruning.cut import prune
+from rosita.pruning.importance import ffn_scores, head_scores, load_scores, scored_weights
 from rosita.pruning.shape import Shape, check_target, parameter_count, shaped_config
 from rosita.tasks import GLUE
 from rosita.tokenizer import read_tokenizer

@@ -8,8 +8,8 @@ from conftest import SMALL
 from rosita import RositaConfig, RositaForSequenceClassification
 from rosita.errors import RositaError
 from rosita.model import set_dropout
-from rosita.pruning.cut import factorize, important_layers, prune, top_units
-from rosita.pruning.importance import scored_weights
+from rosita.pruning.cut import factorize, prune, top_units
+from rosita.pruning.importance import important_layers, scored_weights
 from rosita.pruning.schedule import PruningSchedule
 from rosita.pruning.shape import Shape, parameter_count
 

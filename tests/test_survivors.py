@@ -9,10 +9,10 @@ import torch
 from conftest import make_bert
 
 from rosita.checkpoint import load_model
-from rosita.pruning.cut import prune
+from rosita.pruning.cut import Cut
 from rosita.pruning.importance import scored_weights
 from rosita.pruning.shape import Shape
-from rosita.pruning.survivors import SLICES, all_units, cut
+from rosita.pruning.survivors import SLICES, all_units, follow
 from rosita.tasks import GLUE
 
 
@@ -34,8 +34,9 @@ def test_after_two_prunings_the_survivors_are_the_first_models_rows_that_are_lef
     living = all_units(model.config)
     for seed, shape in enumerate((Shape(3, 3, 30, -1), Shape(2, 2, 17, -1))):
         scores = random_scores(model, seed)
-        living, record = cut(living, model.config, shape, scores)
-        model = prune(model, shape, scores)
+        cut = Cut.decide(model.config, shape, scores)
+        living, record = follow(living, cut, scores)
+        model = cut.of_model(model)
     assert len(living["layers"]) == len(record) == 2
     for number, layer in enumerate(living["layers"]):
         name = f"bert.encoder.layer.{number}."
@@ -51,7 +52,8 @@ def test_after_two_prunings_the_survivors_are_the_first_models_rows_that_are_lef
 
 def test_a_record_tells_scores_and_shares_per_slice_of_the_first_models_units(model):
     scores = random_scores(model, 0)
-    living, record = cut(all_units(model.config), model.config, Shape(4, 3, 20, -1), scores)
+    cut = Cut.decide(model.config, Shape(4, 3, 20, -1), scores)
+    living, record = follow(all_units(model.config), cut, scores)
     layer, kept = record[1], set(living["layers"][1]["units"])
     prefix = "encoder.layer.1."
     both = scores[f"{prefix}intermediate.dense.weight"].sum(1)
@@ -68,9 +70,11 @@ def test_a_record_tells_scores_and_shares_per_slice_of_the_first_models_units(mo
 
 def test_slices_without_a_living_unit_have_no_score(model):
     scores = {name: torch.ones_like(x) for name, x in random_scores(model, 0).items()}
-    living, _ = cut(all_units(model.config), model.config, Shape(4, 3, 10, -1), scores)
-    smaller = prune(model, Shape(4, 3, 10, -1), scores)
-    _, record = cut(living, smaller.config, Shape(4, 3, 5, -1), random_scores(smaller, 1))
+    cut = Cut.decide(model.config, Shape(4, 3, 10, -1), scores)
+    living, _ = follow(all_units(model.config), cut, scores)
+    smaller = cut.of_model(model)
+    scores = random_scores(smaller, 1)
+    _, record = follow(living, Cut.decide(smaller.config, Shape(4, 3, 5, -1), scores), scores)
     # of equal scores the first units are kept: 0..9, in the first 7 slices
     assert all(value is not None for value in record[0]["ffn_scores"][:7])
     assert record[0]["ffn_scores"][7:] == [None] * (SLICES - 7)
@@ -78,5 +82,6 @@ def test_slices_without_a_living_unit_have_no_score(model):
 
 
 def test_cutting_layers_needs_no_scores_and_records_none(model):
-    living, record = cut(all_units(model.config), model.config, Shape(4, 1, 48, -1), None)
+    cut = Cut.decide(model.config, Shape(4, 1, 48, -1))
+    living, record = follow(all_units(model.config), cut, None)
     assert record == [] and len(living["layers"]) == 1

@@ -16,7 +16,8 @@ from torch import Tensor
 from rosita.budget.costs import file_bytes, parameters, rows_of, shape_macs, shape_of
 from rosita.errors import RositaError
 from rosita.model import RositaConfig, RositaForSequenceClassification
-from rosita.pruning.cut import factorize, ffn_scores, head_scores
+from rosita.pruning.cut import factorize
+from rosita.pruning.importance import ffn_scores, head_scores
 from rosita.pruning.shape import Shape
 
 FFN_STEPS = 16  # candidates keep 1/16, 2/16, ... of the FFN units

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from rosita.errors import RositaError
 from rosita.model import RositaConfig, RositaForSequenceClassification, build_model
+from rosita.pruning.importance import ffn_scores, head_scores
 from rosita.pruning.shape import Shape, check_target, shaped_config
 
 
@@ -29,27 +31,6 @@ def top_units(score: Tensor, keep: int) -> Tensor:
     return order[:keep].sort().values
 
 
-def head_scores(scores: dict[str, Tensor], layer: int, num_heads: int) -> Tensor:
-    """Importance of each head of a layer (num_heads,): its columns of attention.output.dense."""
-    columns = scores[f"encoder.layer.{layer}.attention.output.dense.weight"].sum(dim=0)
-    return columns.view(num_heads, -1).sum(dim=1)
-
-
-def ffn_scores(scores: dict[str, Tensor], layer: int) -> Tensor:
-    """Importance of each FFN unit of a layer (ffn,): its row going in and its column going out."""
-    rows = scores[f"encoder.layer.{layer}.intermediate.dense.weight"].sum(dim=1)
-    return rows + scores[f"encoder.layer.{layer}.output.dense.weight"].sum(dim=0)
-
-
-def select_units(
-    config: RositaConfig, target: Shape, scores: dict[str, Tensor], layer: int
-) -> tuple[Tensor, Tensor]:
-    """Indices of the heads and of the FFN units of a layer that `target` keeps, ascending."""
-    heads = head_scores(scores, layer, config.num_attention_heads)
-    units = ffn_scores(scores, layer)
-    return top_units(heads, target.keep_heads), top_units(units, target.ffn_hidden_dim)
-
-
 @torch.no_grad()
 def factorize(embedding: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Truncated SVD of a word embedding W (V, d): W1 = U_r S_r (V, r) and W2 = V_r (d, r).
@@ -67,7 +48,72 @@ def factorize(embedding: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     return embedding @ vectors, vectors
 
 
-@torch.no_grad()
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """What a pruning keeps: decided once; weights, moments and the record all follow it.
+
+    `layers` are numbered as in the model that is cut, whose config is `config`. For each of them
+    `heads` and `units` hold the kept indices, ascending; None where all of them stay.
+    """
+
+    config: RositaConfig
+    shape: Shape  # afterwards
+    layers: list[int]
+    heads: list[Tensor] | None
+    units: list[Tensor] | None
+
+    @classmethod
+    def decide(
+        cls,
+        config: RositaConfig,
+        target: Shape,
+        scores: dict[str, Tensor] | None = None,
+        layers: list[int] | None = None,
+    ) -> Cut:
+        """Keep the most important heads and units of the first layers, or of `layers`.
+
+        `scores` (parameter name without `bert.` -> importance, shaped as the weight) are needed
+        if heads or FFN units are cut. Raises `RositaError` for a target that does not fit.
+        """
+        check_target(config, target)
+        kept = list(range(target.keep_layers)) if layers is None else layers
+        if not needs_scores(config, target):
+            return cls(config, target, kept, None, None)
+        if scores is None:
+            raise RositaError(f"cutting heads or FFN units down to {target} needs Taylor scores")
+        count = config.num_attention_heads
+        heads = [top_units(head_scores(scores, n, count), target.keep_heads) for n in kept]
+        units = [top_units(ffn_scores(scores, n), target.ffn_hidden_dim) for n in kept]
+        return cls(config, target, kept, heads, units)
+
+    def of_layers(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors that are left of `state`, by their new names; the embedding's as they are.
+
+        `state`: weights, or anything of their shapes, by parameter name.
+        """
+        left = _keep_layers(state, self.layers)
+        for new in range(len(self.layers) if self.heads else 0):
+            prefix = f"bert.encoder.layer.{new}."
+            _keep_heads(left, f"{prefix}attention.", self.heads[new], self.config.head_dim)
+            _keep_ffn_units(left, prefix, self.units[new])
+        return left
+
+    @torch.no_grad()
+    def of_model(
+        self, model: RositaForSequenceClassification, recompute_svd: bool = False
+    ) -> RositaForSequenceClassification:
+        """A new, smaller model.
+
+        A dense embedding is factorized by SVD; a factorized one loses its trailing columns, which
+        are ordered by singular value as they were before training, or is factorized again.
+        """
+        state = self.of_layers({name: w.detach() for name, w in model.state_dict().items()})
+        if self.shape.emb_hidden_dim != -1:
+            cut_embedding(state, self.shape.emb_hidden_dim, recompute_svd)
+        config = shaped_config(self.config, self.shape)
+        return build_model(config, state, training=model.training)
+
+
 def prune(
     model: RositaForSequenceClassification,
     target: Shape,
@@ -75,48 +121,8 @@ def prune(
     layers: list[int] | None = None,
     recompute_svd: bool = False,
 ) -> RositaForSequenceClassification:
-    """A new model of shape `target` with the most important heads and units of `model`.
-
-    The first layers are kept, or those of `layers`. A dense embedding is factorized by SVD; a
-    factorized one loses its trailing columns, which are ordered by singular value as they were
-    before training, or is factorized again (`recompute_svd`). `scores` (parameter name without
-    `bert.` -> importance, shaped as the weight) are needed if heads or FFN units are cut.
-    Raises `RositaError` for a target that does not fit.
-    """
-    config: RositaConfig = model.config
-    check_target(config, target)
-    if scores is None and needs_scores(config, target):
-        raise RositaError(f"cutting heads or FFN units down to {target} needs Taylor scores")
-    state = {name: weight.detach() for name, weight in model.state_dict().items()}
-    state = prune_layers(state, config, target, scores, layers)
-    if target.emb_hidden_dim != -1:
-        cut_embedding(state, target.emb_hidden_dim, recompute_svd)
-    return build_model(shaped_config(config, target), state, training=model.training)
-
-
-def prune_layers(
-    state: dict[str, Tensor],
-    config: RositaConfig,
-    target: Shape,
-    scores: dict[str, Tensor] | None,
-    layers: list[int] | None = None,
-) -> dict[str, Tensor]:
-    """The tensors that are left of `state`, by their new names: layers, heads and FFN units."""
-    kept = list(range(target.keep_layers)) if layers is None else layers
-    state = _keep_layers(state, kept)
-    for new, old in enumerate(kept if needs_scores(config, target) else []):
-        heads, units = select_units(config, target, scores, old)
-        _keep_heads(state, f"bert.encoder.layer.{new}.attention.", heads, config.head_dim)
-        _keep_ffn_units(state, f"bert.encoder.layer.{new}.", units)
-    return state
-
-
-def important_layers(scores: dict[str, Tensor], layers: int, keep: int) -> list[int]:
-    """The `keep` of `layers` layers whose weights' scores sum up to most, ascending."""
-    sums = torch.zeros(layers, dtype=torch.float64)
-    for name, score in scores.items():
-        sums[int(name.split(".")[2])] += score.double().sum().cpu()  # encoder.layer.N.
-    return top_units(sums, keep).tolist()
+    """A new model of shape `target`: see `Cut.decide` and `Cut.of_model`."""
+    return Cut.decide(model.config, target, scores, layers).of_model(model, recompute_svd)
 
 
 def _keep_layers(state: dict[str, Tensor], kept: list[int]) -> dict[str, Tensor]:

@@ -162,3 +162,23 @@ def read_scores(source: Path, model: RositaForSequenceClassification) -> dict[st
             " with --compute_taylor and --overwrite_output_dir True"
         )
     return load_scores(folder / "taylor.pkl", model)
+
+
+def head_scores(scores: dict[str, Tensor], layer: int, num_heads: int) -> Tensor:
+    """Importance of each head of a layer (num_heads,): its columns of attention.output.dense."""
+    columns = scores[f"encoder.layer.{layer}.attention.output.dense.weight"].sum(dim=0)
+    return columns.view(num_heads, -1).sum(dim=1)
+
+
+def ffn_scores(scores: dict[str, Tensor], layer: int) -> Tensor:
+    """Importance of each FFN unit of a layer (ffn,): its row going in and its column going out."""
+    rows = scores[f"encoder.layer.{layer}.intermediate.dense.weight"].sum(dim=1)
+    return rows + scores[f"encoder.layer.{layer}.output.dense.weight"].sum(dim=0)
+
+
+def important_layers(scores: dict[str, Tensor], layers: int, keep: int) -> list[int]:
+    """The `keep` of `layers` layers whose weights' scores sum up to most, ascending."""
+    sums = torch.zeros(layers, dtype=torch.float64)
+    for name, score in scores.items():
+        sums[int(name.split(".")[2])] += score.double().sum().cpu()  # encoder.layer.N.
+    return sorted(torch.sort(sums, descending=True, stable=True).indices[:keep].tolist())

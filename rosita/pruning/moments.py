@@ -7,9 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from rosita.model import RositaConfig
-from rosita.pruning.cut import prune_layers
-from rosita.pruning.shape import Shape
+from rosita.pruning.cut import Cut
 
 EMBEDDING = "bert.embeddings.word_embeddings"
 Moments = dict[str, dict[str, Tensor]]  # "step", "exp_avg", "exp_avg_sq" -> by parameter name
@@ -18,37 +16,28 @@ Moments = dict[str, dict[str, Tensor]]  # "step", "exp_avg", "exp_avg_sq" -> by 
 def surviving_moments(
     model: nn.Module,
     optimizer: Optimizer,
-    target: Shape,
-    scores: dict[str, Tensor] | None,
+    cut: Cut,
     rotated: bool = False,
 ) -> Moments:
-    """The moments of `model`, cut as `pruning.prune` cuts its weights to `target`.
+    """The moments of `model`, cut as its weights are.
 
     Those of an embedding that is factorized now, or again (`rotated`), are left out: its new
     factors have no history.
     """
-    config: RositaConfig = model.config
     names = {weight: name for name, weight in model.named_parameters()}
     found: Moments = {}
     for weight, state in optimizer.state.items():
         for kind, value in state.items():
             found.setdefault(kind, {})[names[weight]] = value
-    rank = target.emb_hidden_dim
     return {
-        kind: values if kind == "step" else _cut(values, config, target, scores, rank, rotated)
+        kind: values if kind == "step" else _left(values, cut, rotated)
         for kind, values in found.items()
     }
 
 
-def _cut(
-    values: dict[str, Tensor],
-    config: RositaConfig,
-    target: Shape,
-    scores: dict[str, Tensor] | None,
-    rank: int,
-    rotated: bool,
-) -> dict[str, Tensor]:
-    kept = prune_layers(values, config, target, scores)
+def _left(values: dict[str, Tensor], cut: Cut, rotated: bool) -> dict[str, Tensor]:
+    rank = cut.shape.emb_hidden_dim
+    kept = cut.of_layers(values)
     if rank == -1:
         return kept
     kept.pop(f"{EMBEDDING}.weight", None)

@@ -8,8 +8,8 @@ import numpy as np
 from torch import Tensor
 
 from rosita.model import RositaConfig
-from rosita.pruning.cut import ffn_scores, head_scores, select_units
-from rosita.pruning.shape import Shape
+from rosita.pruning.cut import Cut
+from rosita.pruning.importance import ffn_scores, head_scores
 
 SLICES = 32  # parts of a layer's FFN units that are summed up as one number
 
@@ -26,34 +26,28 @@ def all_units(config: RositaConfig) -> Survivors:
     return {"ffn": config.prun_intermediate_size, "layers": layers * config.num_hidden_layers}
 
 
-def cut(
-    survivors: Survivors,
-    config: RositaConfig,
-    target: Shape,
-    scores: dict[str, Tensor] | None,
-    kept: list[int] | None = None,
+def follow(
+    survivors: Survivors, cut: Cut, scores: dict[str, Tensor] | None
 ) -> tuple[Survivors, list[dict[str, Any]]]:
-    """The survivors of a pruning of `config` to `target`, and its record, a dict per kept layer.
+    """The survivors of a pruning, and its record, a dict per kept layer.
 
     "heads_before", "head_scores" and "heads" (kept) are in the numbering of the run's first model;
     "ffn_scores" is the mean score of the living units in each of `SLICES` equal slices of the first
     model's units (None: none lives), "ffn_kept" the share of each slice that is kept. Empty where
-    nothing was scored. `kept`: numbers of the layers that are kept, if not the first ones.
+    neither heads nor units are cut.
     """
+    if cut.heads is None:
+        return {**survivors, "layers": [survivors["layers"][old] for old in cut.layers]}, []
     layers, record = [], []
-    for number in range(target.keep_layers) if kept is None else kept:
-        before = survivors["layers"][number]
-        if scores is None:
-            layers.append(before)
-            continue
-        heads, units = select_units(config, target, scores, number)
+    for old, heads, units in zip(cut.layers, cut.heads, cut.units, strict=True):
+        before = survivors["layers"][old]
         after = {
             "heads": [before["heads"][i] for i in heads.tolist()],
             "units": [before["units"][i] for i in units.tolist()],
         }
         layers.append(after)
-        importance = head_scores(scores, number, config.num_attention_heads)
-        ffn = ffn_scores(scores, number).double().cpu().numpy()
+        importance = head_scores(scores, old, cut.config.num_attention_heads)
+        ffn = ffn_scores(scores, old).double().cpu().numpy()
         record.append({
             "heads_before": before["heads"],
             "head_scores": [_short(value) for value in importance.tolist()],

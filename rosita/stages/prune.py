@@ -9,9 +9,9 @@ from torch import Tensor
 
 from rosita.checkpoint import TaskModel
 from rosita.provenance import Run, weights_hash
-from rosita.pruning.cut import needs_scores, prune
+from rosita.pruning.cut import Cut
 from rosita.pruning.shape import Shape
-from rosita.pruning.survivors import all_units, cut
+from rosita.pruning.survivors import all_units, follow
 
 
 def prune_stage(
@@ -27,9 +27,10 @@ def prune_stage(
     `layers`: those that are kept, if not the first ones.
     """
     config = start.model.config
-    pruned = replace(start, model=prune(start.model, target, scores, layers), path=str(folder))
+    cut = Cut.decide(config, target, scores, layers)
+    pruned = replace(start, model=cut.of_model(start.model), path=str(folder))
     before, after = (weights_hash(one.model.state_dict()) for one in (start, pruned))
-    used = weights_hash(scores) if needs_scores(config, target) else None
+    used = weights_hash(scores) if cut.heads else None
     identity = {
         "stage": "one_step_prune",
         "task": start.task.name,
@@ -40,7 +41,7 @@ def prune_stage(
     if run.is_finished(overwrite):
         return pruned
     run.claim(overwrite)
-    _, record = cut(all_units(config), config, target, scores, layers)
+    _, record = follow(all_units(config), cut, scores)
     pruned.save(folder)
     run.write(finished=True, shape=str(target), parameters=pruned.parameters, weights=after,
               history=[{"step": 0, "shape": str(target), "layers": record}])  # fmt: skip

@@ -21,11 +21,11 @@ from rosita.errors import RositaError
 from rosita.evaluation import Scores
 from rosita.files import read_torch, write_torch
 from rosita.model import RositaConfig, RositaForSequenceClassification, build_model
-from rosita.pruning.cut import prune
+from rosita.pruning.cut import Cut
 from rosita.pruning.importance import CUT_MATRICES, TaylorImportance
 from rosita.pruning.moments import Moments, put_moments, surviving_moments
 from rosita.pruning.shape import Shape, shaped_config
-from rosita.pruning.survivors import all_units, cut
+from rosita.pruning.survivors import all_units, follow
 from rosita.training.embedding import Vocabulary
 from rosita.training.optimizer import (
     build_optimizer,
@@ -215,13 +215,14 @@ class Training:
             self._save_rung(bar)
         period = self.plan.schedule.period
         scores = self.importance and self.importance.scores(self.student, divide_by=period)
+        cut = Cut.decide(self.config, shape, scores)
         living = self.progress.survivors or all_units(self.config)
-        self.progress.survivors, layers = cut(living, self.config, shape, scores)
+        self.progress.survivors, layers = follow(living, cut, scores)
         rotated = self.plan.recompute_svd
         moments: Moments = {}
         if self.plan.keep_optimizer:
-            moments = surviving_moments(self.student, self.optimizer, shape, scores, rotated)
-        self._use(prune(self.whole_model, shape, scores, recompute_svd=rotated))
+            moments = surviving_moments(self.student, self.optimizer, cut, rotated)
+        self._use(cut.of_model(self.whole_model, rotated))
         put_moments(self.student, self.optimizer, moments)
         if not moments:
             self.progress.moment_steps = 0
