@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from rosita.budget.costs import macs
-from rosita.checkpoint import load_model, resolve_folder
+from rosita.checkpoint import load_model
 from rosita.cli import ArgumentParser, run_script
 from rosita.data.batches import Encoded
 from rosita.data.encode import encode_file
@@ -50,7 +50,7 @@ from rosita.errors import RositaError
 from rosita.evaluation import score
 from rosita.files import atomic_write, read_json, write_json
 from rosita.model import RositaConfig
-from rosita.provenance import read_run, require_finished
+from rosita.provenance import read_run, require_finished, resolve_folder
 from rosita.pruning.shape import Shape, parameter_count
 from rosita.tables import markdown
 from rosita.tasks import Task, find_task

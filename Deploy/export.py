@@ -14,13 +14,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from rosita import config
-from rosita.checkpoint import TaskModel, load_model, resolve_folder
+from rosita.checkpoint import TaskModel, load_model
 from rosita.cli import ArgumentParser, add_flags, run_script
 from rosita.config import load_config, setting
 from rosita.deploy.hub import publish
 from rosita.errors import RositaError
 from rosita.fetch.sources import Access
-from rosita.provenance import read_run, require_finished
+from rosita.provenance import read_run, require_finished, resolve_folder
 from rosita.stages.export import export_stage
 from rosita.tasks import Task, find_task
 from rosita.tokenizer import read_tokenizer

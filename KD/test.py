@@ -16,11 +16,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from rosita.checkpoint import resolve_folder
 from rosita.cli import ArgumentParser, add_flags, run_script
 from rosita.config import KDSettings, load_config, setting
 from rosita.errors import RositaError
-from rosita.stages.test import collect_submission, evaluate_folder, predict_folder
+from rosita.provenance import resolve_folder
 from rosita.tasks import find_task
 
 
@@ -56,10 +55,18 @@ def main(argv: list[str] | None = None) -> None:
 
     folder = resolve_folder(settings.student_model)
     output = Path(settings.output_dir or folder)
+    from rosita.stages.test import (  # heavy imports: all complaints above come without them
+        collect_submission,
+        evaluate_model,
+        open_for_test,
+        predict_model,
+    )
+
+    model = open_for_test(folder, task, settings)
     if settings.do_eval:
-        evaluate_folder(folder, task, settings, "eval_results", output)
+        evaluate_model(model, settings, "eval_results", output)
     if settings.do_predict:
-        written = predict_folder(folder, task, settings, output)
+        written = predict_model(model, settings, output)
         if settings.submission_dir:
             collect_submission(Path(settings.submission_dir), written)
 

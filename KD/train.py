@@ -14,18 +14,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-
-from rosita.checkpoint import TaskModel, load_model, resolve_folder
-from rosita.cli import ArgumentParser, add_flags, run_script
+from rosita.cli import ArgumentParser, add_flags, is_first_process, run_script
 from rosita.config import KDSettings, describe, load_config
 from rosita.errors import RositaError
-from rosita.provenance import require_finished
-from rosita.runtime import start_accelerator
-from rosita.stages.distil import distil_stage
-from rosita.stages.test import evaluate_folder
+from rosita.provenance import require_finished, resolve_folder
+from rosita.stages.identity import finished_already, kd_stage
 from rosita.tasks import Task, find_task
-from rosita.tokenizer import read_tokenizer
 
 RETIRED = {  # flags of the published script -> what to do instead
     "--wd": "type --weight_decay",
@@ -41,16 +35,33 @@ def main(argv: list[str] | None = None, subsets: bool = False) -> None:
         evaluate(task, flags, config)
         return
     settings = read_settings(task, flags, config)
-    print(describe(settings))
-    check_parents(task, settings, None if "student_model" in flags else config)
-    accelerator = start_accelerator(settings)
-    teacher, student = open_models(task, settings)
-    done = distil_stage(teacher, student, settings, accelerator, subsets)
+    print(describe(settings, flags, config))
+    parents = check_parents(task, settings, None if "student_model" in flags else config)
+    if finished_already(kd_stage(settings), settings, task, parents, subsets):
+        return
+    done = distil(task, settings, subsets)
     if done is None:
         return
     folder = Path(settings.output_dir)
     print(f"best dev {done['metric']} {done['score']:.4f} at step {done['step']}, shape"
           f" {done['shape']}; the student is in {folder}")  # fmt: skip
+
+
+def distil(task: Task, settings: KDSettings, subsets: bool) -> dict[str, Any] | None:
+    """Open teacher and student and run the stage; the best evaluation."""
+    # heavy imports: all complaints above come without them
+    from rosita.checkpoint import TaskModel
+    from rosita.runtime import start_accelerator
+    from rosita.stages.distil import distil_stage
+
+    accelerator = start_accelerator(settings)
+    activation = settings.classifier_activation
+    teacher = TaskModel.open(settings.teacher_model, task, classifier_activation=activation)
+    student = TaskModel.open(
+        settings.student_model, task, new_classifier=True, classifier_activation=activation,
+        do_lower_case=settings.do_lower_case,
+    )  # fmt: skip
+    return distil_stage(teacher, student, settings, accelerator, subsets)
 
 
 def evaluate(task: Task, flags: dict[str, str], config: str | None) -> None:
@@ -62,15 +73,20 @@ def evaluate(task: Task, flags: dict[str, str], config: str | None) -> None:
     for name in ("compute_taylor", "dry_run"):
         if getattr(settings, name):
             raise RositaError(f"--do_eval scores the student on dev, no more: leave --{name} out")
-    if not PartialState().is_main_process:
+    if not is_first_process():
         return
     student = resolve_folder(settings.student_model)
     print(f"{student} is scored on dev, nothing is trained")
-    evaluate_folder(student, task, settings, "eval_results", Path(flags.get("output_dir", student)))
+    from rosita.stages.test import evaluate_model, open_for_test  # heavy imports
+
+    output = Path(flags.get("output_dir", student))
+    evaluate_model(open_for_test(student, task, settings), settings, "eval_results", output)
 
 
-def check_parents(task: Task, settings: KDSettings, config: str | None) -> None:
+def check_parents(task: Task, settings: KDSettings, config: str | None) -> dict[str, Path]:
     """Both models come from finished runs on this task; the teacher is not freshly pruned.
+
+    Returns their folders.
 
     `config`: the JSON file that names the student, None if the command line does.
     """
@@ -84,6 +100,7 @@ def check_parents(task: Task, settings: KDSettings, config: str | None) -> None:
             f"the teacher {teacher} was pruned and not trained since; the teacher of a setting is"
             " bert_ft, bert_student or bert-8layer"
         )
+    return {"teacher": teacher, "student": student}
 
 
 def check_not_trained(settings: KDSettings, run: dict[str, Any], config: str | None) -> None:
@@ -103,20 +120,6 @@ def check_not_trained(settings: KDSettings, run: dict[str, Any], config: str | N
         f"{config}: the student {trained}; this setting starts from the output of"
         " pruning_one_step.py, models/prun_bert or models/prun_bert_student: make student_model"
         " that, or type --student_model to train this one further"
-    )
-
-
-def open_models(task: Task, settings: KDSettings) -> tuple[TaskModel, TaskModel]:
-    """Teacher and student, both with the student's tokenizer."""
-    activation = settings.classifier_activation
-    teacher = load_model(settings.teacher_model, task, classifier_activation=activation)
-    student = load_model(
-        settings.student_model, task, new_classifier=True, classifier_activation=activation
-    )
-    tokenizer = read_tokenizer(resolve_folder(settings.student_model), settings.do_lower_case)
-    return (
-        TaskModel(teacher, tokenizer, task, settings.teacher_model),
-        TaskModel(student, tokenizer, task, settings.student_model),
     )
 
 

@@ -21,20 +21,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pruning_one_step import read_scores
 
 from rosita.budget.costs import rows_of, shape_of
 from rosita.budget.figure import draw_plan
 from rosita.budget.latency import LatencyModel
 from rosita.budget.search import KeptScore, Table, candidates, front, parse_size
-from rosita.checkpoint import check_length, load_model, resolve_folder
+from rosita.checkpoint import check_length, load_model
 from rosita.cli import ArgumentParser, run_script
 from rosita.deploy.labelling import FORMATS
 from rosita.deploy.measuring import positive, torch_threads
 from rosita.errors import RositaError
 from rosita.files import read_json, write_json
 from rosita.model import RositaConfig, RositaForSequenceClassification
-from rosita.provenance import read_run, require_finished
+from rosita.provenance import read_run, require_finished, resolve_folder
+from rosita.pruning.importance import read_scores
 from rosita.pruning.shape import Shape, check_target
 from rosita.tables import markdown
 from rosita.tasks import Task, find_task

@@ -12,22 +12,20 @@ Writes  OUTPUT_DIR/TASK/aH_lL_fF_eE/          the pruned model, run.json
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from rosita.checkpoint import TaskModel, load_model
 from rosita.cli import ArgumentParser, run_script
 from rosita.errors import RositaError
-from rosita.model import RositaConfig, RositaForSequenceClassification
-from rosita.provenance import require_finished
-from rosita.pruning.cut import needs_scores
-from rosita.pruning.importance import important_layers, magnitude_scores, random_scores, read_scores
+from rosita.provenance import require_finished, resolve_folder
 from rosita.pruning.shape import Shape, check_target
-from rosita.stages.prune import prune_stage
 from rosita.tasks import find_task
-from rosita.tokenizer import read_tokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rosita.model import RositaConfig, RositaForSequenceClassification
 
 # The published shape: what a flag left out stands for, whatever the model has.
 PUBLISHED = {"keep_heads": 2, "num_layers": 8, "ffn_hidden_dim": 512, "emb_hidden_dim": 128}
@@ -36,15 +34,17 @@ PUBLISHED = {"keep_heads": 2, "num_layers": 8, "ffn_hidden_dim": 512, "emb_hidde
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     task = find_task(args.task)
-    source = Path(args.model_path) / task.name
-    model = load_model(source, task)
+    source = resolve_folder(str(Path(args.model_path) / task.name))
     require_finished(source, task.name, "prune a model tuned on this task")
-    target = target_shape(args, model.config)
+    # heavy imports: the complaints above come without them
+    from rosita.checkpoint import TaskModel
+    from rosita.stages.prune import prune_stage
 
-    scores, layers = choose(args, source, model, target)
+    start = TaskModel.open(source, task)
+    target = target_shape(args, start.model.config)
+    scores, layers = choose(args, source, start.model, target)
     if args.from_scratch:
-        model = random_model(model.config, args.seed)
-    start = TaskModel(model, read_tokenizer(source), task, str(source))
+        start = replace(start, model=random_model(start.model.config, args.seed))
     folder = Path(args.output_dir) / task.name / str(target)
     pruned = prune_stage(start, target, scores, folder, args.overwrite_output_dir, layers)
     print(
@@ -74,6 +74,14 @@ def choose(
     args: argparse.Namespace, source: Path, model: RositaForSequenceClassification, target: Shape
 ) -> tuple[dict[str, Tensor] | None, list[int] | None]:
     """The scores of the weights, None if none are needed; the layers, None for the first ones."""
+    from rosita.pruning.cut import needs_scores
+    from rosita.pruning.importance import (
+        important_layers,
+        magnitude_scores,
+        random_scores,
+        read_scores,
+    )
+
     by_score = args.keep_layers_by == "score"
     if not by_score and not needs_scores(model.config, target):
         return None, None
@@ -89,6 +97,10 @@ def choose(
 
 def random_model(config: RositaConfig, seed: int) -> RositaForSequenceClassification:
     """BERT's random weights, in the shape of the model that is to be cut."""
+    import torch
+
+    from rosita.model import RositaForSequenceClassification
+
     torch.manual_seed(seed)
     return RositaForSequenceClassification(config)
 

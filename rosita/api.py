@@ -33,7 +33,7 @@ from accelerate.state import AcceleratorState
 from pydantic import BaseModel
 from torch import Tensor
 
-from rosita.checkpoint import IN_MEMORY, TaskModel, load_model, resolve_folder
+from rosita.checkpoint import IN_MEMORY, TaskModel, load_model
 from rosita.config import (
     ExportSettings,
     FineTuneSettings,
@@ -54,7 +54,6 @@ from rosita.stages.export import _dev, export_stage
 from rosita.stages.fine_tune import fine_tune_stage, score_stage
 from rosita.stages.prune import prune_stage
 from rosita.tasks import Task, find_task
-from rosita.tokenizer import read_tokenizer
 
 # Settings of the scripts that the arguments of the functions here stand for.
 _NOT_HERE = {
@@ -84,13 +83,13 @@ def load(
     folder, weights that do not fit the config, other labels than the task's. Reads our format, a
     plain BERT's and that of the authors' models.
     """
-    path = resolve_folder(str(folder))
     found = task if isinstance(task, Task) else find_task(task)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = load_model(path, found, new_classifier=new_classifier,
-                           classifier_activation=classifier_activation)  # fmt: skip
-    return TaskModel(model, read_tokenizer(path, do_lower_case), found, str(folder))
+        return TaskModel.open(
+            folder, found, new_classifier=new_classifier, do_lower_case=do_lower_case,
+            classifier_activation=classifier_activation,
+        )  # fmt: skip
 
 
 def fine_tune(
@@ -226,7 +225,7 @@ def label(
         return list(Labeller(Path(folder), form).label(rows))
 
 
-# ---------------------------------------------------------------------- the stages
+# ---------------------------------------------------------------------- settings and folders
 
 
 def _settings(
@@ -243,7 +242,8 @@ def _settings(
     for name in ("model", "model_name_or_path", "teacher_model", "student_model"):
         if name in kind.model_fields:
             values[name] = IN_MEMORY
-    return load_config(kind, task, {name: str(value) for name, value in values.items()})
+    typed = {name: str(v) if isinstance(v, Path) else v for name, v in values.items()}
+    return load_config(kind, task, typed)
 
 
 def _accelerator(settings: LoopSettings) -> Accelerator:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,70 +18,15 @@ from transformers.activations import ACT2FN
 from rosita.errors import RositaError, nearest
 from rosita.files import atomic_write, read_json, read_torch
 from rosita.model import RositaConfig, RositaForSequenceClassification, build_model
-from rosita.provenance import read_run
+from rosita.provenance import file_hashes, resolve_folder
 from rosita.pruning.shape import Shape, parameter_count
 from rosita.tasks import Task
-from rosita.tokenizer import TokenizerFiles, _save_tokenizer
+from rosita.tokenizer import TokenizerFiles, read_tokenizer, save_tokenizer
 
 WEIGHTS = "model.safetensors"
 REFERENCE_WEIGHTS = "pytorch_model.bin"
-# The one name by which the published commands call a model that is no folder. A bert_pt without
-# run.json is taken for it alone: a mistyped name or path must not find it.
-PRETRAINED = "bert-base-uncased"
 # Heads that a pretrained BERT or the reference's KD code carries beside what we use.
 _SURPLUS = ("cls.", "fit_dense", "bert.embeddings.position_ids")
-
-
-def resolve_folder(name_or_path: str) -> Path:
-    """The folder of a model: a path, or the name of the pretrained BERT in models/bert_pt.
-
-    Raises `RositaError` that tells what makes the folder.
-    """
-    path = Path(name_or_path)
-    if path.is_dir():
-        return path
-    held = []
-    for folder in (Path("models") / "bert_pt", Path("..") / "models" / "bert_pt"):
-        if (folder / "run.json").exists():
-            model = read_run(folder).get("model")
-            if model == name_or_path:
-                return folder
-            held.append(f"{folder} holds {model or 'another model'}"
-                        " (download_bert.py --overwrite_output_dir replaces it); ")  # fmt: skip
-        elif name_or_path == PRETRAINED and (folder / "config.json").exists():
-            _say_once(f"{name_or_path}: taken from {folder.resolve()}, put there by hand")
-            return folder
-    kind = "is a file, not a folder" if path.exists() else "does not exist"
-    elsewhere = "" if "/" in name_or_path else "".join(held)
-    raise RositaError(f"the model folder {name_or_path} {kind}; {elsewhere}{_maker(path)}")
-
-
-_say_once = functools.cache(print)  # a stage asks for its folder several times
-
-
-# The folders of the README -> the script and flags that make each; the more special come first.
-_MAKERS = {
-    "prun_bert": "Pruning/pruning_one_step.py -model_path ../models/bert_ft",
-    "prun_bert_student": "KD/pruning_one_step.py -model_path ../models/bert_student",
-    "bert-8layer/one_step_prun": "KD/pruning_one_step.py -model_path ../models/bert_student",
-    "one_step_prun": "Pruning/run_glue.py --is_prun True --do_train, from models/prun_bert",
-    "bert_ft": "Pruning/run_glue.py --do_train",
-    "bert_student": "KD/train.py --config_dir configurations/config_bert-student.json",
-    "bert-8layer": "KD/train.py --config_dir configurations/config_bert-8layer.json",
-    **{f"setting{number}": f"KD/train.py --config_dir configurations/config_setting{number}.json"
-       for number in (1, 2, 3, 4)},
-}  # fmt: skip
-
-
-def _maker(path: Path) -> str:
-    """The command that makes a missing model folder, by the folder names of the README."""
-    for folder, command in _MAKERS.items():
-        if f"/{folder}/" in f"/{path.as_posix()}/":
-            return f"make it with {command}"
-    return (
-        "a pretrained model comes from download_bert.py, a tuned one from Pruning/run_glue.py"
-        " --do_train or KD/train.py"
-    )
 
 
 def save_model(
@@ -101,7 +45,7 @@ def save_model(
             (folder / name).unlink(missing_ok=True)
         with atomic_write(config) as file:
             file.write(text)
-    _save_tokenizer(folder, tokenizer, model.config.max_position_embeddings)
+    save_tokenizer(folder, tokenizer, model.config.max_position_embeddings)
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     with atomic_write(folder / WEIGHTS, "wb") as file:
         file.write(serialize(state, metadata={"format": "pt"}))
@@ -338,6 +282,27 @@ class TaskModel:
     tokenizer: TokenizerFiles
     task: Task
     path: str = IN_MEMORY
+
+    @classmethod
+    def open(
+        cls,
+        name_or_path: str | Path,
+        task: Task,
+        *,
+        new_classifier: bool = False,
+        do_lower_case: bool | None = None,
+        classifier_activation: str = "auto",
+    ) -> TaskModel:
+        """Read a model folder, or the pretrained BERT of that name; see `load_model`."""
+        folder = resolve_folder(str(name_or_path))
+        tokenizer = read_tokenizer(folder, do_lower_case)
+        model = load_model(folder, task, new_classifier=new_classifier,
+                           classifier_activation=classifier_activation)  # fmt: skip
+        return cls(model, tokenizer, task, str(name_or_path))
+
+    def files(self) -> dict[str, str]:
+        """Hashes of the files that it was read from; none if it was made in memory."""
+        return {} if self.path == IN_MEMORY else file_hashes(resolve_folder(self.path))
 
     @property
     def shape(self) -> Shape:

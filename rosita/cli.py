@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, redirect_stdout
 from typing import Any, NoReturn
@@ -47,13 +46,17 @@ class ArgumentParser(argparse.ArgumentParser):
         raise RositaError(f"{message}{hint} (--help lists all flags)")
 
 
+def is_first_process() -> bool:
+    """Of many processes (torchrun, accelerate launch) one prints and writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def run_script(main: Callable[[], None]) -> None:
     """Call a stage script's `main`; a `RositaError` becomes one line on stderr and exit code 2.
 
-    Of many processes (torchrun, accelerate launch) only the first prints. All can complain; but
-    where they all fail alike, the launcher stops the others before they repeat it.
+    Of many processes only the first prints. All can complain; the others say which one they are.
     """
-    first = os.environ.get("RANK", "0") == "0"
+    first = is_first_process()
     try:
         with open(os.devnull, "w") as nowhere, nullcontext() if first else redirect_stdout(nowhere):
             main()
@@ -62,9 +65,8 @@ def run_script(main: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except RositaError as error:
-        if not first:
-            time.sleep(5)
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        who = "" if first else f" (process {os.environ['RANK']})"
+        print(f"error{who}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -21,9 +22,19 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 EVAL_ROWS = "rows of 128 tokens in a batch of evaluation (of shorter ones more, of longer fewer)"
 
 
-def setting(default: Any, help: str, **limits: Any) -> Any:
-    """A field of a settings class: its default, what `--help` says of it, and its limits."""
-    return Field(default, description=help, **limits)
+def setting(default: Any, help: str, *, identity: bool = True, **limits: Any) -> Any:
+    """A field of a settings class: its default, what `--help` says of it, and its limits.
+
+    `identity`: it decides the outcome of a run; False for what says where and how to run.
+    """
+    return Field(default, description=help, json_schema_extra={"identity": identity}, **limits)
+
+
+def decides(kind: type[BaseModel]) -> list[str]:
+    """Names of the settings that decide the outcome of a run."""
+    return [
+        name for name, field in kind.model_fields.items() if field.json_schema_extra["identity"]
+    ]
 
 
 class LoopSettings(BaseModel):
@@ -31,9 +42,13 @@ class LoopSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    data_dir: str | None = setting(None, "folder of the task's .tsv files (default: data/TASK)")
-    output_dir: str = setting(..., "model folder to write")
-    cache_dir: str | None = setting(None, "folder for cached token ids (default: beside the data)")
+    data_dir: str | None = setting(
+        None, "folder of the task's .tsv files (default: data/TASK)", identity=False
+    )
+    output_dir: str = setting(..., "model folder to write", identity=False)
+    cache_dir: str | None = setting(
+        None, "folder for cached token ids (default: beside the data)", identity=False
+    )
     max_seq_length: int = setting(128, "tokens after which a text is cut", ge=3)
     learning_rate: float = setting(5e-5, "peak learning rate", gt=0)
     num_train_epochs: float = setting(3.0, "passes over the training data (scoring: 1)", gt=0)
@@ -46,41 +61,57 @@ class LoopSettings(BaseModel):
     max_grad_norm: float = setting(1.0, "largest norm of a gradient", gt=0)
     gradient_accumulation_steps: int = setting(1, "micro-batches per step", ge=1)
     max_steps: int = setting(-1, "stop after this many steps (-1: after the epochs)", ge=-1)
-    save_state_steps: int = setting(500, "save the state to resume from every so many steps", ge=1)
+    save_state_steps: int = setting(
+        500, "save the state to resume from every so many steps", ge=1, identity=False
+    )
     seed: int = setting(42, "random seed", ge=0)
     precision: Precision = setting("auto", "auto takes bf16 where the hardware has it")
-    no_cuda: bool = setting(False, "stay on the CPU")
+    no_cuda: bool = setting(False, "stay on the CPU", identity=False)
     score_by: Literal["weight", "unit"] = setting(
         "weight", "Taylor score: |weight x gradient|, or of their sum over a head or FFN unit"
     )
-    dry_run: bool = setting(False, "check everything, print the plan and its time, write nothing")
+    dry_run: bool = setting(
+        False, "check everything, print the plan and its time, write nothing", identity=False
+    )
 
 
 class FineTuneSettings(LoopSettings):
     """Settings of Pruning/run_glue.py: fine-tuning and Taylor scores."""
 
-    model_type: Literal["bert"] = setting("bert", "accepted and not needed: only bert there is")
-    model_name_or_path: str = setting(..., "model folder, or a name that download_bert.py fetched")
-    output_dir: str | None = setting(None, "model folder to write (scores: default beside model)")
+    model_type: Literal["bert"] = setting(
+        "bert", "accepted and not needed: only bert there is", identity=False
+    )
+    model_name_or_path: str = setting(
+        ..., "model folder, or a name that download_bert.py fetched", identity=False
+    )
+    output_dir: str | None = setting(
+        None, "model folder to write (scores: default beside model)", identity=False
+    )
     per_gpu_train_batch_size: int = setting(32, "rows per device and micro-batch", ge=1)
-    per_gpu_eval_batch_size: int = setting(8, EVAL_ROWS, ge=1)
+    per_gpu_eval_batch_size: int = setting(8, EVAL_ROWS, ge=1, identity=False)
     learning_rate: float = setting(2e-5, "peak learning rate", gt=0)
     num_train_epochs: float = setting(5.0, "passes (pruned CoLA: 20; scoring: 1)", gt=0)
     warmup_steps: int = setting(0, "steps of linear warm-up", ge=0)
-    do_train: bool = setting(False, "fine-tune")
-    do_eval: bool = setting(False, "evaluate on dev; write eval_results_TASK.txt")
-    do_predict: bool = setting(False, "predict test; write test_results_TASK.txt")
+    do_train: bool = setting(False, "fine-tune", identity=False)
+    do_eval: bool = setting(False, "evaluate on dev; write eval_results_TASK.txt", identity=False)
+    do_predict: bool = setting(False, "predict test; write test_results_TASK.txt", identity=False)
     evaluate_during_training: bool = setting(False, "evaluate every logging_steps, keep the best")
-    logging_dir: str | None = setting(None, "TensorBoard folder (default: output_dir/logging)")
+    logging_dir: str | None = setting(
+        None, "TensorBoard folder (default: output_dir/logging)", identity=False
+    )
     logging_steps: int = setting(50, "log, and evaluate if asked to, every so many steps", ge=1)
     save_steps: int = setting(0, "keep an intermediate checkpoint every so many steps (0: none)",
-                              ge=0)  # fmt: skip
+                              ge=0, identity=False)  # fmt: skip
     is_prun: bool = setting(False, "the model given is a pruned one")
     compute_taylor: bool = setting(False, "score the weights, train nothing")
     do_lower_case: bool | None = setting(None, "lower-case the text (default: as the model does)")
     fp16: bool = setting(False, "the same as --precision fp16")
-    overwrite_output_dir: bool = setting(False, "start afresh, whatever output_dir holds")
-    overwrite_cache: bool = setting(False, "accepted and not needed: a cache is never stale")
+    overwrite_output_dir: bool = setting(
+        False, "start afresh, whatever output_dir holds", identity=False
+    )
+    overwrite_cache: bool = setting(
+        False, "accepted and not needed: a cache is never stale", identity=False
+    )
     classifier_activation: Literal["auto", "relu", "none"] = setting(
         "auto", "before the classifier (auto: relu for the reference's KD checkpoints)"
     )
@@ -94,14 +125,16 @@ class FineTuneSettings(LoopSettings):
 class KDSettings(LoopSettings):
     """Settings of KD/train.py, KD/train_with_subset.py and the files in KD/configurations/."""
 
-    teacher_model: str = setting(..., "folder of the teacher, tuned on this task")
-    student_model: str = setting(..., "folder of the student to train")
+    teacher_model: str = setting(..., "folder of the teacher, tuned on this task", identity=False)
+    student_model: str = setting(..., "folder of the student to train", identity=False)
     do_lower_case: bool | None = setting(None, "lower-case the text (default: as the model does)")
     aug_train: bool = setting(False, "train on train_aug.tsv instead of train.tsv")
     fresh_augmentation: Literal["never", "alternate", "always"] = setting(
         "never", "replace words of train.tsv anew, by GloVe, in every other epoch or in each"
     )
-    glove_embs: str | None = setting(None, "vectors for fresh_augmentation, from download_glove.py")
+    glove_embs: str | None = setting(
+        None, "vectors for fresh_augmentation, from download_glove.py", identity=False
+    )
     aug_candidates: int = setting(15, "fresh_augmentation: candidates per word (M)", ge=1)
     aug_probability: float = setting(
         0.4, "fresh_augmentation: probability that a word is replaced (p)", ge=0, le=1
@@ -111,7 +144,7 @@ class KDSettings(LoopSettings):
         " moved or exchanged", ge=0, le=1,
     )  # fmt: skip
     train_batch_size: int = setting(32, "rows per step and process", ge=1)
-    eval_batch_size: int = setting(32, EVAL_ROWS, ge=1)
+    eval_batch_size: int = setting(32, EVAL_ROWS, ge=1, identity=False)
     adam_epsilon: float = setting(1e-6, "AdamW epsilon", gt=0)
     weight_decay: float = setting(0.01, "AdamW weight decay, not on bias and LayerNorm", ge=0)
     # the published KD scripts leave the correction out and clip each tensor: docs/fidelity.md
@@ -166,7 +199,9 @@ class KDSettings(LoopSettings):
     keep_layers: int | None = setting(None, "layers to keep", ge=1)
     ffn_hidden_dim: int | None = setting(None, "FFN units per layer to keep", ge=1)
     emb_hidden_dim: int | None = setting(None, "rank of the embedding (-1: not factorized)", ge=-1)
-    overwrite_output_dir: bool = setting(False, "start afresh, whatever output_dir holds")
+    overwrite_output_dir: bool = setting(
+        False, "start afresh, whatever output_dir holds", identity=False
+    )
     classifier_activation: Literal["auto", "relu", "none"] = setting(
         "auto", "before the classifier (auto: relu for the reference's KD checkpoints)"
     )
@@ -207,11 +242,11 @@ Settings = TypeVar("Settings", bound=BaseModel)
 def load_config(
     kind: type[Settings],
     task: Task,
-    flags: dict[str, str],
+    flags: Mapping[str, Any],
     path: str | Path | None = None,
     base: str | Path = ".",
 ) -> Settings:
-    """Settings of one run; `flags` hold the texts of the command line's flags, by name.
+    """Settings of one run; `flags`: texts of the command line's flags, by name, or typed values.
 
     `{task}` in a text of the JSON file becomes the task's name; paths in it are relative to
     `base`, those of the command line to the current folder. Raises `RositaError` with all
@@ -224,8 +259,8 @@ def load_config(
     if path:
         values |= _json_values(kind, Path(path), task, Path(base))
     sources = {name: f"{path} [{task.name}] {name}" for name in values}
-    for name, text in flags.items():
-        values[name] = _from_text(kind, name, text)
+    for name, value in flags.items():
+        values[name] = _from_text(kind, name, value) if isinstance(value, str) else value
         sources[name] = f"--{name}"
     try:
         return kind.model_validate(values, strict=True)
@@ -233,10 +268,19 @@ def load_config(
         raise RositaError(_complaints(error, sources, path)) from None
 
 
-def describe(settings: BaseModel) -> str:
-    """The resolved settings on a few lines, for the log."""
-    pairs = [f"{name}={value}" for name, value in settings.model_dump().items()]
-    return "settings: " + " ".join(pairs)
+def describe(settings: BaseModel, flags: Iterable[str], path: str | None = None) -> str:
+    """The settings that differ from the defaults of `--help`, a line each, and who set them.
+
+    `flags`: names of those that the command line gave; `path`: the JSON file, if there is one.
+    """
+    lines = ["settings (all others as --help says):"]
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if not field.is_required() and value == field.default:
+            continue
+        by = f"--{name}" if name in flags else path or "the task"
+        lines.append(f"  {name:<28} {value}  ({by})")
+    return "\n".join(lines)
 
 
 def _json_values(kind: type[BaseModel], path: Path, task: Task, base: Path) -> dict[str, Any]:

@@ -10,7 +10,13 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
 
@@ -331,3 +337,11 @@ def build_model(
     owned = {name: weight.detach().clone().contiguous() for name, weight in state.items()}
     model.load_state_dict(owned, assign=True)
     return model.train(training)
+
+
+if __name__ == "rosita.model":  # not in an exported folder, which names its classes itself
+    AutoConfig.register("rosita", RositaConfig, exist_ok=True)
+    AutoModel.register(RositaConfig, RositaModel, exist_ok=True)
+    AutoModelForSequenceClassification.register(
+        RositaConfig, RositaForSequenceClassification, exist_ok=True
+    )

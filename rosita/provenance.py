@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import hashlib
 import shutil
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any
-
-import torch
-from torch import Tensor
+from typing import IO, TYPE_CHECKING, Any
 
 from rosita.errors import RositaError
-from rosita.files import lock_file, read_json, write_json
+from rosita.files import lock_file, read_json, sha256_file, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # What a run writes into its folder, and so what starting afresh removes.
 OUTPUTS = (
@@ -22,6 +23,15 @@ OUTPUTS = (
     " logging eval_results* test_results* checkpoint-* ladder taylor_score taylor.pkl"
 ).split()
 
+# The files of them, and of other model folders, whose bytes decide what is computed from it.
+DECIDING = (
+    "*.safetensors *.bin *.index.json config.json vocab.txt tokenizer.json tokenizer_config.json"
+    " taylor.pkl"
+).split()
+
+# The one name by which the published commands call a model that is no folder. A bert_pt without
+# run.json is taken for it alone: a mistyped name or path must not find it.
+PRETRAINED = "bert-base-uncased"
 
 _HELD: dict[Path, IO[str]] = {}  # locks of this process, until it ends
 
@@ -51,6 +61,7 @@ class Run:
                 " or --overwrite_output_dir to start afresh"
             )
         if earlier.get("finished"):
+            self._check_files(earlier)
             print(f"finished already: {self.folder} (--overwrite_output_dir runs it again)")
         return bool(earlier.get("finished"))
 
@@ -74,7 +85,6 @@ class Run:
                 " or --overwrite_output_dir to replace it"
             )
         self.write(finished=False)
-        return True
 
     def write(self, finished: bool, **results: Any) -> None:
         """Write run.json: who made this, from what, and with which result."""
@@ -86,10 +96,22 @@ class Run:
             "finished": finished,
             **self.details,
             **results,
+            **({"files": file_hashes(self.folder)} if finished else {}),
             "identity": self.identity,
             "versions": _versions(),
         }
         write_json(self.folder / "run.json", record)
+
+    def _check_files(self, earlier: dict[str, Any]) -> None:
+        """Raise `RositaError` if what a finished run wrote is gone, or is another file now."""
+        now = file_hashes(self.folder)
+        for name, digest in earlier.get("files", {}).items():
+            if now.get(name) != digest:
+                what = "has changed since" if name in now else "is gone"
+                raise RositaError(
+                    f"{self.folder} was finished, but its {name} {what};"
+                    " --overwrite_output_dir runs it again"
+                )
 
     def remove_state(self) -> None:
         """Remove the state that the run would have resumed from."""
@@ -118,6 +140,15 @@ def read_run(folder: Path) -> dict[str, Any]:
     return run
 
 
+def file_hashes(folder: str | Path) -> dict[str, str]:
+    """SHA-256 of the files of a folder that decide what its model or its scores are, by name.
+
+    Empty for a model in memory.
+    """
+    found = {path for pattern in DECIDING for path in Path(folder).glob(pattern)}
+    return {path.name: sha256_file(path) for path in sorted(found) if path.is_file()}
+
+
 def require_finished(folder: Path, task: str, advice: str) -> dict[str, Any]:
     """The run.json of a folder that the next stage starts from; {} for a model from elsewhere.
 
@@ -129,6 +160,58 @@ def require_finished(folder: Path, task: str, advice: str) -> dict[str, Any]:
     if run.get("task") not in (None, task):
         raise RositaError(f"{folder} was made for {run['task']}, not for {task}; {advice}")
     return run
+
+
+def resolve_folder(name_or_path: str) -> Path:
+    """The folder of a model: a path, or the name of the pretrained BERT in models/bert_pt.
+
+    Raises `RositaError` that tells what makes the folder.
+    """
+    path = Path(name_or_path)
+    if path.is_dir():
+        return path
+    held = []
+    for folder in (Path("models") / "bert_pt", Path("..") / "models" / "bert_pt"):
+        if (folder / "run.json").exists():
+            model = read_run(folder).get("model")
+            if model == name_or_path:
+                return folder
+            held.append(f"{folder} holds {model or 'another model'}"
+                        " (download_bert.py --overwrite_output_dir replaces it); ")  # fmt: skip
+        elif name_or_path == PRETRAINED and (folder / "config.json").exists():
+            _say_once(f"{name_or_path}: taken from {folder.resolve()}, put there by hand")
+            return folder
+    kind = "is a file, not a folder" if path.exists() else "does not exist"
+    elsewhere = "" if "/" in name_or_path else "".join(held)
+    raise RositaError(f"the model folder {name_or_path} {kind}; {elsewhere}{_maker(path)}")
+
+
+_say_once = functools.cache(print)  # a stage asks for its folder several times
+
+
+# The folders of the README -> the script and flags that make each; the more special come first.
+_MAKERS = {
+    "prun_bert": "Pruning/pruning_one_step.py -model_path ../models/bert_ft",
+    "prun_bert_student": "KD/pruning_one_step.py -model_path ../models/bert_student",
+    "bert-8layer/one_step_prun": "KD/pruning_one_step.py -model_path ../models/bert_student",
+    "one_step_prun": "Pruning/run_glue.py --is_prun True --do_train, from models/prun_bert",
+    "bert_ft": "Pruning/run_glue.py --do_train",
+    "bert_student": "KD/train.py --config_dir configurations/config_bert-student.json",
+    "bert-8layer": "KD/train.py --config_dir configurations/config_bert-8layer.json",
+    **{f"setting{number}": f"KD/train.py --config_dir configurations/config_setting{number}.json"
+       for number in (1, 2, 3, 4)},
+}  # fmt: skip
+
+
+def _maker(path: Path) -> str:
+    """The command that makes a missing model folder, by the folder names of the README."""
+    for folder, command in _MAKERS.items():
+        if f"/{folder}/" in f"/{path.as_posix()}/":
+            return f"make it with {command}"
+    return (
+        "a pretrained model comes from download_bert.py, a tuned one from Pruning/run_glue.py"
+        " --do_train or KD/train.py"
+    )
 
 
 def _difference(earlier: dict[str, Any], now: dict[str, Any]) -> str:
@@ -164,6 +247,8 @@ def _versions() -> dict[str, str]:
 
 def weights_hash(state: dict[str, Tensor]) -> str:
     """SHA-256 over names, types, shapes and bytes of all tensors: the identity of a model."""
+    import torch  # heavy: the records themselves need no tensors
+
     digest = hashlib.sha256()
     for name in sorted(state):
         weight = state[name].detach().cpu().contiguous()

@@ -58,7 +58,7 @@ def read_tokenizer(folder: Path, do_lower_case: bool | None = None) -> Tokenizer
         raise RositaError(f"{vocab} is not UTF-8 (byte {error.start})") from None
 
 
-def _save_tokenizer(folder: Path, tokenizer: TokenizerFiles, positions: int) -> None:
+def save_tokenizer(folder: Path, tokenizer: TokenizerFiles, positions: int) -> None:
     vocab = folder / "vocab.txt"
     if vocab.exists() and vocab.read_text(encoding="utf-8") == tokenizer.vocab:
         return

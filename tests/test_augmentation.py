@@ -16,7 +16,9 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
 import data_augmentation
-from rosita import augmentation, augmented_file, masked_lm
+from rosita.augmentation import candidates as augmentation
+from rosita.augmentation import file as augmented_file
+from rosita.augmentation import masked_lm
 from rosita.augmentation.candidates import CandidateFinder, Sampling, eligible_tokens, sample_copies
 from rosita.augmentation.glove import Glove, glove_hash, load_glove
 from rosita.augmentation.masked_lm import AnswerCache, MaskedLM, Query, SpecialPieces, masked_pair

@@ -6,9 +6,9 @@ from conftest import make_bert
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertModel
 
-from rosita.checkpoint import load_model, resolve_folder, save_model
+from rosita.checkpoint import load_model, save_model
 from rosita.errors import RositaError
-from rosita.provenance import weights_hash
+from rosita.provenance import resolve_folder, weights_hash
 from rosita.pruning.cut import prune
 from rosita.pruning.shape import Shape
 from rosita.tasks import GLUE

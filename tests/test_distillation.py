@@ -8,7 +8,6 @@ import torch
 from accelerate import Accelerator
 from conftest import SMALL, make_bert, write_cola
 
-from rosita import RositaConfig, RositaForSequenceClassification
 from rosita.checkpoint import load_model
 from rosita.data.batches import Batch
 from rosita.data.encode import encode_file
@@ -21,6 +20,7 @@ from rosita.distillation.losses import (
 )
 from rosita.distillation.teacher import Teacher
 from rosita.errors import RositaError
+from rosita.model import RositaConfig, RositaForSequenceClassification
 from rosita.provenance import weights_hash
 from rosita.runtime import freeze
 from rosita.tasks import GLUE

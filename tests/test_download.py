@@ -22,8 +22,8 @@ from pathlib import Path
 
 import pytest
 
-from rosita import archive, download
 from rosita.errors import RositaError
+from rosita.fetch import archive, download
 from rosita.fetch.archive import Damaged, unpack
 from rosita.fetch.download import fetch, holding, new_folder
 from rosita.fetch.sources import Absent, Access, check_source, join, redact
@@ -203,7 +203,7 @@ def test_a_killed_download_is_gone_on_with(host, tmp_path):
     host.cuts, host.stall = [200_000], threading.Event()
     host.stall.set()
     code = (
-        "import sys; from rosita.download import fetch; from rosita.sources import Access;"
+        "import sys; from rosita.fetch.download import fetch; from rosita.fetch.sources import Access;"
         " fetch(sys.argv[1], sys.argv[2], Access(allow_http=True))"
     )
     target, part = tmp_path / "file", tmp_path / "file.part"

@@ -11,10 +11,10 @@ import torch
 from conftest import SMALL, error_line, make_bert, run_script, write_cola
 from moto.server import ThreadedMotoServer
 
-from rosita import RositaConfig, RositaForSequenceClassification
 from rosita.checkpoint import load_model
 from rosita.deploy.onnx import OnnxModel, export_onnx, quantize_onnx
 from rosita.errors import RositaError
+from rosita.model import RositaConfig, RositaForSequenceClassification
 from rosita.tasks import GLUE
 from rosita.tokenizer import read_tokenizer
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from conftest import SMALL
 
-from rosita import RositaConfig, RositaForSequenceClassification
 from rosita.errors import RositaError
+from rosita.model import RositaConfig, RositaForSequenceClassification
 from rosita.pruning.importance import (
     MATRICES,
     TaylorImportance,

@@ -4,8 +4,7 @@ from conftest import SMALL
 from transformers import AutoModelForSequenceClassification, BertConfig
 from transformers import BertForSequenceClassification as Bert
 
-from rosita import RositaConfig, RositaForSequenceClassification
-from rosita.model import Dropout
+from rosita.model import Dropout, RositaConfig, RositaForSequenceClassification
 
 
 def twins(num_labels: int = 3) -> tuple[Bert, RositaForSequenceClassification]:

@@ -10,7 +10,6 @@ import torch
 from conftest import REPOSITORY, SMALL, error_line, make_bert, run_script, write_cola
 from torch.utils.flop_counter import FlopCounterMode
 
-from rosita import RositaConfig, RositaForSequenceClassification
 from rosita.budget.costs import file_bytes, macs, parameters, rows_of, shape_macs, shape_of
 from rosita.budget.latency import features, fit_latency
 from rosita.budget.search import (
@@ -24,6 +23,7 @@ from rosita.budget.search import (
 )
 from rosita.checkpoint import load_model, save_model
 from rosita.errors import RositaError
+from rosita.model import RositaConfig, RositaForSequenceClassification
 from rosita.pruning.cut import prune
 from rosita.pruning.importance import ffn_scores, head_scores, load_scores, scored_weights
 from rosita.pruning.shape import Shape, check_target, parameter_count, shaped_config

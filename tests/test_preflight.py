@@ -4,9 +4,10 @@ from conftest import error_line, make_bert, run_script, write_cola
 from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from rosita import RositaConfig, preflight
 from rosita.data.encode import encode_file
 from rosita.errors import RositaError
+from rosita.model import RositaConfig
+from rosita.stages import preflight
 from rosita.stages.preflight import check_disk, check_label_order, disk_needed
 from rosita.tasks import Task
 from rosita.tokenizer import read_tokenizer

@@ -5,9 +5,8 @@ import pytest
 import torch
 from conftest import SMALL
 
-from rosita import RositaConfig, RositaForSequenceClassification
 from rosita.errors import RositaError
-from rosita.model import set_dropout
+from rosita.model import RositaConfig, RositaForSequenceClassification, set_dropout
 from rosita.pruning.cut import factorize, prune, top_units
 from rosita.pruning.importance import important_layers, scored_weights
 from rosita.pruning.schedule import PruningSchedule

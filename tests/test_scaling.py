@@ -13,11 +13,11 @@ from conftest import REPOSITORY, make_bert, write_cola
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from rosita import RositaConfig, RositaForSequenceClassification
 from rosita.config import KDSettings
 from rosita.data.batches import Sampler
 from rosita.data.encode import encode_file
 from rosita.distillation.teacher import Teacher
+from rosita.model import RositaConfig, RositaForSequenceClassification
 from rosita.provenance import weights_hash
 from rosita.pruning.shape import parameter_count
 from rosita.tasks import GLUE

@@ -9,7 +9,6 @@ import torch
 from conftest import REPOSITORY, error_line, make_bert, run_script, write_cola
 from safetensors import safe_open
 
-from rosita import RositaConfig, RositaForSequenceClassification
 from rosita.budget.costs import macs
 from rosita.budget.latency import LatencyModel
 from rosita.checkpoint import load_model, save_model
@@ -27,6 +26,7 @@ from rosita.deploy.measuring import (
 from rosita.deploy.onnx import OnnxModel
 from rosita.errors import RositaError
 from rosita.evaluation import predict, score
+from rosita.model import RositaConfig, RositaForSequenceClassification
 from rosita.tasks import GLUE
 from rosita.tokenizer import read_tokenizer
 

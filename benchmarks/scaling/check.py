@@ -1,4 +1,4 @@
-"""Short runs of the real loop on this machine, against what `rosita.scaling` says of them.
+"""Short runs of the real loop on this machine, against what scaling/simulator.py says of them.
 
 Three rates are calibrated: of the update (timed alone), of arithmetic and of launching (two batch
 sizes of one teacher and student); the link by two sizes of an all-reduce. All else is predicted.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from rosita.errors import RositaError
-from rosita.model import RositaConfig
 from rosita.pruning.shape import Shape, check_target
+
+if TYPE_CHECKING:
+    from rosita.model import RositaConfig
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import re
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from rosita.errors import RositaError
-from rosita.model import RositaConfig, RositaForSequenceClassification
+
+if TYPE_CHECKING:
+    from rosita.model import RositaConfig
 
 _NAME = re.compile(r"a(\d+)_l(\d+)_f(\d+)_e(-1|\d+)")
 
@@ -81,6 +82,10 @@ def shaped_config(config: RositaConfig, shape: Shape) -> RositaConfig:
 
 def parameter_count(config: RositaConfig, shape: Shape | None = None) -> int:
     """Number of parameters of the model that `config` (in another shape, if given) describes."""
+    import torch  # heavy imports: a shape's name, its limits and its schedule need no tensors
+
+    from rosita.model import RositaForSequenceClassification
+
     with torch.device("meta"):
         model = RositaForSequenceClassification(shaped_config(config, shape) if shape else config)
     return sum(weight.numel() for weight in model.parameters())

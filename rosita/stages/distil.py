@@ -7,16 +7,18 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from rosita.checkpoint import TaskModel, resolve_folder
+from rosita.checkpoint import TaskModel
 from rosita.config import KDSettings
 from rosita.data.batches import Sampler
 from rosita.distillation.losses import DistillationLoss
 from rosita.distillation.teacher import Teacher, states_bytes
 from rosita.errors import RositaError
 from rosita.model import set_dropout
+from rosita.provenance import resolve_folder
 from rosita.pruning.schedule import PruningSchedule
 from rosita.runtime import freeze
-from rosita.stages.inputs import load_data, train_file_names, with_fresh_rows
+from rosita.stages.identity import kd_stage, train_file_names
+from rosita.stages.inputs import load_data, with_fresh_rows
 from rosita.stages.job import Job, new_run
 from rosita.stages.preflight import check_label_order
 from rosita.training.plan import Plan, total_steps
@@ -37,14 +39,13 @@ def distil_stage(
     if settings.dropout is not None:
         set_dropout(student.model, settings.dropout)
     task = student.task
-    files = train_file_names(Path(settings.data_dir), task, settings.aug_train, subsets)
-    data = load_data(settings, task, student.tokenizer, accelerator, student.model.config, files)
+    names = train_file_names(Path(settings.data_dir), task, settings.aug_train, subsets)
+    data = load_data(settings, task, student.tokenizer, accelerator, student.model.config, names)
     if settings.fresh_augmentation != "never":
         data = with_fresh_rows(data, settings, resolve_folder(student.path))
-    stage = "taylor" if settings.compute_taylor else "distil"
-    parents = {role: (one.path, one.model) for role, one in
-               (("teacher", teacher), ("student", student))}  # fmt: skip
-    run = new_run(stage, settings, data, parents, Path(settings.output_dir), accelerator)
+    parents = {"teacher": teacher, "student": student}
+    folder = Path(settings.output_dir)
+    run = new_run(kd_stage(settings), settings, data, parents, folder, accelerator)
     if run.is_finished(settings.overwrite_output_dir):  # before the teacher is asked anything
         return None
     sampler = data.sampler(settings.train_batch_size * accelerator.num_processes, settings.seed)

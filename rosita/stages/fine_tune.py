@@ -36,8 +36,7 @@ def _label_job(
     stage: str, start: TaskModel, settings: FineTuneSettings, accelerator: Accelerator
 ) -> Job:
     data = load_data(settings, start.task, start.tokenizer, accelerator, start.model.config)
-    parents = {"model": (start.path, start.model)}
-    run = new_run(stage, settings, data, parents, Path(settings.output_dir), accelerator)
+    run = new_run(stage, settings, data, {"model": start}, Path(settings.output_dir), accelerator)
     rows = settings.per_gpu_train_batch_size * settings.gradient_accumulation_steps
     update = stage == "fine_tune"
     plan = Plan(

@@ -16,8 +16,6 @@ from rosita.config import KDSettings, LoopSettings
 from rosita.data.batches import Encoded, Sampler
 from rosita.data.encode import encode_file, set_length
 from rosita.data.tsv import TsvFile
-from rosita.errors import RositaError
-from rosita.files import read_json
 from rosita.model import RositaConfig
 from rosita.tasks import Task
 from rosita.tokenizer import TokenizerFiles, read_tokenizer
@@ -98,38 +96,6 @@ def load_data(
     names = ", ".join(file.path.name for file in train[:3]) + (" ..." if len(train) > 3 else "")
     print(f"{task.name}: {rows:,} rows to train on ({names}), {len(dev):,} dev rows")
     return Data(task, train, dev)
-
-
-def train_file_names(folder: Path, task: Task, aug_train: bool, subsets: bool) -> list[str]:
-    """The training files: train.tsv, train_aug.tsv, or its subsets train_aug0.tsv, ... in order.
-
-    Raises `RositaError` naming the command that makes what is missing.
-    """
-    command = f"data_augmentation.py --task_name {task.name} --glue_dir {folder.parent}"
-    if subsets:
-        names = []
-        while (folder / f"train_aug{len(names)}.tsv").exists():
-            names.append(f"train_aug{len(names)}.tsv")
-        if not names:
-            raise RositaError(
-                f"{folder} has no train_aug0.tsv; make the subsets with {command}"
-                " --subset_rows 1000000"
-            )
-        return names
-    if not aug_train:
-        return [task.train_file]
-    if not (folder / "train_aug.tsv").exists():
-        raise RositaError(f"{folder}/train_aug.tsv does not exist; make it with {command}")
-    _check_augmented_from(folder, task)
-    return ["train_aug.tsv"]
-
-
-def _check_augmented_from(folder: Path, task: Task) -> None:
-    """Refuse an augmented file that its own record assigns to another task."""
-    record = folder / "train_aug.json"
-    made_for = read_json(record).get("task", task.name) if record.exists() else task.name
-    if made_for != task.name:
-        raise RositaError(f"{folder}/train_aug.tsv was made for {made_for}, not for {task.name}")
 
 
 def _train_header(folder: Path, task: Task) -> str | None:

@@ -10,7 +10,6 @@ from typing import Any
 from accelerate import Accelerator
 from torch import Tensor
 
-from rosita.augmentation.glove import glove_hash
 from rosita.checkpoint import TaskModel, load_model, save_model
 from rosita.config import LoopSettings
 from rosita.data.batches import Sampler
@@ -20,6 +19,7 @@ from rosita.model import RositaForSequenceClassification
 from rosita.provenance import Run, weights_hash
 from rosita.pruning.importance import save_scores
 from rosita.pruning.shape import Shape, parameter_count
+from rosita.stages.identity import run_identity
 from rosita.stages.inputs import Data
 from rosita.stages.preflight import check_disk, show_plan
 from rosita.tasks import Task
@@ -83,15 +83,6 @@ class Job:
         return True
 
 
-# Settings that say where and how to run, but do not change the outcome.
-_NOT_IDENTITY = {
-    "data_dir", "output_dir", "cache_dir", "teacher_model", "student_model", "model_name_or_path",
-    "save_state_steps", "no_cuda", "overwrite_output_dir", "overwrite_cache", "logging_dir",
-    "do_train", "do_eval", "do_predict", "per_gpu_eval_batch_size", "eval_batch_size", "model_type",
-    "save_steps", "dry_run", "glove_embs",
-}  # fmt: skip
-
-
 def dev_scores(data: Data, batch_size: int) -> Any:
     """The function that scores a model on dev, while it is trained.
 
@@ -115,30 +106,24 @@ def new_run(
     stage: str,
     settings: LoopSettings,
     data: Data,
-    parents: dict[str, tuple[str, RositaForSequenceClassification]],
+    parents: dict[str, TaskModel],
     folder: Path,
     accelerator: Accelerator,
 ) -> Run:
     """The record of a run: what decides its outcome, and where its inputs stand.
 
-    `parents`: role ("teacher", "student", "model") -> (path as given, the model read from it).
+    `parents`: role ("teacher", "student", "model") -> the model that it begins with.
     """
-    kept = settings.model_dump(exclude=_NOT_IDENTITY)
-    hashes = {role: weights_hash(model.state_dict()) for role, (_, model) in parents.items()}
-    identity = {
-        "stage": stage,
-        "task": data.task.name,
-        "labels": list(data.task.labels or ()) or "regression",
-        "processes": accelerator.num_processes,
-        "settings": kept,
-        "parents": hashes,
-        "data": {"train": [file.sha256 for file in data.train], "dev": data.dev.sha256},
-    }
-    if data.fresh:
-        identity["data"]["glove"] = glove_hash(settings.glove_embs)
+    hashes = {role: weights_hash(one.model.state_dict()) for role, one in parents.items()}
+    train = [file.sha256 for file in data.train]
+    identity = run_identity(
+        stage, settings, data.task, hashes, train, data.dev.sha256, accelerator.num_processes
+    )
     details = {
-        "parents": {role: {"path": path, "weights": hashes[role]}
-                    for role, (path, _) in parents.items()},
+        "parents": {
+            role: {"path": one.path, "weights": hashes[role], "files": one.files()}
+            for role, one in parents.items()
+        },
         "data": {
             "folder": settings.data_dir,
             "train": [file.path.name for file in data.train],

@@ -37,7 +37,8 @@ def prune_stage(
         "settings": {"shape": str(target), **({"layers": layers} if layers else {})},
         "parents": {"model": before, "scores": used},
     }
-    run = Run(folder, identity, {"parents": {"model": {"path": start.path, "weights": before}}})
+    parent = {"path": start.path, "weights": before, "files": start.files()}
+    run = Run(folder, identity, {"parents": {"model": parent}})
     if run.is_finished(overwrite):
         return pruned
     run.claim(overwrite)

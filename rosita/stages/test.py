@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from rosita.checkpoint import check_length, load_model
+from rosita.checkpoint import TaskModel, check_length
 from rosita.data.batches import Encoded
 from rosita.data.encode import encode_file
 from rosita.evaluation import (
@@ -24,9 +24,7 @@ from rosita.evaluation import (
     write_submission,
 )
 from rosita.files import atomic_write
-from rosita.model import RositaForSequenceClassification
 from rosita.tasks import DIAGNOSTIC, Task
-from rosita.tokenizer import read_tokenizer
 
 
 class TestSettings(Protocol):
@@ -41,17 +39,27 @@ class TestSettings(Protocol):
     classifier_activation: str
 
 
-def evaluate_folder(
-    folder: Path, task: Task, settings: TestSettings, names: str, output: Path | None = None
+def open_for_test(folder: Path, task: Task, settings: TestSettings) -> TaskModel:
+    """A model folder, on the device that tests it."""
+    start = TaskModel.open(
+        folder, task, do_lower_case=settings.do_lower_case,
+        classifier_activation=settings.classifier_activation,
+    )  # fmt: skip
+    check_length(settings.max_seq_length, start.model.config)
+    use_cuda = torch.cuda.is_available() and not settings.no_cuda
+    start.model.to("cuda" if use_cuda else "cpu").eval()
+    return start
+
+
+def evaluate_model(
+    start: TaskModel, settings: TestSettings, names: str, output: Path
 ) -> dict[str, Scores]:
-    """Dev scores of a model folder by split suffix; writes `names`SUFFIX.txt and .json."""
-    output = output or folder
-    model = _open(folder, task, settings)
-    found = {}
+    """Dev scores of a model by split suffix; writes `names`SUFFIX.txt and .json."""
+    task, found = start.task, {}
     for suffix, file in task.split_names("dev").items():
-        data = _encode(Path(settings.data_dir) / file, folder, task, settings, labelled=True)
+        data = _encode(start, Path(settings.data_dir) / file, task, settings, labelled=True)
         labels = np.asarray(data.labels)
-        logits = predict(model, data, settings.eval_batch_size)
+        logits = predict(start.model, data, settings.eval_batch_size)
         scores = score(task, logits, labels)
         more = published_metrics(task, scores) | {"eval_loss": mean_loss(task, logits, labels)}
         write_eval_results(output, names + suffix, scores, rows=len(data), **more)
@@ -61,13 +69,9 @@ def evaluate_folder(
     return found
 
 
-def predict_folder(
-    folder: Path, task: Task, settings: TestSettings, output: Path | None = None
-) -> dict[str, Path]:
+def predict_model(start: TaskModel, settings: TestSettings, output: Path) -> dict[str, Path]:
     """Predict every test file; returns submission file name -> result file written."""
-    output = output or folder
-    model = _open(folder, task, settings)
-    written = {}
+    task, written = start.task, {}
     data_dir = Path(settings.data_dir)
     names = list(task.submission_files) or [f"{task.name}{suffix}.tsv" for suffix in
                                             task.split_names("test")]  # fmt: skip
@@ -79,9 +83,9 @@ def predict_folder(
     if task.name == "MNLI" and diagnostic.exists():
         jobs.append((DIAGNOSTIC, diagnostic, "test_results_ax.txt", "AX.tsv"))
     for file_task, path, result, name in jobs:
-        data = _encode(path, folder, file_task, settings, labelled=False)
-        texts = prediction_texts(task, predict(model, data, settings.eval_batch_size))
-        write_predictions(output / result, texts)
+        data = _encode(start, path, file_task, settings, labelled=False)
+        logits = predict(start.model, data, settings.eval_batch_size)
+        write_predictions(output / result, prediction_texts(task, logits))
         print(f"{path.name}: {len(data)} predictions; see {output / result}")
         written[name] = output / result
     return written
@@ -101,18 +105,11 @@ def collect_submission(folder: Path, written: dict[str, Path]) -> None:
         print(f"{folder}/submission.zip is ready for the GLUE server")
 
 
-def _open(folder: Path, task: Task, settings: TestSettings) -> RositaForSequenceClassification:
-    model = load_model(folder, task, classifier_activation=settings.classifier_activation)
-    check_length(settings.max_seq_length, model.config)
-    use_cuda = torch.cuda.is_available() and not settings.no_cuda
-    return model.to("cuda" if use_cuda else "cpu").eval()
-
-
 def _encode(
-    path: Path, folder: Path, task: Task, settings: TestSettings, labelled: bool
+    start: TaskModel, path: Path, task: Task, settings: TestSettings, labelled: bool
 ) -> Encoded:
-    tokenizer = read_tokenizer(folder, settings.do_lower_case).build()
     cache = Path(settings.cache_dir) if settings.cache_dir else None
     return encode_file(
-        path, task, tokenizer, settings.max_seq_length, labelled=labelled, cache_dir=cache
-    )
+        path, task, start.tokenizer.build(), settings.max_seq_length, labelled=labelled,
+        cache_dir=cache,
+    )  # fmt: skip
