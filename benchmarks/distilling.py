@@ -45,6 +45,7 @@ from rosita.distillation.losses import DistillationLoss, LossSum, layer_map
 from rosita.distillation.teacher import Teacher
 from rosita.model import RositaConfig, RositaForSequenceClassification
 from rosita.runtime import freeze, start_accelerator
+from rosita.training.cpu import fast_on_cpu
 from rosita.training.embedding import used_tokens
 from rosita.training.loop import Training
 from rosita.training.plan import Plan
@@ -80,7 +81,7 @@ def ours(
         pred_distill=True, repr_distill=repr_distill, max_steps=steps + WARM + 1, no_cuda=True,
     )  # fmt: skip
     accelerator = start_accelerator(settings)
-    guide = Teacher(freeze(deepcopy(teacher), accelerator))
+    guide = Teacher(freeze(fast_on_cpu(deepcopy(teacher)), accelerator))
     if cached is not None:
         guide.remember([data], "0" * 32, accelerator, cached)
     loss = Clock(guide, True, repr_distill)

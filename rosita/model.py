@@ -82,25 +82,6 @@ class RositaConfig(PretrainedConfig):
         return self.prun_hidden_size // self.num_attention_heads
 
 
-class Dropout(nn.Dropout):
-    """`nn.Dropout` with a third of its cost on the CPU: 16 random bits decide an element, not 64.
-
-    The probability is rounded to a multiple of 2^-16; the scale is exact for the rounded one.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p == 0:
-            return x
-        if self.p == 1 or x.device.type != "cpu":
-            return super().forward(x)
-        # torch draws bit by bit on one core; one 64-bit draw serves four elements
-        draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-        dropped = round(self.p * 2**16)
-        bits = draws.view(torch.int16)[: x.numel()].view(x.shape)
-        keep = (bits >= dropped - 2**15).to(x.dtype)
-        return x * keep * (2**16 / (2**16 - dropped))  # keep * scale would round in bf16
-
-
 class RositaEmbeddings(nn.Module):
     """Word + position + token type embeddings, then LayerNorm and dropout."""
 
@@ -116,7 +97,7 @@ class RositaEmbeddings(nn.Module):
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, d)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, d)
         self.LayerNorm = nn.LayerNorm(d, eps=config.layer_norm_eps)
-        self.dropout = Dropout(config.hidden_dropout_prob)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def words(self, input_ids: Tensor) -> Tensor:
         """Word embeddings (batch, length, hidden) of token ids (batch, length)."""
@@ -124,15 +105,22 @@ class RositaEmbeddings(nn.Module):
             return self.word_embeddings(input_ids)
         return self.word_embeddings2(self.word_embeddings1(input_ids))
 
-    def forward(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
-        """Embedding output (batch, length, hidden); no token types means all 0."""
-        length = input_ids.shape[1]
+    def forward(
+        self, words: Tensor, token_type_ids: Tensor | None, position_ids: Tensor | None
+    ) -> Tensor:
+        """Embedding output (batch, length, hidden) from that of the words, of the same size.
+
+        No token types means all 0, no positions 0, 1, 2, ...
+        """
         if token_type_ids is None:
             types = self.token_type_embeddings.weight[0]
         else:
             types = self.token_type_embeddings(token_type_ids)
-        summed = self.words(input_ids) + types + self.position_embeddings.weight[:length]
-        return self.dropout(self.LayerNorm(summed))
+        if position_ids is None:
+            positions = self.position_embeddings.weight[: words.shape[1]]
+        else:
+            positions = self.position_embeddings(position_ids)
+        return self.dropout(self.LayerNorm(words + types + positions))
 
 
 class RositaSelfAttention(nn.Module):
@@ -144,7 +132,7 @@ class RositaSelfAttention(nn.Module):
         self.query = nn.Linear(config.hidden_size, config.prun_hidden_size)
         self.key = nn.Linear(config.hidden_size, config.prun_hidden_size)
         self.value = nn.Linear(config.hidden_size, config.prun_hidden_size)
-        self.dropout = Dropout(config.attention_probs_dropout_prob)
+        self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
 
     def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
         """Context (batch, length, kept heads x head_dim); `mask` (batch, 1, 1, length) is bool."""
@@ -153,17 +141,13 @@ class RositaSelfAttention(nn.Module):
             layer(hidden).view(batch, length, -1, self.head_dim).transpose(1, 2)
             for layer in (self.query, self.key, self.value)
         )
-        dropout = self.dropout.p if self.training else 0.0
-        # on the CPU the fused kernel knows no dropout, and is the slower one for short bf16
-        short = query.dtype == torch.bfloat16 and length <= 128
-        if hidden.device.type == "cpu" and (dropout or short):
-            scores = query * self.head_dim**-0.5 @ key.transpose(2, 3)
-            if mask is not None:
-                scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-            context = self.dropout(scores.softmax(dim=-1)) @ value
-        else:
-            context = F.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout)
+        context = self.attend(query, key, value, mask)
         return context.transpose(1, 2).reshape(batch, length, -1)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """Attention of each head, all (batch, heads, length, head_dim)."""
+        dropout = self.dropout.p if self.training else 0.0
+        return F.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout)
 
 
 class RositaOutput(nn.Module):
@@ -173,7 +157,7 @@ class RositaOutput(nn.Module):
         super().__init__()
         self.dense = nn.Linear(in_features, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = Dropout(config.hidden_dropout_prob)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, inner: Tensor, residual: Tensor) -> Tensor:
         return self.LayerNorm(self.dropout(self.dense(inner)) + residual)
@@ -256,28 +240,47 @@ class RositaModel(RositaPreTrainedModel):
 
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         output_hidden_states: bool | None = None,
-        **unused,
-    ) -> BaseModelOutputWithPooling:
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> BaseModelOutputWithPooling | tuple:
         """Encode token ids (batch, length); `attention_mask` is 1 at real tokens, 0 at padding.
 
+        `inputs_embeds` (batch, length, hidden_size) stand for the words' embeddings instead.
         `hidden_states` (if asked for) are the embedding output and each layer's output,
-        every one (batch, length, hidden_size).
+        every one (batch, length, hidden_size). Raises `ValueError` for what this model does not do.
         """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give either input_ids or inputs_embeds")
+        if output_attentions:
+            raise ValueError("output_attentions: this model does not return attention maps")
+        if attention_mask is not None and attention_mask.dim() != 2:
+            raise ValueError(
+                f"attention_mask has {attention_mask.dim()} dimensions; it must be (batch, length)"
+            )
         mask = None if attention_mask is None else attention_mask[:, None, None, :].bool()
-        hidden = self.embeddings(input_ids, token_type_ids)
+        words = self.embeddings.words(input_ids) if inputs_embeds is None else inputs_embeds
+        hidden = self.embeddings(words, token_type_ids, position_ids)
         states = [hidden]
         for layer in self.encoder.layer:
             hidden = layer(hidden, mask)
             states.append(hidden)
-        return BaseModelOutputWithPooling(
+        wanted = (
+            self.config.output_hidden_states
+            if output_hidden_states is None
+            else (output_hidden_states)
+        )
+        output = BaseModelOutputWithPooling(
             last_hidden_state=hidden,
             pooler_output=self.pooler(hidden),
-            hidden_states=tuple(states) if output_hidden_states else None,
+            hidden_states=tuple(states) if wanted else None,
         )
+        return output.to_tuple() if return_dict is False else output
 
 
 class RositaForSequenceClassification(RositaPreTrainedModel):
@@ -287,25 +290,31 @@ class RositaForSequenceClassification(RositaPreTrainedModel):
         super().__init__(config)
         dropout = config.classifier_dropout
         self.bert = RositaModel(config)
-        self.dropout = Dropout(config.hidden_dropout_prob if dropout is None else dropout)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob if dropout is None else dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         return_dict: bool | None = None,
-        **unused,
-    ) -> SequenceClassifierOutput:
+    ) -> SequenceClassifierOutput | tuple:
         """Logits (batch, num_labels); with `labels` also the mean loss over the batch.
 
-        The loss is cross-entropy, or the squared error if there is one label (regression).
+        The loss is cross-entropy, or the squared error if there is one label (regression). The
+        other inputs are those of `RositaModel`.
         """
-        encoded = self.bert(input_ids, attention_mask, token_type_ids, output_hidden_states)
+        encoded = self.bert(
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds,
+            output_hidden_states, output_attentions,
+        )  # fmt: skip
         pooled = self.dropout(encoded.pooler_output)
         if self.config.classifier_activation:
             pooled = ACT2FN[self.config.classifier_activation](pooled)
@@ -315,7 +324,8 @@ class RositaForSequenceClassification(RositaPreTrainedModel):
             loss = F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype))
         elif labels is not None:
             loss = F.cross_entropy(logits, labels)
-        return SequenceClassifierOutput(loss, logits, encoded.hidden_states)
+        output = SequenceClassifierOutput(loss, logits, encoded.hidden_states)
+        return output.to_tuple() if return_dict is False else output
 
 
 def set_dropout(model: RositaForSequenceClassification, probability: float) -> None:
@@ -324,7 +334,7 @@ def set_dropout(model: RositaForSequenceClassification, probability: float) -> N
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = probability
     config.classifier_dropout = None
     for module in model.modules():
-        if isinstance(module, Dropout):
+        if isinstance(module, nn.Dropout):
             module.p = probability
 
 

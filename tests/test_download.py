@@ -203,7 +203,8 @@ def test_a_killed_download_is_gone_on_with(host, tmp_path):
     host.cuts, host.stall = [200_000], threading.Event()
     host.stall.set()
     code = (
-        "import sys; from rosita.fetch.download import fetch; from rosita.fetch.sources import Access;"
+        "import sys; from rosita.fetch.download import fetch;"
+        " from rosita.fetch.sources import Access;"
         " fetch(sys.argv[1], sys.argv[2], Access(allow_http=True))"
     )
     target, part = tmp_path / "file", tmp_path / "file.part"

@@ -4,7 +4,7 @@ from conftest import SMALL
 from transformers import AutoModelForSequenceClassification, BertConfig
 from transformers import BertForSequenceClassification as Bert
 
-from rosita.model import Dropout, RositaConfig, RositaForSequenceClassification
+from rosita.model import RositaConfig, RositaForSequenceClassification
 
 
 def twins(num_labels: int = 3) -> tuple[Bert, RositaForSequenceClassification]:
@@ -85,45 +85,36 @@ def test_auto_classes_open_a_saved_folder(tmp_path):
     torch.testing.assert_close(opened(**inputs()).logits, ours(**inputs()).logits)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("p", [0.1, 0.5])
-def test_dropout_drops_a_share_of_p_and_scales_the_rest_to_keep_the_mean(p, dtype):
-    torch.manual_seed(0)
-    x = torch.full((1000, 1001), 3.0, dtype=dtype, requires_grad=True)
-    y = Dropout(p)(x)
-    dropped = (y == 0).double().mean().item()
-    assert abs(dropped - p) < 5 * (p * (1 - p) / y.numel()) ** 0.5  # five standard errors
-    expected = torch.tensor(3 / (1 - p), dtype=dtype)  # p rounded to 2^-16 may move the last bit
-    torch.testing.assert_close(y[y != 0].unique(), expected[None], rtol=2**-8, atol=0)
-    y.sum().backward()
-    assert torch.equal(x.grad == 0, y == 0)
-    torch.testing.assert_close(x.grad.amax(), torch.tensor(1 / (1 - p), dtype=dtype))
-    assert not torch.equal(y, Dropout(p)(x))  # another draw
+def test_positions_and_embeddings_of_words_may_be_given_as_to_transformers_bert():
+    bert, ours = twins()
+    given = inputs()
+    ids = given.pop("input_ids")
+    embedded = bert.get_input_embeddings()(ids).detach()
+    positions = torch.arange(11).flip(0)[None, :]
+    more = {"inputs_embeds": embedded, "position_ids": positions}
+    torch.testing.assert_close(ours(**given, **more).logits, bert(**given, **more).logits)
 
 
-def test_dropout_is_the_identity_in_evaluation_and_at_0_and_gives_zeros_at_1():
-    x = torch.randn(5, 7)
-    assert Dropout(0.5).eval()(x) is x
-    assert torch.equal(Dropout(0.0)(x), x)
-    assert torch.equal(Dropout(1.0)(x), torch.zeros(5, 7))
+def test_without_return_dict_the_answer_is_the_tuple_of_transformers_bert():
+    bert, ours = twins()
+    labels = torch.tensor([0, 2, 1, 1])
+    for more in ({}, {"labels": labels}, {"output_hidden_states": True}):
+        expected = bert(**inputs(), **more, return_dict=False)
+        found = ours(**inputs(), **more, return_dict=False)
+        assert len(found) == len(expected)
+        torch.testing.assert_close(found[0], expected[0])
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_attention_written_out_equals_the_fused_one(masked):
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        ({"token_types": torch.zeros(4, 11)}, TypeError, "token_types"),
+        ({"output_attentions": True}, ValueError, "does not return attention maps"),
+        ({"attention_mask": torch.ones(4, 11, 11)}, ValueError, "3 dimensions"),
+        ({"input_ids": None}, ValueError, "either input_ids or inputs_embeds"),
+    ],
+)
+def test_what_the_model_does_not_do_is_refused_and_not_ignored(change, error, says):
     _, ours = twins()
-    attention = ours.bert.encoder.layer[0].attention.self
-    hidden = torch.randn(4, 9, ours.config.hidden_size, requires_grad=True)
-    mask = torch.ones(4, 1, 1, 9, dtype=torch.bool)
-    mask[1, ..., 5:] = False
-    mask = mask if masked else None
-    fused = attention.eval()(hidden, mask)
-    (fused_grad,) = torch.autograd.grad(fused.square().sum(), hidden)
-    attention.train().dropout.p = 1e-6  # of the written-out path; rounds to dropping nothing
-    written = attention(hidden, mask)
-    (written_grad,) = torch.autograd.grad(written.square().sum(), hidden)
-    torch.testing.assert_close(written, fused)
-    torch.testing.assert_close(written_grad, fused_grad)
-    if torch.cpu._is_avx512_bf16_supported():
-        with torch.autocast("cpu", torch.bfloat16):
-            rounded = attention.eval()(hidden, mask)
-        torch.testing.assert_close(rounded.float(), fused, rtol=0.03, atol=0.03)
+    with pytest.raises(error, match=says):
+        ours(**inputs() | change)

@@ -42,6 +42,7 @@ from rosita.model import RositaConfig, RositaForSequenceClassification
 from rosita.pruning.shape import parameter_count
 from rosita.runtime import freeze, start_accelerator
 from rosita.stages.preflight import Timed as Clock
+from rosita.training.cpu import fast_on_cpu
 from rosita.training.loop import Training
 from rosita.training.optimizer import build_optimizer
 from rosita.training.plan import Plan
@@ -153,7 +154,8 @@ def set_up(one: Job, **more: object):
     if one.cached:
         teacher = Remembering()
     else:
-        teacher = Teacher(freeze(RositaForSequenceClassification(one.teacher), accelerator))
+        model = fast_on_cpu(RositaForSequenceClassification(one.teacher))
+        teacher = Teacher(freeze(model, accelerator))
     objective = DistillationLoss(teacher, True, one.representation)
     sampler = Sampler([data], one.batch, 0)
     plan = Plan(given, micro_batch_size=one.batch)

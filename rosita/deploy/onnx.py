@@ -53,7 +53,8 @@ def export_onnx(model: RositaForSequenceClassification, path: Path) -> None:
         warnings.simplefilter("ignore")
         target = Path(folder) / path.name
         torch.onnx.export(
-            _Logits(model).eval(), (ids, ids, torch.zeros_like(ids)), str(target),
+            # three tensors: given one twice, an exporter may take two inputs for the same
+            _Logits(model).eval(), (ids, ids.clone(), torch.zeros_like(ids)), str(target),
             input_names=list(INPUTS), output_names=["logits"], dynamic_axes=axes,
             opset_version=17, dynamo=False,
         )  # fmt: skip

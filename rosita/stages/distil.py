@@ -21,6 +21,7 @@ from rosita.stages.identity import kd_stage, train_file_names
 from rosita.stages.inputs import load_data, with_fresh_rows
 from rosita.stages.job import Job, new_run
 from rosita.stages.preflight import check_label_order
+from rosita.training.cpu import fast_on_cpu
 from rosita.training.plan import Plan, total_steps
 
 
@@ -50,7 +51,7 @@ def distil_stage(
         return None
     sampler = data.sampler(settings.train_batch_size * accelerator.num_processes, settings.seed)
     plan = distil_plan(settings, student, sampler)
-    guide = Teacher(freeze(teacher.model, accelerator))
+    guide = Teacher(freeze(fast_on_cpu(teacher.model), accelerator))
     objective = DistillationLoss(
         guide, settings.pred_distill, settings.repr_distill, settings.temperature,
         repr_weight=settings.repr_weight, label_weight=settings.label_weight,

@@ -26,6 +26,7 @@ from rosita.pruning.importance import CUT_MATRICES, TaylorImportance
 from rosita.pruning.moments import Moments, put_moments, surviving_moments
 from rosita.pruning.shape import Shape, shaped_config
 from rosita.pruning.survivors import all_units, follow
+from rosita.training.cpu import fast_on_cpu
 from rosita.training.embedding import Vocabulary
 from rosita.training.optimizer import (
     build_optimizer,
@@ -240,7 +241,7 @@ class Training:
     def _use(self, model: RositaForSequenceClassification) -> None:
         """Train `model` from now on: a new optimizer, importance from zero."""
         self.config: RositaConfig = model.config
-        model = model.to(self.accelerator.device).train()
+        model = fast_on_cpu(model.to(self.accelerator.device).train())
         schedule, by_unit = self.plan.schedule, self.plan.score_by_unit
         self.importance = None
         if not self.plan.update:
