@@ -143,6 +143,9 @@ def _bert_name(name: str) -> str:
     return name
 
 
+BERT_BASE = RositaConfig()  # what a config.json that leaves keys out means
+
+
 class _ConfigValues(BaseModel):
     """What config.json may say: the limits keep a mistyped size from filling the memory."""
 
@@ -169,7 +172,7 @@ class _ConfigValues(BaseModel):
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
-        heads = self.num_attention_heads or 12
+        heads = self.num_attention_heads or BERT_BASE.num_attention_heads
         for name in ("prun_hidden_size", "hidden_size"):
             width = getattr(self, name)
             if width is not None:
@@ -178,7 +181,7 @@ class _ConfigValues(BaseModel):
                         f"{name} {width} is not a multiple of num_attention_heads {heads}"
                     )
                 break
-        if (self.pad_token_id or 0) >= (self.vocab_size or 30522):
+        if (self.pad_token_id or 0) >= (self.vocab_size or BERT_BASE.vocab_size):
             raise ValueError(f"pad_token_id {self.pad_token_id} is not in the vocabulary")
         if self.emb_hidden_dim == 0:
             raise ValueError("emb_hidden_dim must be -1 or positive")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from rosita.errors import RositaError, nearest
@@ -38,8 +39,6 @@ class TsvFile:
     labelled: bool = True
     train_header: str | None = None
     skipped: int = field(default=0, init=False)
-    header: str | None = field(default=None, init=False)
-    text_columns: list[int] = field(default_factory=list, init=False)  # known from the first row on
 
     def __post_init__(self) -> None:
         self.path = Path(self.path)
@@ -48,21 +47,11 @@ class TsvFile:
         """Yield the rows in order; `RositaError` names the file, the line and the fault."""
         task = self.task
         self.skipped = 0
-        text_columns: list[int] | None = None
-        label_column = 0
+        text_columns, label_column = self.text_columns, self._label_column
         count = 0
         for number, line in self._lines():
-            if text_columns is None:
-                is_header = self._first_line_is_header(line)
-                self.header = line if is_header else None
-                names = line.split("\t")
-                columns = task.text_columns_of(self.path.name)
-                text_columns = [self._column(name, names, is_header) for name in columns]
-                self.text_columns = text_columns
-                if self.labelled:
-                    label_column = self._column(task.label_column, names, is_header)
-                if is_header:
-                    continue
+            if number == 1 and self.header is not None:
+                continue
             fields = line.split("\t")
             needed = max([*text_columns, label_column if self.labelled else 0])
             if len(fields) <= needed or (self.labelled and len(fields) < -label_column):
@@ -79,12 +68,33 @@ class TsvFile:
         if not count:
             raise RositaError(f"{self.path} has no rows; download the task again")
 
+    @property
+    def header(self) -> str | None:
+        """The header line, or None for a file without one."""
+        return self._first_line if self._first_line_is_header(self._first_line) else None
+
+    @cached_property
+    def text_columns(self) -> list[int]:
+        """Columns of the text, or of both texts of a pair."""
+        return [self._column(name) for name in self.task.text_columns_of(self.path.name)]
+
+    @cached_property
+    def _label_column(self) -> int:
+        return self._column(self.task.label_column) if self.labelled else 0
+
+    @cached_property
+    def _first_line(self) -> str:
+        for _, line in self._lines():
+            return line
+        raise RositaError(f"{self.path} has no rows; download the task again")
+
     def _first_line_is_header(self, line: str) -> bool:
         if self.train_header is not None:
             return line == self.train_header
         return self.task.header or not self.labelled
 
-    def _column(self, name: int | str, names: list[str], is_header: bool) -> int:
+    def _column(self, name: int | str) -> int:
+        is_header, names = self.header is not None, self._first_line.split("\t")
         if isinstance(name, str):
             if not is_header and self.train_header is not None:
                 names = self.train_header.split("\t")

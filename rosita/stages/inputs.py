@@ -100,8 +100,4 @@ def load_data(
 
 def _train_header(folder: Path, task: Task) -> str | None:
     """The header of train.tsv, by which a headerless piece of a split file is told apart."""
-    if not task.header:
-        return None
-    source = TsvFile(folder / task.train_file, task)
-    next(source.rows())
-    return source.header
+    return TsvFile(folder / task.train_file, task).header if task.header else None

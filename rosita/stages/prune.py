@@ -44,6 +44,7 @@ def prune_stage(
     run.claim(overwrite)
     _, record = follow(all_units(config), cut, scores)
     pruned.save(folder)
+    entry = {"kind": "pruning", "step": 0, "shape": str(target), "layers": record}
     run.write(finished=True, shape=str(target), parameters=pruned.parameters, weights=after,
-              history=[{"step": 0, "shape": str(target), "layers": record}])  # fmt: skip
+              history=[entry])  # fmt: skip
     return pruned

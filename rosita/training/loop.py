@@ -229,7 +229,8 @@ class Training:
             self.progress.moment_steps = 0
         self.progress.anchor_step, self.progress.anchor_rate = step - 1, rate
         self.progress.last_gain = step
-        self._record({"step": step, "shape": str(shape), **({"layers": layers} if layers else {})})
+        entry = {"kind": "pruning", "step": step, "shape": str(shape)}
+        self._record(entry | ({"layers": layers} if layers else {}))
         bar.write(f"step {step}: pruned to {shape}")
 
     def _save_rung(self, bar: tqdm) -> None:
@@ -265,6 +266,7 @@ class Training:
         progress = self.progress
         shape = Shape.of(self.config)
         entry = {
+            "kind": "dev",
             "step": progress.step,
             "metric": scores.metric,
             "score": scores.main,
@@ -285,11 +287,14 @@ class Training:
 
     def _last_evaluation(self, bar: tqdm) -> dict[str, Any] | None:
         """The evaluation of the model as it stands, made now if there is none yet."""
-        entries = [entry for entry in self.progress.history if "score" in entry]
-        if not entries or entries[-1]["step"] != self.progress.step:
+        if not (entry := self._newest("dev")) or entry["step"] != self.progress.step:
             self._evaluate(bar)
-            entries = [entry for entry in self.progress.history if "score" in entry]
-        return entries[-1] if entries else None
+            entry = self._newest("dev")
+        return entry
+
+    def _newest(self, kind: str) -> dict[str, Any] | None:
+        """The last entry of the history that is of this kind: "loss", "dev" or "pruning"."""
+        return next((e for e in reversed(self.progress.history) if e["kind"] == kind), None)
 
     def _out_of_patience(self) -> bool:
         if not self.plan.patience or self.progress.best is None:
@@ -325,7 +330,7 @@ class Training:
         means = {name: sum(row[name] for row in losses) / len(losses) for name in losses[0]}
         bar.set_postfix({name: f"{value:.4g}" for name, value in means.items()})
         loss = {f"loss_{name}": value for name, value in means.items()}
-        self._record({"step": self.progress.step, **loss})
+        self._record({"kind": "loss", "step": self.progress.step, **loss})
         losses.clear()
 
     def _not_finite(self, step: int, name: str, value: float) -> None:
