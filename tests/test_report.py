@@ -326,6 +326,25 @@ def test_the_shape_curve_is_in_percent_of_the_start_and_a_full_embedding_is_as_w
     }
 
 
+@pytest.mark.parametrize("written, expected", [
+    ({"loss_label": 0.5}, "loss"), ({"score": 0.5, "shape": "x"}, "dev"),
+    ({"shape": "x", "layers": LAYERS[:1]}, "pruning"), ({}, None),
+    ({"kind": "pruning", "shape": "x", "score": 0.5}, "pruning"), ({"kind": "clock"}, "clock"),
+])  # fmt: skip
+def test_an_entry_of_the_history_is_what_it_says_it_is_or_else_what_its_keys_say(written, expected):
+    assert Entry(**written).kind == expected
+
+
+def test_a_history_is_drawn_the_same_whether_its_entries_say_their_kind_or_not(models):
+    path = models / f"setting4/CoLA/{SMALL}" / "run.json"
+    silent = page(build_report(models))
+    record = json.loads(path.read_text())
+    for entry, kind in zip(record["history"], ("pruning", "loss", "pruning", "dev"), strict=True):
+        entry["kind"] = kind
+    path.write_text(json.dumps(record))
+    assert page(build_report(models)) == silent
+
+
 # ---------------------------------------------------------------------- latency
 
 

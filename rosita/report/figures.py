@@ -195,8 +195,8 @@ def _annotate(axes: Axes, point: Point, place: tuple[int, int]) -> Annotation:
 def curves(model: Model, start: Shape | None, hidden_size: int | None) -> str | None:
     """Loss, dev score and, for a run that pruned, its shape over the steps; None without any."""
     history = model.record.history
-    losses = [entry for entry in history if entry.losses]
-    scores = [entry for entry in history if entry.score is not None]
+    losses = [entry for entry in history if entry.kind == "loss" and entry.losses]
+    scores = evaluations(history)
     parts = shape_parts(history, start, hidden_size)
     rows = [draw for draw in (
         losses and (lambda axes: _draw_losses(axes, losses)),
@@ -218,7 +218,11 @@ def curves(model: Model, start: Shape | None, hidden_size: int | None) -> str | 
 
 def prunings(history: list[Entry]) -> list[int]:
     """The steps at which a run pruned."""
-    return [entry.step for entry in history if entry.shape and entry.score is None and entry.step]
+    return [entry.step for entry in history if entry.kind == "pruning" and entry.step]
+
+
+def evaluations(history: list[Entry]) -> list[Entry]:
+    return [entry for entry in history if entry.kind == "dev" and entry.score is not None]
 
 
 def shape_parts(
@@ -281,7 +285,7 @@ def _legend_above(axes: Axes, columns: int) -> None:
 
 def importance(model: Model) -> list[tuple[str, str]]:
     """Heat maps of a pruning, as (caption, svg): heads, then FFN units; [] if nothing is known."""
-    entries = [entry for entry in model.record.history if entry.layers]
+    entries = [e for e in model.record.history if e.kind == "pruning" and e.layers]
     if not entries:
         return []
     with _drawing():

@@ -12,7 +12,7 @@ from rosita.errors import RositaError
 from rosita.files import atomic_write, write_json
 from rosita.pruning.shape import Shape
 from rosita.report.collection import LATENCY_FILE, PUBLISHED, Comparison, Group, Report
-from rosita.report.figures import PALETTE, Point, curves, importance, pareto, times
+from rosita.report.figures import PALETTE, Point, curves, evaluations, importance, pareto, times
 from rosita.report.lineage import lineage
 from rosita.report.runs import WEIGHT_ROLES, Model, tail
 from rosita.report.style import CSS
@@ -261,8 +261,7 @@ def _curves(report: Report) -> str:
     iterative, others = [], []
     for group in report.groups:
         model = group.first
-        trained = any(entry.score is not None for entry in model.record.history)
-        if model.record.stage == "ladder" or not trained:
+        if model.record.stage == "ladder" or not evaluations(model.record.history):
             continue
         shapes = {entry.shape for entry in model.record.history if entry.shape}
         known = iterative if len(shapes) > 1 else others

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from rosita.errors import RositaError
 from rosita.files import read_json
@@ -49,12 +49,18 @@ class Layer(Lenient):
 
 
 class Entry(Lenient):
-    """One point of a run's history: losses, an evaluation, or a pruning."""
+    """One point of a run's history; `kind`: "loss", "dev" (an evaluation) or "pruning"."""
 
+    kind: str | None = None
     step: Count = 0
     score: Score | None = None
     shape: str | None = None
     layers: list[Layer] | None = None
+
+    @model_validator(mode="after")
+    def _know_kind(self) -> Entry:
+        self.kind = self.kind or kind(self)
+        return self
 
     @property
     def losses(self) -> dict[str, float]:
@@ -65,6 +71,15 @@ class Entry(Lenient):
             for name, value in found.items()
             if isinstance(value, int | float) and math.isfinite(value) and abs(value) < 1e15
         }
+
+
+def kind(entry: Entry) -> str | None:
+    """What an entry that does not say so itself is, by what it holds; None: nothing we show."""
+    if entry.score is not None:
+        return "dev"  # has a shape besides
+    if entry.shape or entry.layers:
+        return "pruning"
+    return "loss" if entry.losses else None
 
 
 class DataUsed(Lenient):
