@@ -23,6 +23,7 @@ from rosita.errors import RositaError
 from rosita.pruning.shape import Shape
 from rosita.report.collection import build_report
 from rosita.report.figures import Point, head_grids, pareto_front, shape_parts
+from rosita.report.lineage import lineage
 from rosita.report.page import markdown, page
 from rosita.report.runs import Entry, Record
 from rosita.report.tables import beside_paper, latency_slice, numbers, over_seeds, results
@@ -214,6 +215,40 @@ def test_records_that_name_each_other_as_parents_are_no_endless_loop(models):
                   parents={"teacher": link(f"../models/{other}"),
                            "student": link(f"../models/{name}")})  # fmt: skip
     assert "report" in page(build_report(models))
+
+
+def boxes(report) -> list[str]:
+    """The titles of the boxes in the lineage of CoLA."""
+    return re.findall(r"<title>(.*?)</title>", lineage(report, "CoLA"))
+
+
+def tuned(models: Path, name: str, path: str, weights: str | None = None) -> None:
+    write_run(models / name / "CoLA", stage="fine_tune", dev_score=0.4, parameters=9,
+              settings={"run": name}, parents={"model": link(path, weights)})  # fmt: skip
+
+
+def test_a_downloaded_bert_is_one_box_be_it_called_by_its_name_or_by_its_path(models):
+    before = boxes(build_report(models))
+    assert sum(title.startswith("bert_pt |") for title in before) == 1
+    tuned(models, "by_name", "bert-tiny", "with a classifier of its own")
+    report = build_report(models)
+    assert parents_of(report, "by_name/CoLA") == {"model": ("path", "bert_pt")}
+    assert len(boxes(report)) == len(before) + 1  # by_name itself
+
+
+def test_the_same_weights_are_one_box_under_whatever_names_and_other_weights_another(models):
+    tuned(models, "by_name", "bert-other", "pt")  # bert_ft calls these weights ../models/bert_pt
+    report = build_report(models)
+    assert parents_of(report, "by_name/CoLA") == {"model": ("path", "bert_pt")}
+    before = len(boxes(report))
+    for number, (path, weights) in enumerate([
+        ("bert-far", "1"), ("/far/bert", "2"), ("../far", "2"), ("../far", "1"), ("", "1"),
+        ("", "3"), ("../else", "4"),
+    ]):  # fmt: skip
+        tuned(models, f"run{'x' * number}", path, weights)
+    titles = boxes(build_report(models))
+    assert sum("not in this folder" in title for title in titles) == 3
+    assert len(titles) == before + 7 + 3  # the runs, and what they started from
 
 
 # ---------------------------------------------------------------------- numbers

@@ -161,6 +161,7 @@ def build_report(root: Path, latency_files: list[Path] | None = None) -> Report:
         )
     for model in models:
         model.parents = _parents(model, models, root)
+    _join_names(models)
     if latency_files is None:
         latency_files = [path for path in (root / LATENCY_FILE,) if path.exists()]
     rows = [row for path in latency_files for row in read_latency(path)]
@@ -210,12 +211,40 @@ def _find_parent(role: str, link: Link, others: list[Model], root: Path) -> Pare
     """By the hash of the weights; among equal ones, and without a hash, by the path."""
     equal = [other for other in others if link.weights and other.record.weights == link.weights]
     if equal:
-        return Parent(role, link.path, "weights", match_path(link.path, equal, root) or equal[0])
-    found = match_path(link.path, others, root)
-    if not found:
-        return Parent(role, link.path, "absent", None)
-    known = found.record.weights and link.weights
-    return Parent(role, link.path, "changed" if known else "path", found)
+        found, how = match_path(link.path, equal, root) or equal[0], "weights"
+    elif found := match_path(link.path, others, root) or _downloaded(link.path, others):
+        how = "changed" if found.record.weights and link.weights else "path"
+    else:
+        how = "absent"
+    return Parent(role, link.path, link.weights, how, found)
+
+
+def _downloaded(name: str, models: list[Model]) -> Model | None:
+    """The pretrained BERT of this name: stages take `bert-base-uncased` for models/bert_pt."""
+    known = (model for model in models if model.record.stage == "download_bert")
+    return next((model for model in known if model.record.model == name), None)
+
+
+def _join_names(models: list[Model]) -> None:
+    """Join what runs call differently: the same weights are one model under all their paths.
+
+    If one of the paths is found, so are the others. If none is, they get the same `place`.
+    """
+    named = [(model, parent) for model in models for parent in model.parents]
+    found = {parent.weights: parent for _, parent in named if parent.model and parent.weights}
+    for model, parent in named:
+        twin = found.get(parent.weights)
+        if parent.how == "absent" and twin and twin.model is not model:
+            parent.how, parent.model = twin.how, twin.model
+    absent = [parent for _, parent in named if parent.how == "absent"]
+    places: list[set[str | None]] = []
+    for parent in absent:
+        names = {parent.path, parent.weights} - {"", None}
+        near = [place for place in places if place & names]
+        places = [place for place in places if place not in near] + [names.union(*near)]
+    for parent in absent:
+        names = {parent.path, parent.weights}
+        parent.place = next((at for at, place in enumerate(places) if place & names), -1)
 
 
 # ---------------------------------------------------------------------- seeds
@@ -229,8 +258,7 @@ def recipe(model: Model, above: tuple[str, ...] = ()) -> str:
     for parent in model.parents:
         known = parent.model and parent.model.name not in above
         inner = recipe(parent.model, (*above, model.name)) if known else None
-        parents[parent.role] = inner or [parent.path, record.parents[parent.role].weights
-                                         if parent.role in record.parents else None]  # fmt: skip
+        parents[parent.role] = inner or parent.weights or parent.path
     own = [record.stage, record.task, record.shape, settings, record.identity.data.get("dev")]
     if not parents and not settings:
         own.append(model.name)  # nothing tells it apart, as a download

@@ -87,7 +87,7 @@ def _join(report: Report, nodes: dict[str, Node], node: Node, parent: Parent) ->
     if parent.model:
         key = _key(report, report.group_of(parent.model))
     else:
-        key = f"absent {parent.path}"
+        key = f"absent {parent.place}"
         nodes.setdefault(
             key, Node(key, [tail(parent.path, 2), "", "not in this folder", ""], "absent")
         )

@@ -138,8 +138,10 @@ class Parent:
 
     role: str
     path: str
+    weights: str | None
     how: str
     model: Model | None
+    place: int = 0  # of an absent one: the same for all names of one model
 
 
 @dataclass(eq=False)
