@@ -12,6 +12,7 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -22,7 +23,14 @@ from hypothesis import strategies as st
 from rosita.errors import RositaError
 from rosita.pruning.shape import Shape
 from rosita.report.collection import build_report
-from rosita.report.figures import Point, head_grids, pareto_front, shape_parts
+from rosita.report.figures import (
+    Point,
+    curves,
+    curves_figure,
+    head_grids,
+    pareto_front,
+    shape_parts,
+)
 from rosita.report.lineage import lineage
 from rosita.report.page import markdown, page
 from rosita.report.runs import Entry, Record
@@ -352,13 +360,50 @@ def test_the_head_map_has_each_heads_last_score_and_the_pruning_that_cut_it():
     np.testing.assert_array_equal(cut, [[0, 1, 2, 0]])
 
 
-def test_the_shape_curve_is_in_percent_of_the_start_and_a_full_embedding_is_as_wide_as_hidden():
+def test_the_shape_curves_count_what_is_left_and_a_full_embedding_is_as_wide_as_hidden():
     history = [Entry(step=3, shape="a9_l6_f900_e96"), Entry(step=6, shape="a6_l6_f600_e48")]
     assert shape_parts(history, Shape.parse("a12_l6_f1200_e-1"), 192) == {
-        "heads": [(0, 100), (3, 75), (6, 50)],
-        "FFN units": [(0, 100), (3, 75), (6, 50)],
-        "embedding rank": [(0, 100), (3, 50), (6, 25)],
+        "heads": [(0, 12), (3, 9), (6, 6)],
+        "FFN units": [(0, 1200), (3, 900), (6, 600)],
+        "embedding rank": [(0, 192), (3, 96), (6, 48)],
     }
+
+
+def test_curves_that_shrink_at_the_same_rate_do_not_hide_each_other(tmp_path):
+    write_run(tmp_path, history=[
+        {"step": step, "shape": f"a{12 - step}_l8_f{256 * (12 - step)}_e-1"} for step in (3, 6, 9)
+    ])  # fmt: skip
+    (model,) = build_report(tmp_path).models
+    figure = curves_figure(model, Shape.parse("a12_l8_f3072_e-1"), None)
+    figure.canvas.draw()
+    heads, units = figure.axes
+    assert [axes.get_title(loc="left") for axes in (heads, units)] == [
+        "heads: 12 → 3", "FFN units: 3072 → 768"]  # fmt: skip
+    at = {}
+    for axes in (heads, units):
+        line = next(line for line in axes.lines if len(line.get_xdata()) > 2)
+        at[axes] = axes.transData.transform(line.get_xydata())[:, 1]
+    assert list(at[heads]) == sorted(at[heads], reverse=True)
+    assert min(at[heads]) - max(at[units]) > 10  # units of 1/72 inch
+
+
+@pytest.mark.parametrize("losses, expected", [
+    ([(14.6, 0.35), (3.0, 0.1)], ["0.1", "1", "10"]), ([(5.0, 0.4)], ["0.5", "1", "2", "5"]),
+    ([(1e-3, 9e5), (2.0, 2.0)], ["0.001", "0.1", "10", "1000", "100000"]),
+    ([(0.74, 0.66), (0.69, 0.68)], ["0.675", "0.700", "0.725"]), ([(0.31978, 0.31979)], []),
+    ([(0.0, -3.0), (1.0, 2.0)], ["-3.0", "0.0", "1.5"]), ([(3.0, 3.0)], ["3.0"]),
+])  # fmt: skip
+def test_the_axis_of_the_losses_has_a_few_plain_numbers(tmp_path, losses, expected):
+    write_run(tmp_path, history=[
+        {"step": step, "loss_a": a, "loss_b": b} for step, (a, b) in enumerate(losses, 1)
+    ])  # fmt: skip
+    (model,) = build_report(tmp_path).models
+    svg = ElementTree.fromstring(curves(model, None, None))
+    ticks = [part for part in svg.iter() if part.get("id", "").startswith("ytick_")]
+    labels = ["".join(tick.itertext()).strip() for tick in ticks]
+    assert 2 <= len(labels) <= 7
+    assert all(re.fullmatch(r"-?\d+(\.\d+)?", label) for label in labels)
+    assert set(expected) <= set(labels)
 
 
 @pytest.mark.parametrize("written, expected", [

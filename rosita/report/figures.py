@@ -1,53 +1,24 @@
-"""The report's pictures as inline SVG: narrow enough to be read on a phone, inked by the page."""
+"""The report's pictures: score against cost, curves over the steps, what was kept, times."""
 
 from __future__ import annotations
 
-import io
-import re
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from html import escape
+from functools import partial
 from typing import Any
 
-import matplotlib
 import numpy as np
+from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from rosita.errors import RositaError
 from rosita.pruning.shape import Shape
+from rosita.report.drawing import LINE, PALETTE, drawing, log_ticks, new_figure, to_svg, words
 from rosita.report.runs import Entry, Model
 from rosita.report.texts import duration, metric_label, shortened
-
-WIDTH = 5.0  # inches of 72 units: text of 12 units stays 11 pixels on a phone
-PALETTE = ["#2f7ed8", "#e07b00", "#1a9e77", "#d6457b", "#8a63d2", "#7a8c1e", "#c2543a", "#2a9fb8"]
-_INK, _LINE = "#010203", "#040506"  # stand for the page's colours, light or dark
-_STYLE = {
-    "font.size": 12, "axes.titlesize": 12, "axes.labelsize": 12, "legend.fontsize": 11,
-    "xtick.labelsize": 11, "ytick.labelsize": 11, "svg.fonttype": "none",
-    "svg.hashsalt": "rosita", "text.color": _INK, "axes.labelcolor": _INK, "axes.titlecolor": _INK,
-    "xtick.color": _INK, "ytick.color": _INK, "axes.edgecolor": _LINE, "grid.color": _LINE,
-    "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
-    "axes.facecolor": "none", "figure.facecolor": "none", "figure.dpi": 72,
-    "axes.unicode_minus": False, "figure.constrained_layout.use": True,
-}  # fmt: skip
-
-
-def _compact(svg: str) -> str:
-    """A third of the size: no list of fonts, coordinates to a hundredth, no turns by 0 degrees."""
-
-    def rounded(attribute: re.Match) -> str:
-        return " ".join(re.sub(r"(\.\d\d)\d+", r"\1", attribute[0]).split("\n"))
-
-    svg = re.sub(r" font-family: [^;\"]*;", "", svg)
-    svg = re.sub(r' transform="rotate\(-0 [^"]*"', "", svg)
-    svg = re.sub(r'(?<= )(?:d|x|y|transform)="[^"<>]*"', rounded, svg)
-    return re.sub(r"\n\s*", "\n", svg)
 
 
 @dataclass(frozen=True)
@@ -62,40 +33,6 @@ class Point:
     error: float | None = None
 
 
-@contextmanager
-def _drawing() -> Iterator[None]:
-    """Our style, and no warning of a letter that the measuring font lacks: browsers have it."""
-    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def _words(text: str) -> str:
-    """A text as it is: no formula between dollar signs, nothing that cannot be printed."""
-    return "".join(c if c.isprintable() else " " for c in text).replace("$", r"\$")
-
-
-def _figure(height: float) -> Figure:
-    figure = Figure(figsize=(WIDTH, height))
-    FigureCanvasAgg(figure)  # measures text
-    return figure
-
-
-def _svg(figure: Figure, title: str) -> str:
-    """The figure as an <svg> of the page: no size of its own, ink and lines by CSS."""
-    text = io.StringIO()
-    figure.savefig(text, format="svg", transparent=True,
-                   metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))  # fmt: skip
-    body = re.sub(r"^.*?<svg ", "<svg ", text.getvalue(), count=1, flags=re.DOTALL)
-    body = re.sub(r"<metadata>.*?</metadata>\s*", "", body, flags=re.DOTALL)
-    body = re.sub(r"<!--.*?-->\s*", "", body, flags=re.DOTALL)
-    body = re.sub(r' (width|height)="[\d.]+pt"', "", body, count=2)
-    body = _compact(body)
-    body = body.replace(_INK, "currentColor").replace(_LINE, "var(--line)")
-    label = escape(title, quote=True)
-    return body.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1).strip()
-
-
 # ---------------------------------------------------------------------- score against cost
 
 
@@ -108,37 +45,25 @@ def pareto_front(points: list[Point]) -> list[Point]:
     return front
 
 
-def pareto(points: list[Point], x_label: str, y_label: str, title: str) -> str:
+def pareto(points: list[Point], x_label: str, y_label: str, title: str) -> Markup:
     """Score against cost on a logarithmic axis, with the front and a name beside each mark."""
-    with _drawing():
-        figure = _figure(3.7)
+    with drawing():
+        figure = new_figure(3.7)
         axes = figure.add_subplot()
         front = pareto_front(points)
         if len(front) > 1:
             x, y = [point.x for point in front], [point.y for point in front]
-            axes.plot(x, y, drawstyle="steps-post", color=_LINE, linewidth=1.6, zorder=1)
+            axes.plot(x, y, drawstyle="steps-post", color=LINE, linewidth=1.6, zorder=1)
         for point in points:
             axes.errorbar(point.x, point.y, yerr=point.error, color=point.color, zorder=3,
                           marker=point.marker, markersize=8 if point.name else 5, capsize=4,
                           markeredgewidth=0, alpha=1 if point.name else 0.75)  # fmt: skip
-        axes.set(xlabel=x_label, ylabel=_words(y_label), xscale="log")
+        axes.set(xlabel=x_label, ylabel=words(y_label), xscale="log")
         axes.margins(x=0.2, y=0.2)
-        _log_ticks(axes)
+        log_ticks(axes.xaxis, most=12)
         axes.grid(axis="y", linewidth=0.5)
         _name_points(figure, axes, points)
-        return _svg(figure, title)
-
-
-def _log_ticks(axes: Axes) -> None:
-    """Plain numbers at 1, 2, 5 of each decade, not powers of ten."""
-    low, high = axes.get_xlim()
-    decades = range(int(np.floor(np.log10(low))) - 1, int(np.ceil(np.log10(high))) + 1)
-    ticks = [step * 10.0**decade for decade in decades for step in (1, 2, 5)]
-    ticks = [tick for tick in ticks if low <= tick <= high] or [np.sqrt(low * high)]
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticklabels([f"{tick:g}" for tick in ticks])
-    axes.set_xlim(low, high)
+        return to_svg(figure, title)
 
 
 def _name_points(figure: Figure, axes: Axes, points: list[Point]) -> None:
@@ -181,9 +106,9 @@ def _box(text: Annotation, renderer: Any) -> Any:
 def _annotate(axes: Axes, point: Point, place: tuple[int, int]) -> Annotation:
     """The point's name, so many units right of and above it."""
     return axes.annotate(
-        _words(point.name), (point.x, point.y), place, textcoords="offset points",
+        words(point.name), (point.x, point.y), place, textcoords="offset points",
         fontsize=11, zorder=4,
-        arrowprops={"arrowstyle": "-", "color": _LINE} if abs(place[0]) > 20 else None,
+        arrowprops={"arrowstyle": "-", "color": LINE} if abs(place[0]) > 20 else None,
         ha=("center", "left", "right")[int(np.sign(place[0]))],
         va=("center", "bottom", "top")[int(np.sign(place[1]))],
     )  # fmt: skip
@@ -192,28 +117,40 @@ def _annotate(axes: Axes, point: Point, place: tuple[int, int]) -> Annotation:
 # ---------------------------------------------------------------------- over steps
 
 
-def curves(model: Model, start: Shape | None, hidden_size: int | None) -> str | None:
+def curves(model: Model, start: Shape | None, hidden_size: int | None) -> Markup | None:
     """Loss, dev score and, for a run that pruned, its shape over the steps; None without any."""
+    with drawing():
+        figure = curves_figure(model, start, hidden_size)
+        return figure and to_svg(figure, f"loss, score and shape of {model.name} over its steps")
+
+
+def curves_figure(model: Model, start: Shape | None, hidden_size: int | None) -> Figure | None:
+    """A panel for the losses, one for the score, and a low one for each part of the shape.
+
+    Heads and FFN units shrink at the same rate, as a rule: in one panel they would hide each other.
+    """
     history = model.record.history
     losses = [entry for entry in history if entry.kind == "loss" and entry.losses]
     scores = evaluations(history)
     parts = shape_parts(history, start, hidden_size)
-    rows = [draw for draw in (
-        losses and (lambda axes: _draw_losses(axes, losses)),
-        scores and (lambda axes: _draw_scores(axes, scores, model.record.metric)),
-        parts and (lambda axes: _draw_shape(axes, parts, history[-1].step)),
-    ) if draw]  # fmt: skip
+    rows: list[tuple[float, Callable[[Axes], None]]] = []  # (height, what draws it)
+    if losses:
+        rows.append((1.65, partial(_draw_losses, losses)))
+    if scores:
+        rows.append((1.65, partial(_draw_scores, scores, model.record.metric)))
+    for color, (label, sizes) in zip(PALETTE[3:], parts.items(), strict=False):
+        rows.append((0.95, partial(_draw_sizes, label, sizes, history[-1].step, color)))
     if not rows:
         return None
-    with _drawing():
-        figure = _figure(0.5 + 1.65 * len(rows))
-        panels = figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
-        for axes, draw in zip(panels, rows, strict=True):
-            for step in prunings(history):
-                axes.axvline(step, color=_LINE, linewidth=0.7)
-            draw(axes)
-        panels[-1].set_xlabel("step" + (" (lines: prunings)" if parts else ""))
-        return _svg(figure, f"loss, score and shape of {model.name} over its steps")
+    heights = [height for height, _ in rows]
+    figure = new_figure(0.5 + sum(heights))
+    panels = figure.subplots(len(rows), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, (_, draw) in zip(panels, rows, strict=True):
+        for step in prunings(history):
+            axes.axvline(step, color=LINE, linewidth=0.7)
+        draw(axes)
+    panels[-1].set_xlabel("step" + (" (lines: prunings)" if parts else ""))
+    return figure
 
 
 def prunings(history: list[Entry]) -> list[int]:
@@ -227,8 +164,8 @@ def evaluations(history: list[Entry]) -> list[Entry]:
 
 def shape_parts(
     history: list[Entry], start: Shape | None, hidden_size: int | None
-) -> dict[str, list[tuple[int, float]]]:
-    """What is left of each part of the shape, in percent of the start, by step; {} if all is."""
+) -> dict[str, list[tuple[int, int]]]:
+    """How much of each part of the shape is left, by step; {} if all is."""
     shapes = [(0, start)] if start else []
     for entry in history:
         if entry.shape:
@@ -236,7 +173,7 @@ def shape_parts(
                 shapes.append((entry.step, Shape.parse(entry.shape)))
             except RositaError:
                 continue
-    found: dict[str, list[tuple[int, float]]] = {}
+    found: dict[str, list[tuple[int, int]]] = {}
     for name, label in (
         ("keep_heads", "heads"), ("keep_layers", "layers"),
         ("ffn_hidden_dim", "FFN units"), ("emb_hidden_dim", "embedding rank"),
@@ -245,59 +182,59 @@ def shape_parts(
         if name == "emb_hidden_dim":  # -1: as wide as the model
             sizes = [(step, (hidden_size or -1) if size == -1 else size) for step, size in sizes]
         if len({size for _, size in sizes}) > 1 and all(size > 0 for _, size in sizes):
-            found[label] = [(step, 100 * size / sizes[0][1]) for step, size in sizes]
+            found[label] = sizes
     return found
 
 
-def _draw_losses(axes: Axes, entries: list[Entry]) -> None:
+def _draw_losses(entries: list[Entry], axes: Axes) -> None:
     names = list(dict.fromkeys(name for entry in entries for name in entry.losses))
     for name, color in zip(names, PALETTE, strict=False):
         points = [(entry.step, entry.losses[name]) for entry in entries if name in entry.losses]
-        axes.plot(*zip(*points, strict=True), color=color, label=_words(name), linewidth=1.6)
-    if all(value > 0 for entry in entries for value in entry.losses.values()):
+        axes.plot(*zip(*points, strict=True), color=color, label=words(name), linewidth=1.6)
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    values = [value for entry in entries for value in entry.losses.values()]
+    if max(values) > 10 * min(values) > 0:  # losses of several kinds, far apart
         axes.set_yscale("log")
+        log_ticks(axes.yaxis, most=5)
     axes.set_ylabel("loss")
-    _legend_above(axes, len(names))
+    axes.legend(loc="lower right", bbox_to_anchor=(1.02, 0.97), ncols=len(names), borderpad=0,
+                handlelength=1.2, columnspacing=1.2)  # fmt: skip
 
 
-def _draw_scores(axes: Axes, entries: list[Entry], metric: str | None) -> None:
+def _draw_scores(entries: list[Entry], metric: str | None, axes: Axes) -> None:
     steps, scores = [entry.step for entry in entries], [100 * entry.score for entry in entries]
     axes.plot(steps, scores, color=PALETTE[2], marker="o", markersize=3.5, linewidth=1.6)
-    axes.set_ylabel(_words(metric_label(metric).removeprefix("dev ")))
+    axes.set_ylabel(words(metric_label(metric).removeprefix("dev ")))
 
 
-def _draw_shape(axes: Axes, parts: dict[str, list[tuple[int, float]]], last: int) -> None:
-    for at, (label, points) in enumerate(parts.items()):
-        steps, left = zip(*points, (last, points[-1][1]), strict=True)
-        axes.plot(steps, left, drawstyle="steps-post", color=PALETTE[3 + at], label=label,
-                  linewidth=2 + 1.7 * (len(parts) - 1 - at))  # fmt: skip
-    axes.set(ylabel="% left", ylim=(0, 105))
-    _legend_above(axes, len(parts))
-
-
-def _legend_above(axes: Axes, columns: int) -> None:
-    axes.legend(loc="lower right", bbox_to_anchor=(1.02, 0.97), ncols=columns, borderpad=0,
-                handlelength=1.2, columnspacing=1.2)  # fmt: skip
+def _draw_sizes(
+    label: str, sizes: list[tuple[int, int]], last: int, color: str, axes: Axes
+) -> None:
+    """How many there are from step to step, between nothing and as many as at the start."""
+    steps, left = zip(*sizes, (last, sizes[-1][1]), strict=True)
+    axes.plot(steps, left, drawstyle="steps-post", color=color, linewidth=2)
+    axes.set(ylim=(0, 1.1 * max(left)), yticks=[0, max(left)])
+    axes.set_title(f"{label}: {left[0]} → {left[-1]}", fontsize=11, loc="left", pad=3)
 
 
 # ---------------------------------------------------------------------- what was kept
 
 
-def importance(model: Model) -> list[tuple[str, str]]:
+def importance(model: Model) -> list[tuple[str, Markup]]:
     """Heat maps of a pruning, as (caption, svg): heads, then FFN units; [] if nothing is known."""
     entries = [e for e in model.record.history if e.kind == "pruning" and e.layers]
     if not entries:
         return []
-    with _drawing():
+    with drawing():
         found = [_heads(entries, model.name), _ffn(entries, model.name)]
     return [picture for picture in found if picture]
 
 
-def _heads(entries: list[Entry], name: str) -> tuple[str, str] | None:
+def _heads(entries: list[Entry], name: str) -> tuple[str, Markup] | None:
     score, cut = head_grids(entries)
     if not np.isfinite(score).any():
         return None
-    figure = _figure(1.1 + 0.27 * len(score))
+    figure = new_figure(1.1 + 0.27 * len(score))
     axes = figure.add_subplot()
     _heat(figure, axes, score, "viridis", 1)
     for (layer, head), when in np.ndenumerate(cut):
@@ -311,7 +248,7 @@ def _heads(entries: list[Entry], name: str) -> tuple[str, str] | None:
         f"; a number says in which of {len(entries)} prunings it went, its colour how important it"
         " was then." if len(entries) > 1 else "; the others were cut in one step."
     )  # fmt: skip
-    return caption, _svg(figure, f"importance of the heads of {name}")
+    return caption, to_svg(figure, f"importance of the heads of {name}")
 
 
 def head_grids(entries: list[Entry]) -> tuple[np.ndarray, np.ndarray]:
@@ -334,7 +271,7 @@ def head_grids(entries: list[Entry]) -> tuple[np.ndarray, np.ndarray]:
     return score, cut
 
 
-def _ffn(entries: list[Entry], name: str) -> tuple[str, str] | None:
+def _ffn(entries: list[Entry], name: str) -> tuple[str, Markup] | None:
     score = _rows([layer.ffn_scores for layer in entries[0].layers])
     kept = _rows([layer.ffn_kept for layer in entries[-1].layers])
     with np.errstate(all="ignore"):
@@ -349,7 +286,7 @@ def _ffn(entries: list[Entry], name: str) -> tuple[str, str] | None:
     ]  # fmt: skip
     if not panels:
         return None
-    figure = _figure(0.4 + len(panels) * (0.6 + 0.2 * len(score)))
+    figure = new_figure(0.4 + len(panels) * (0.6 + 0.2 * len(score)))
     for axes, (grid, colors, label, top) in zip(
         figure.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0], panels, strict=True
     ):
@@ -358,7 +295,7 @@ def _ffn(entries: list[Entry], name: str) -> tuple[str, str] | None:
         axes.set_title(label, fontsize=11, loc="left", pad=4)
     axes.set_xlabel("FFN units, in slices of equal size, as they stand")
     caption = "FFN units: mean importance of each slice, and the share of it that is kept."
-    return caption, _svg(figure, f"importance of the FFN units of {name}")
+    return caption, to_svg(figure, f"importance of the FFN units of {name}")
 
 
 def _rows(lists: list[list[float | None] | None]) -> np.ndarray:
@@ -385,10 +322,10 @@ def _heat(figure: Figure, axes: Axes, grid: np.ndarray, colors: str, top: float)
 # ---------------------------------------------------------------------- time
 
 
-def times(rows: list[tuple[str, float]], title: str) -> str:
+def times(rows: list[tuple[str, float]], title: str) -> Markup:
     """Horizontal bars of (name, seconds), each with its time written out."""
-    with _drawing():
-        figure = _figure(0.6 + 0.3 * len(rows))
+    with drawing():
+        figure = new_figure(0.6 + 0.3 * len(rows))
         axes = figure.add_subplot()
         names, values = zip(*rows, strict=True)
         axes.barh(range(len(rows)), values, color=PALETTE[0], height=0.62)
@@ -396,9 +333,9 @@ def times(rows: list[tuple[str, float]], title: str) -> str:
             axes.annotate(duration(seconds), (seconds, at), (5, 0), textcoords="offset points",
                           va="center", fontsize=11)  # fmt: skip
         axes.set(yticks=range(len(rows)), xlim=(0, 1.28 * max(values, default=1) or 1))
-        axes.set_yticklabels([_words(shortened(name, 26)) for name in names])
+        axes.set_yticklabels([words(shortened(name, 26)) for name in names])
         axes.invert_yaxis()
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.set_xlabel("seconds")
         axes.tick_params(axis="y", length=0)
-        return _svg(figure, title)
+        return to_svg(figure, title)

@@ -12,7 +12,8 @@ from rosita.errors import RositaError
 from rosita.files import atomic_write, write_json
 from rosita.pruning.shape import Shape
 from rosita.report.collection import LATENCY_FILE, PUBLISHED, Comparison, Group, Report
-from rosita.report.figures import PALETTE, Point, curves, evaluations, importance, pareto, times
+from rosita.report.drawing import PALETTE
+from rosita.report.figures import Point, curves, evaluations, importance, pareto, times
 from rosita.report.lineage import lineage
 from rosita.report.runs import WEIGHT_ROLES, Model, tail
 from rosita.report.style import CSS
