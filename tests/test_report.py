@@ -19,6 +19,7 @@ import pytest
 from conftest import REPOSITORY, make_bert, write_cola
 from hypothesis import given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
 from rosita.errors import RositaError
 from rosita.pruning.shape import Shape
@@ -35,6 +36,7 @@ from rosita.report.lineage import lineage
 from rosita.report.page import markdown, page
 from rosita.report.runs import Entry, Record
 from rosita.report.tables import beside_paper, latency_slice, numbers, over_seeds, results
+from rosita.templating import markdown_text
 
 SMALL = "a2_l4_f256_e64"
 SCORES = {42: 0.45, 43: 0.47, 44: 0.40}
@@ -227,7 +229,7 @@ def test_records_that_name_each_other_as_parents_are_no_endless_loop(models):
 
 def boxes(report) -> list[str]:
     """The titles of the boxes in the lineage of CoLA."""
-    return re.findall(r"<title>(.*?)</title>", lineage(report, "CoLA"))
+    return [box.title for box in lineage(report, "CoLA").boxes]
 
 
 def tuned(models: Path, name: str, path: str, weights: str | None = None) -> None:
@@ -514,26 +516,70 @@ def test_a_run_without_layers_has_no_heat_map(tmp_path):
     assert "What each layer kept" not in page(build_report(tmp_path))
 
 
-def test_no_text_of_a_run_becomes_markup(tmp_path):
-    evil = "<script>alert(1)</script>\"'|`$x$&amp;\u0000"
-    name = "<img src=x onerror=alert(1)>$|"
-    write_run(tmp_path / name / "top", stage="fine_tune", task=evil, weights="t",
-              dev_score=0.9, metric=evil, parameters=100, shape=evil,
-              seconds=3.0)  # fmt: skip
-    write_run(tmp_path / name / "low", task=evil, weights="l", dev_score=0.8, parameters=10,
-              metric=evil, shape="a1_l1_f1_e1", settings={evil: evil, "x": "\ud800"},
-              data={"folder": evil, "train": [evil]}, seconds=2.0,
+MARKUP = [
+    "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "](http://x) [a](http://x)", "a|b",
+    "two\n\n# lines", "{{7*7}} {% raw %}", "\"'`$x$&amp;&#60;", "-- - 1. *a* _b_ ~~c~~ www.x.y",
+]  # fmt: skip
+
+
+def shown(text: str) -> str:
+    return " ".join(text.split())
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Path:
+    """Three runs whose every text is markup: a reference, a model made from it, an unfinished."""
+    root, evil = tmp_path / "models", "".join(MARKUP)
+    folder = root / evil.replace("/", "").replace("\n", " ")
+    write_run(folder / "top", stage="fine_tune", task=evil, weights="t", dev_score=0.9,
+              metric=evil, parameters=100, shape=evil, seconds=3.0)  # fmt: skip
+    write_run(folder / "low", task=evil, weights="l", dev_score=0.8, parameters=10, metric=evil,
+              shape="a1_l1_f1_e1", settings={evil: evil, "x": "\ud800", "depth_or_width": evil},
+              data={"folder": evil, "train": [evil, "\u0000"]}, seconds=2.0,
               history=[{"step": 1, "loss_" + evil: 0.4}, {"step": 2, "score": 0.2}],
-              parents={"teacher": link(evil, "t"), evil: link(evil)})  # fmt: skip
-    report_script(tmp_path)
-    found = Page((tmp_path / "report" / "report.html").read_text())
-    assert not found.tags & {"script", "img"}
-    assert "<script>alert(1)</script>" in found.text
-    table = (tmp_path / "report" / "report.md").read_text()
-    for block in re.findall(r"(?:^\|.*\n?)+", table, flags=re.MULTILINE):
+              parents={"teacher": link(evil, "t"), "student": link(evil, "none"), evil: link(evil)},
+              )  # fmt: skip
+    write_run(folder / "open", task=evil, stage=evil, finished=False)
+    (root / "cut").mkdir()
+    (root / "cut" / "run.json").write_text(json.dumps({"parents": {evil: 3}}))
+    return root
+
+
+def test_no_text_of_a_run_becomes_markup_on_the_page(hostile):
+    found = Page(page(build_report(hostile)))
+    assert not found.tags & {"script", "img", "a", "em", "del"}
+    for text in MARKUP:
+        assert shown(text) in found.text
+    assert not any("49" in word for word in found.words if "{{" in word)
+
+
+def rendered(text: str) -> Page:
+    """Markdown as an independent renderer shows it."""
+    reader = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    return Page(reader.render(text.encode("utf-8", "replace").decode()))
+
+
+def test_no_text_of_a_run_becomes_markup_in_the_markdown(hostile):
+    text = markdown(build_report(hostile))
+    found = rendered(text)
+    assert found.tags <= {"h1", "h2", "p", "ul", "li", "table", "thead", "tbody", "tr", "th", "td"}
+    for one in MARKUP:
+        assert shown(one) in found.text
+    assert not re.search(r"(?i)http://|www\.", text)  # links without brackets
+    for block in re.findall(r"(?:^\|.*\n?)+", text, flags=re.MULTILINE):
         widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
         assert len(widths) == 1
-    assert not re.search(r"(?<!\\)<", table)
+
+
+@given(st.text(max_size=40) | st.text("a1_*`~|\\<>[]()#-+.:&;!$@ \n", max_size=20))
+def test_whatever_a_text_is_markdown_shows_just_it(text):
+    expected = shown("".join(c if c.isprintable() else " " for c in text))
+    escaped = markdown_text(text)
+    for frame in ("# {}", "- {}", "{}", "| |\n| --- |\n| {} |"):
+        found = rendered(frame.format(escaped))
+        assert found.tags <= {"h1", "ul", "li", "p", "table", "thead", "tbody", "tr", "th", "td"}
+        assert found.text.strip() == expected
+        assert found.tags.isdisjoint({"h1", "ul"}) or frame[0] in "#-"
 
 
 JUNK = [None, "x", -1, [], {}, 1e300, [None], {"a": {"b": [1]}}, 2**70]

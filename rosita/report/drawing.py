@@ -16,6 +16,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from rosita.templating import printable
+
 WIDTH = 5.0  # inches of 72 units: text of 12 units stays 11 pixels on a phone
 PALETTE = ["#2f7ed8", "#e07b00", "#1a9e77", "#d6457b", "#8a63d2", "#7a8c1e", "#c2543a", "#2a9fb8"]
 _INK, LINE = "#010203", "#040506"  # stand for the page's colours, light or dark
@@ -41,7 +43,7 @@ def drawing() -> Iterator[None]:
 
 def words(text: str) -> str:
     """A text as it is: no formula between dollar signs, nothing that cannot be printed."""
-    return "".join(c if c.isprintable() else " " for c in text).replace("$", r"\$")
+    return printable(text).replace("$", r"\$")
 
 
 def new_figure(height: float) -> Figure:

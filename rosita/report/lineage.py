@@ -1,10 +1,9 @@
-"""The family tree of a task's models as inline SVG: who gave the weights, who taught."""
+"""The family tree of a task's models, laid out: who gave the weights, who taught."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from html import escape
 
 from rosita.report.collection import Group, Report
 from rosita.report.runs import WEIGHT_ROLES, Parent, tail
@@ -34,7 +33,37 @@ class Node:
         return self.y + self.height / 2
 
 
-def lineage(report: Report, task: str) -> str | None:
+@dataclass(frozen=True)
+class Box:
+    """A model as it is drawn; `lines`: (class, text, height)."""
+
+    kind: str
+    title: str
+    x: int
+    y: float
+    lines: list[tuple[str, str, float]]
+    width: int = BOX_WIDTH
+    height: int = BOX_HEIGHT
+
+
+@dataclass(frozen=True)
+class Edge:
+    """The paths of a curve from box to box, and of the arrow head at its end."""
+
+    kind: str
+    curve: str
+    head: str
+
+
+@dataclass(frozen=True)
+class Tree:
+    width: int
+    height: float
+    edges: list[Edge]
+    boxes: list[Box]
+
+
+def lineage(report: Report, task: str) -> Tree | None:
     """The tree of one task: seeds share a box, a ladder is named in its run's; None for one box."""
     nodes = _nodes(report, task)
     if len(nodes) < 2:
@@ -42,7 +71,12 @@ def lineage(report: Report, task: str) -> str | None:
     _columns(nodes)
     columns, edges = _with_bends(nodes)
     _place(columns, edges)
-    return _draw(columns, edges, task)
+    return Tree(
+        width=len(columns) * (BOX_WIDTH + GAP) - GAP + 16,
+        height=max(node.y + node.height for column in columns for node in column) + 8,
+        edges=[_edge(path, kind) for path, kind in edges],
+        boxes=[_box(node) for column in columns for node in column if node.lines],
+    )
 
 
 def _nodes(report: Report, task: str) -> list[Node]:
@@ -154,21 +188,7 @@ def _pack(column: list[Node]) -> None:
         y += node.height + ROW_GAP
 
 
-def _draw(columns: list[list[Node]], edges: list[tuple[list[Node], str]], task: str) -> str:
-    height = max(node.y + node.height for column in columns for node in column) + 8
-    width = len(columns) * (BOX_WIDTH + GAP) - GAP + 16
-    parts = [
-        f'<svg role="img" aria-label="lineage of the {escape(task, quote=True)} models"'
-        f' class="lineage" viewBox="0 0 {width} {height:.0f}"'
-        f' style="min-width:{width * 0.85:.0f}px;max-width:{width * 1.15:.0f}px">'
-    ]
-    parts += [_edge(path, kind) for path, kind in edges]
-    for column in columns:
-        parts += [_box(node) for node in column if node.lines]
-    return "\n".join([*parts, "</svg>"])
-
-
-def _edge(path: list[Node], kind: str) -> str:
+def _edge(path: list[Node], kind: str) -> Edge:
     """A curve from the right of a box, through the bends, to the left of another, with a head."""
     shift = 9 if kind == "teacher" else -9  # both kinds may join the same two boxes
     left = 8 + path[0].column * (BOX_WIDTH + GAP) + BOX_WIDTH
@@ -186,24 +206,19 @@ def _edge(path: list[Node], kind: str) -> str:
             curve += f" H{at + BOX_WIDTH}"
     x, y = 8 + path[-1].column * (BOX_WIDTH + GAP), path[-1].middle + shift
     head = f"M{x - 8} {y - 4.5:.1f}L{x} {y:.1f}L{x - 8} {y + 4.5:.1f}z"
-    return f'<path class="edge {kind}" d="{curve}"/><path class="head {kind}" d="{head}"/>'
+    return Edge(kind, curve, head)
 
 
-def _box(node: Node) -> str:
-    x, y = 8 + node.column * (BOX_WIDTH + GAP), node.y
-    kind = node.kind if node.kind.isidentifier() else "unknown"
-    kinds = ("name", "shape", "how", "score")
+def _box(node: Node) -> Box:
     lines = [
         (name, shortened(line, 21 if name == "name" else 27))  # names are bold
-        for name, line in zip(kinds, node.lines, strict=True) if line
+        for name, line in zip(("name", "shape", "how", "score"), node.lines, strict=True) if line
     ]  # fmt: skip
-    first = y + BOX_HEIGHT / 2 - 8 * (len(lines) - 1) + 4.5
-    texts = "".join(
-        f'<text x="{x + BOX_WIDTH / 2}" y="{first + 16.5 * at:.1f}" class="{name}">'
-        f"{escape(line)}</text>"
-        for at, (name, line) in enumerate(lines)
-    )
-    return (
-        f'<g class="box {kind}"><title>{escape(" | ".join(filter(None, node.lines)))}</title>'
-        f'<rect x="{x}" y="{y:.1f}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="9"/>{texts}</g>'
+    first = node.y + BOX_HEIGHT / 2 - 8 * (len(lines) - 1) + 4.5
+    return Box(
+        kind=node.kind if node.kind.isidentifier() else "unknown",
+        title=" | ".join(filter(None, node.lines)),
+        x=8 + node.column * (BOX_WIDTH + GAP),
+        y=node.y,
+        lines=[(name, line, first + 16.5 * at) for at, (name, line) in enumerate(lines)],
     )

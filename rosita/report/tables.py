@@ -1,13 +1,11 @@
-"""The report's tables, for the page and for Markdown, and its numbers for report.json."""
+"""The report's tables, and its numbers for report.json."""
 
 from __future__ import annotations
 
 import math
-import re
 import statistics
 from collections import Counter
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 from rosita.report.collection import PUBLISHED, Comparison, Group, Report
@@ -33,43 +31,6 @@ class Table:
     rows: list[list[str]]
     words: tuple[int, ...] = (0,)
     marked: int | None = None  # the row that stands apart: the published one
-
-    def markdown(self) -> str:
-        rule = ["---" if at in self.words else "---:" for at in range(len(self.columns))]
-        lines = [list(map(plain, row)) for row in (self.columns, rule, *self.rows)]
-        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-    def html(self) -> str:
-        kinds = ["" if at in self.words else " class=number" for at in range(len(self.columns))]
-        heads = self._cells("th", kinds, self.columns)
-        lines = [f"<thead><tr>{heads}</tr></thead><tbody>"]
-        for number, row in enumerate(self.rows):
-            mark = " class=published" if number == self.marked else ""
-            lines.append(f"<tr{mark}>{self._cells('td', kinds, row)}</tr>")
-        body = "\n".join(lines)
-        return f'<div class="scroll" tabindex="0"><table>{body}</tbody></table></div>'
-
-    @staticmethod
-    def _cells(tag: str, kinds: list[str], row: list[str]) -> str:
-        return "".join(
-            f"<{tag}{kind}>{_breakable(cell)}</{tag}>"
-            for kind, cell in zip(kinds, row, strict=True)
-        )
-
-
-def _breakable(cell: str) -> str:
-    """Escaped; a line may end after a space or a slash, not after a hyphen (`e-1`)."""
-    if "-" not in cell:
-        return escape(cell)
-    return "<wbr>".join(f"<span>{escape(part)}</span>" for part in re.findall(r"[^/ ]*[/ ]?", cell))
-
-
-def plain(cell: str) -> str:
-    """A cell that no text of a run can break out of."""
-    cell = " ".join(cell.split()).replace("\\", "\\\\")
-    for mark in "|<`*[":
-        cell = cell.replace(mark, f"\\{mark}")
-    return cell
 
 
 # ---------------------------------------------------------------------- tables
