@@ -8,14 +8,17 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import yaml
 from conftest import SMALL, error_line, make_bert, run_script, write_cola
+from markdown_it import MarkdownIt
 from moto.server import ThreadedMotoServer
 
 from rosita.checkpoint import load_model
+from rosita.deploy.hub import write_card
 from rosita.deploy.onnx import OnnxModel, export_onnx, quantize_onnx
 from rosita.errors import RositaError
 from rosita.model import RositaConfig, RositaForSequenceClassification
-from rosita.tasks import GLUE
+from rosita.tasks import GLUE, Task
 from rosita.tokenizer import read_tokenizer
 
 PRUNED = {"num_attention_heads": 1, "prun_hidden_size": 8, "prun_intermediate_size": 24}
@@ -74,6 +77,39 @@ def test_a_file_that_is_no_onnx_model_is_named_in_one_line(tmp_path):
         OnnxModel(tmp_path / "model.onnx")
     with pytest.raises(RositaError, match="does not exist; Deploy/export.py writes it"):
         OnnxModel(tmp_path / "other.onnx")
+
+
+def test_no_text_of_a_run_breaks_out_of_the_model_card(tmp_path):
+    evil = '<script>x</script>](http://x) |\n---\nlicense: mit\n# {{7*7}} "`\\'
+    task = Task.model_construct(name=evil, labels=(evil, "b"))
+    report = {"shape": evil, "parameters": 1234, "metric": evil, "score": 0.5,
+              "formats": {evil: {"score": 0.4, "agreement": 1.0, "bytes": 2e6}}}  # fmt: skip
+    run = {"parents": {evil: {"path": f"../models/{evil}", "weights": evil}},
+           "identity": {"settings": {"learning_rate": evil, "seed": 42}},
+           "data": {"train_rows": 16, "train": [evil]}}  # fmt: skip
+    write_card(tmp_path, report, run, task)
+    _, header, body = (tmp_path / "README.md").read_text().split("---\n", 2)
+    assert yaml.safe_load(header) == {
+        "library_name": "transformers", "pipeline_tag": "text-classification",
+        "license": "apache-2.0", "tags": ["rosita", evil],
+    }  # fmt: skip
+    tokens = MarkdownIt("commonmark").enable("table").parse(body)
+    kinds = {part.type for token in tokens for part in (token, *(token.children or ()))}
+    assert not kinds & {"html_block", "html_inline", "link_open", "hr", "code_inline"}
+    assert [token.type for token in tokens].count("heading_open") == 2
+    assert [token.type for token in tokens].count("td_open") == 2 * 4
+    assert "http://" not in body
+    shown = ["".join(part.content for part in token.children or ()) for token in tokens]
+    assert "learning_rate: " + " ".join(evil.split()) in shown
+
+
+@pytest.mark.parametrize("name, expected", [("CoLA", ["glue"]), ("Mood", None)])
+def test_the_card_names_glue_only_for_a_task_of_glue(tmp_path, name, expected):
+    task = Task(name=name, labels=("a", "b"), metric="accuracy", text_columns=(0,))
+    report = {"shape": "a2_l8_f512_e128", "parameters": 1, "metric": "accuracy", "score": 0.5}
+    write_card(tmp_path, {**report, "formats": {}}, {}, task)
+    header = (tmp_path / "README.md").read_text().split("---\n")[1]
+    assert yaml.safe_load(header).get("datasets") == expected
 
 
 # --- the script ------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -19,7 +18,8 @@ from rosita.errors import RositaError
 from rosita.fetch.sources import Access, check_source, redact, s3_client
 from rosita.files import atomic_write, read_json, write_json
 from rosita.model import RositaForSequenceClassification
-from rosita.tasks import Task
+from rosita.tasks import GLUE, Task
+from rosita.templating import render
 from rosita.tokenizer import TokenizerFiles
 
 CODE = "modeling_rosita.py"
@@ -95,41 +95,30 @@ class HubModel:
 
 def write_card(folder: Path, report: dict[str, Any], run: dict[str, Any], task: Task) -> None:
     """README.md: what the model is, how good, how large, how it was made."""
-    labels = ", ".join(task.labels) if task.labels else "a number (regression)"
-    header = {
-        "library_name": "transformers",
-        "pipeline_tag": "text-classification",
-        "license": "apache-2.0",
-        "datasets": ["glue"],
-        "tags": ["rosita", task.name],
-    }
-    lines = [
-        "---", *(f"{key}: {json.dumps(value)}" for key, value in header.items()), "---", "",
-        f"# ROSITA {report['shape']} for {task.name}", "",
-        f"A BERT compressed as in ROSITA (Liu et al., AAAI 2021): {report['parameters']:,}"
-        f" parameters, shape {report['shape']} (heads, layers, FFN units, embedding rank).",
-        f"Labels: {labels}.", "",
-        "```python", "from transformers import pipeline", "",
-        'classify = pipeline("text-classification", "THIS_FOLDER", trust_remote_code=True)',
-        "```", "",
-        f"| format | dev {report['metric']} | predictions equal | MB |", "|---|---:|---:|---:|",
-        f"| as trained | {report['score']:.4f} | | |",
-    ]  # fmt: skip
+    scores = [["as trained", f"{report['score']:.4f}", "", ""]]
     for name, found in report["formats"].items():
-        lines.append(f"| {name} | {found['score']:.4f} | {100 * found['agreement']:.2f} % |"
-                     f" {found['bytes'] / 1e6:.1f} |")  # fmt: skip
-    lines += ["", "## How it was made", ""]
-    for role, parent in run.get("parents", {}).items():
-        lines.append(f"- {role}: `{Path(parent['path']).name}`, weights {parent['weights'][:16]}")
+        scores.append([name, f"{found['score']:.4f}", f"{100 * found['agreement']:.2f} %",
+                       f"{found['bytes'] / 1e6:.1f}"])  # fmt: skip
+    card = render("card.md.jinja", report=report, task=task, is_glue=task.name in GLUE,
+                  scores=scores, facts=_facts(run))  # fmt: skip
+    with atomic_write(folder / "README.md") as file:
+        file.write(card)
+
+
+def _facts(run: dict[str, Any]) -> list[tuple[str, Any]]:
+    """From what a model was made, with which settings, on which rows."""
+    facts = [
+        (role, f"{Path(parent['path']).name}, weights {parent['weights'][:16]}")
+        for role, parent in run.get("parents", {}).items()
+    ]
     settings = run.get("identity", {}).get("settings", {})
     for name in ("learning_rate", "num_train_epochs", "train_batch_size", "depth_or_width", "seed"):
         if settings.get(name) is not None:
-            lines.append(f"- {name}: {settings[name]}")
-    rows = run.get("data", {}).get("train_rows")
-    if rows:
-        lines.append(f"- trained on {rows:,} rows ({', '.join(run['data']['train'])})")
-    with atomic_write(folder / "README.md") as file:
-        file.write("\n".join(lines) + "\n")
+            facts.append((name, settings[name]))
+    data = run.get("data", {})
+    if data.get("train_rows"):
+        facts.append(("trained on", f"{data['train_rows']:,} rows ({', '.join(data['train'])})"))
+    return facts
 
 
 def publish(folder: Path, target: str, access: Access) -> int:
