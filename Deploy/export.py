@@ -14,16 +14,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from rosita import config
-from rosita.checkpoint import TaskModel, load_model
 from rosita.cli import ArgumentParser, add_flags, run_script
 from rosita.config import load_config, setting
-from rosita.deploy.hub import publish
+from rosita.deploy.formats import EXPORTED, check_export_folder, parse_formats
 from rosita.errors import RositaError
 from rosita.fetch.sources import Access
 from rosita.provenance import read_run, require_finished, resolve_folder
-from rosita.stages.export import export_stage
 from rosita.tasks import Task, find_task
-from rosita.tokenizer import read_tokenizer
 
 
 class ExportSettings(config.ExportSettings):
@@ -38,9 +35,15 @@ def main(argv: list[str] | None = None) -> None:
     task, settings = parse_args(argv)
     source = resolve_folder(settings.model)
     require_finished(source, task.name, "give another --model")
-    model = TaskModel(load_model(source, task), read_tokenizer(source), task, str(source))
-    export_stage(model, settings)
+    parse_formats(settings.formats, EXPORTED)
     output = Path(settings.output_dir)
+    check_export_folder(output, settings.overwrite_output_dir)
+    # heavy imports: the complaints above come without them
+    from rosita.checkpoint import TaskModel
+    from rosita.deploy.hub import publish
+    from rosita.stages.export import export_stage
+
+    export_stage(TaskModel.open(source, task), settings)
     print(f"written to {output}")
     if settings.publish:
         access = Access(settings.allow_http, settings.endpoint_url)

@@ -19,53 +19,31 @@ from pathlib import Path
 from typing import IO
 
 from rosita.cli import ArgumentParser, run_script
-from rosita.deploy.labelling import FORMATS, Labeller, read_texts, with_bar
+from rosita.deploy.formats import RUNNABLE, choose_format
+from rosita.deploy.texts import INPUT_FORMATS, format_of, open_input, read_texts
 from rosita.errors import RositaError
 from rosita.files import atomic_write
-
-INPUT_FORMATS = ("text", "tsv", "csv", "jsonl")
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    labeller = Labeller(args.model, args.format, args.max_seq_length)
+    model_format = choose_format(args.model, args.format)
     form = args.input_format or format_of(args.input)
-    columns = args.text_columns.split(",")
+    as_json = (args.output_format or format_of(args.output)) == "jsonl"
     count = 0
-    with open_input(args.input) as source, open_output(args.output) as target:
-        rows = read_texts(source, args.input, form, columns)
-        as_json = (args.output_format or format_of(args.output)) == "jsonl"
-        for answer in labeller.label(with_bar(rows)):
-            target.write((answer.as_json() if as_json else answer.as_tsv()) + "\n")
-            count += 1
-        if not count:
-            raise RositaError(f"{args.input} holds no text")
+    with open_input(args.input) as source:
+        from rosita.deploy.labelling import Labeller, with_bar  # heavy imports
+
+        labeller = Labeller(args.model, model_format, args.max_seq_length)
+        with open_output(args.output) as target:
+            rows = read_texts(source, args.input, form, args.text_columns.split(","))
+            for answer in labeller.label(with_bar(rows)):
+                target.write((answer.as_json() if as_json else answer.as_tsv()) + "\n")
+                count += 1
+            if not count:
+                raise RositaError(f"{args.input} holds no text")
     if args.output != "-":
         print(f"{count} labels are in {args.output}")
-
-
-def format_of(path: str) -> str:
-    """The format that a file's name tells; lines of text if it tells none."""
-    suffix = Path(path).suffix.lower().lstrip(".")
-    return {"json": "jsonl"}.get(suffix, suffix if suffix in INPUT_FORMATS else "text")
-
-
-@contextmanager
-def open_input(path: str) -> Iterator[IO[str]]:
-    """stdin for `-`, or a file; what is not UTF-8 or not there is a `RositaError`."""
-    try:
-        if path == "-":
-            sys.stdin.reconfigure(encoding="utf-8-sig")
-            yield sys.stdin
-        else:
-            with open(path, encoding="utf-8-sig", newline="") as file:
-                yield file
-    except UnicodeDecodeError as error:
-        raise RositaError(f"{path} is not UTF-8 (byte {error.start} of a block)") from None
-    except FileNotFoundError:
-        raise RositaError(f"--input {path} does not exist") from None
-    except IsADirectoryError:
-        raise RositaError(f"--input {path} is a folder") from None
 
 
 @contextmanager
@@ -82,7 +60,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--model", type=Path, required=True, help="model folder, or what Deploy/export.py wrote")
-    add("--format", choices=("auto", *FORMATS), default="auto", help="which of its forms to run")
+    add("--format", choices=("auto", *RUNNABLE), default="auto", help="which of its forms to run")
     add("--input", default="-", help="file of texts (default: stdin)")
     add("--input_format", choices=INPUT_FORMATS, help="default: by the file's name, else text")
     add("--text_columns", default="0", help="column or key of the text; A,B for a pair (0)")

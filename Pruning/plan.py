@@ -18,26 +18,23 @@ import argparse
 import os
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from rosita.budget.costs import rows_of, shape_of
-from rosita.budget.figure import draw_plan
-from rosita.budget.latency import LatencyModel
-from rosita.budget.search import KeptScore, Table, candidates, front, parse_size
-from rosita.checkpoint import check_length, load_model
-from rosita.cli import ArgumentParser, run_script
-from rosita.deploy.labelling import FORMATS
-from rosita.deploy.measuring import positive, torch_threads
+from rosita.cli import ArgumentParser, parse_size, positive, run_script
+from rosita.deploy.formats import RUNNABLE
 from rosita.errors import RositaError
 from rosita.files import read_json, write_json
-from rosita.model import RositaConfig, RositaForSequenceClassification
 from rosita.provenance import read_run, require_finished, resolve_folder
-from rosita.pruning.importance import read_scores
 from rosita.pruning.shape import Shape, check_target
 from rosita.tables import markdown
 from rosita.tasks import Task, find_task
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from rosita.budget.latency import LatencyModel
+    from rosita.budget.search import Table
+    from rosita.model import RositaConfig
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONFIGS = REPOSITORY / "KD" / "configurations"
@@ -50,13 +47,27 @@ ROUNDS = 5  # of timing them, while those that were predicted to fit turn out to
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     source, output = resolve_folder(args.model), Path(args.output_dir)
-    task, model, scores = open_scored(source, args)
+    task = find_scored(source, args.task_name)
     budget = budgets(args)
+    # heavy imports: the complaints above come without them
+    from rosita.budget.costs import shape_of
+    from rosita.budget.latency import LatencyModel
+    from rosita.budget.search import KeptScore, Table
+    from rosita.checkpoint import check_length, load_model
+    from rosita.deploy.measuring import torch_threads
+    from rosita.pruning.importance import read_scores
+
+    model = load_model(source, task)
+    check_length(args.length, model.config)
+    if args.shape:
+        check_target(model.config, args.shape)
+    kept = KeptScore.of(model, read_scores(source, model))
     with torch_threads(args.threads):
         latency = LatencyModel(output, model.config, args.batch, args.length, args.format)
         latency.calibrate(args.recalibrate)
         print(accuracy(latency))
-        table = make_table(model, KeptScore.of(model, scores), latency, args)
+        table = Table.to_choose_from(model.config, args.length, kept, latency.predict, args.shape)
+        table.put_measured(latency.known())
         ranking = table.ranking(budget)
         for _ in range(ROUNDS):
             if table.measured[ranking[0]]:
@@ -80,9 +91,9 @@ def main(argv: list[str] | None = None) -> None:
     print(*commands(source, task, chosen, config, args), sep="\n")
 
 
-def open_scored(source: Path, args: argparse.Namespace):
-    """The task, the tuned model and its Taylor scores."""
-    name = args.task_name or read_run(source).get("task")
+def find_scored(source: Path, name: str | None) -> Task:
+    """The task of the tuned model whose scores are to be ranked by."""
+    name = name or read_run(source).get("task")
     if not name:
         raise RositaError(f"{source} does not say its task: give --task_name")
     task = find_task(name)
@@ -91,11 +102,7 @@ def open_scored(source: Path, args: argparse.Namespace):
         raise RositaError(
             f"{source} must be called {task.name}: pruning_one_step.py reads PARENT/{task.name}"
         )
-    model = load_model(source, task)
-    check_length(args.length, model.config)
-    if args.shape:
-        check_target(model.config, args.shape)
-    return task, model, read_scores(source, model)
+    return task
 
 
 def budgets(args: argparse.Namespace) -> dict[str, Any]:
@@ -109,21 +116,6 @@ def budgets(args: argparse.Namespace) -> dict[str, Any]:
             " --shape a2_l8_f512_e128"
         )
     return found
-
-
-def make_table(
-    model: RositaForSequenceClassification,
-    kept: KeptScore,
-    latency: LatencyModel,
-    args: argparse.Namespace,
-) -> Table:
-    """All candidates, and the shape that was asked for, with their figures."""
-    config, rows = model.config, candidates(model.config)
-    if args.shape and not (rows == rows_of([args.shape])).all(axis=1).any():
-        rows = np.concatenate([rows, rows_of([args.shape])])
-    table = Table.of(config, rows, args.length, kept(rows), latency.predict(rows))
-    table.put_measured(latency.known())
-    return table
 
 
 def show(table: Table, ranking: np.ndarray, top: int) -> str:
@@ -154,8 +146,13 @@ def accuracy(latency: LatencyModel) -> str:
     )
 
 
-def draw(table, ranking, budget: dict[str, Any], latency: LatencyModel, path: Path) -> None:
+def draw(
+    table: Table, ranking: np.ndarray, budget: dict[str, Any], latency: LatencyModel, path: Path
+) -> None:
     """plan.png: the score kept against what the budget limits."""
+    from rosita.budget.figure import draw_plan  # heavy imports
+    from rosita.budget.search import front
+
     by_latency = "latency" in budget and "parameters" not in budget
     key = latency.key
     label = f"ms, batch {key['batch']} x {key['length']}" if by_latency else "million parameters"
@@ -220,7 +217,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--shape", type=Shape.parse, help="this shape and no other, like a2_l8_f512_e128")
     add("--batch", type=positive, default=1, help="rows of the batch that is timed (default: 1)")
     add("--length", type=positive, default=64, help="tokens of each of its rows (default: 64)")
-    add("--format", choices=FORMATS, default="pytorch", help="what is timed (default: pytorch)")
+    add("--format", choices=RUNNABLE, default="pytorch", help="what is timed (default: pytorch)")
     add("--threads", type=positive, help="cores of one call (default: torch's)")
     add("--recalibrate", action="store_true", help="time anew, whatever output_dir holds")
     add("--top", type=positive, default=20, help="lines of the table (default: 20)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, redirect_stdout
@@ -12,6 +13,9 @@ from typing import Any, NoReturn
 from pydantic import BaseModel
 
 from rosita.errors import RositaError, nearest
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMgG]?)([bB]?)")
+_SCALE = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -85,3 +89,21 @@ def add_flags(parser: argparse.ArgumentParser, kind: type[BaseModel]) -> None:
         parser.add_argument(
             f"--{name}", default=argparse.SUPPRESS, help=text, metavar=name.upper(), **more
         )
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on, from a command line."""
+    if not text.strip().isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def parse_size(text: str, flag: str, unit: str = "") -> int:
+    """The number that `15M`, `14.5M`, `500k` or, with `unit` "B", `14MB` means; decimal prefixes.
+
+    Raises `RositaError` that names `flag` for anything else, and for 0.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match and (unit or not match[3]) and (value := float(match[1]) * _SCALE[match[2].lower()]):
+        return round(value)
+    raise RositaError(f"{flag} {text!r} is no size; write it like 500k{unit} or 14.5M{unit}")

@@ -18,10 +18,10 @@ from rosita.budget.search import (
     candidates,
     embedding_shares,
     front,
-    parse_size,
     spread,
 )
 from rosita.checkpoint import load_model, save_model
+from rosita.cli import parse_size
 from rosita.errors import RositaError
 from rosita.model import RositaConfig, RositaForSequenceClassification
 from rosita.pruning.cut import prune

@@ -49,7 +49,7 @@ def check(lines, folder, texts=TEXTS, tolerance=1e-4):
 
 def test_lines_from_stdin_get_the_models_label_and_probability_in_order(export):
     done = subprocess.run(
-        [sys.executable, REPOSITORY / "KD" / "predict.py", "--model", export],
+        [sys.executable, REPOSITORY / "Deploy" / "predict.py", "--model", export],
         input="\n".join(TEXTS), capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from rosita.budget.costs import rows_of
 from rosita.budget.search import candidates, spread
+from rosita.deploy.formats import weights_file
 from rosita.deploy.measuring import (
     Inputs,
     interleaved_seconds,
@@ -22,7 +23,6 @@ from rosita.deploy.measuring import (
     torch_answer,
     write_onnx,
 )
-from rosita.deploy.onnx import FILES
 from rosita.files import read_json, write_json
 from rosita.model import RositaConfig, RositaForSequenceClassification
 from rosita.pruning.shape import Shape, shaped_config
@@ -81,7 +81,7 @@ def shape_latencies(
             else:
                 folder = Path(root, str(shape))
                 write_onnx(model, folder, [form])
-                answer = onnx_answer(folder / FILES[form])
+                answer = onnx_answer(weights_file(folder, form))
             calls[str(shape)] = lambda answer=answer: answer(batch)
         print(f"timing {len(calls)} shapes in turn ...", file=sys.stderr)
         seconds = interleaved_seconds(calls, budget=budget)

@@ -6,7 +6,7 @@ emb_hidden_dim, as the fields of `Shape`.
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,19 +22,6 @@ from rosita.pruning.shape import Shape
 
 FFN_STEPS = 16  # candidates keep 1/16, 2/16, ... of the FFN units
 LEAST_RANK = 1 / 32  # of the hidden size: the smallest candidate rank of the embedding
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMgG]?)([bB]?)")
-_SCALE = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
-
-
-def parse_size(text: str, flag: str, unit: str = "") -> int:
-    """The number that `15M`, `14.5M`, `500k` or, with `unit` "B", `14MB` means; decimal prefixes.
-
-    Raises `RositaError` that names `flag` for anything else, and for 0.
-    """
-    match = _SIZE.fullmatch(text.strip())
-    if match and (unit or not match[3]) and (value := float(match[1]) * _SCALE[match[2].lower()]):
-        return round(value)
-    raise RositaError(f"{flag} {text!r} is no size; write it like 500k{unit} or 14.5M{unit}")
 
 
 def candidates(config: RositaConfig) -> np.ndarray:
@@ -61,9 +48,6 @@ def candidates(config: RositaConfig) -> np.ndarray:
     )
     grid = np.meshgrid(*axes, indexing="ij")
     return np.stack([axis.ravel() for axis in grid], axis=1).astype(np.int64)
-
-
-# --- parameters, bytes, MACs -----------------------------------------------------------------
 
 
 # --- what is kept ----------------------------------------------------------------------------
@@ -188,6 +172,21 @@ class Table:
         """All figures of shapes of which the score kept and the predicted latency are known."""
         return cls(rows, kept, parameters(config, rows), shape_macs(config, rows, length),
                    file_bytes(config, rows), ms, np.zeros(len(rows), dtype=bool))  # fmt: skip
+
+    @classmethod
+    def to_choose_from(
+        cls,
+        config: RositaConfig,
+        length: int,
+        kept: Callable[[np.ndarray], np.ndarray],
+        latency: Callable[[np.ndarray], np.ndarray],
+        asked: Shape | None = None,
+    ) -> Table:
+        """All `candidates` and the shape that was asked for; `kept`, `latency`: of rows (n, 4)."""
+        rows = candidates(config)
+        if asked and not (rows == rows_of([asked])).all(axis=1).any():
+            rows = np.concatenate([rows, rows_of([asked])])
+        return cls.of(config, rows, length, kept(rows), latency(rows))
 
     def put_measured(self, milliseconds: dict[str, float]) -> None:
         """Put the measured latencies, by name of the shape, in the place of predictions."""

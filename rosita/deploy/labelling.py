@@ -1,14 +1,12 @@
-"""Texts in from lines, TSV, CSV or JSONL; labels out, in the order of the input."""
+"""A model folder, or an export, labels texts: labels out, in the order of the input."""
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
@@ -19,14 +17,14 @@ from transformers import AutoModelForSequenceClassification
 
 from rosita.checkpoint import read_config
 from rosita.data.encode import set_length
-from rosita.deploy.onnx import FILES, OnnxModel
-from rosita.errors import RositaError, nearest
+from rosita.deploy.formats import choose_format, weights_file
+from rosita.deploy.onnx import OnnxModel
+from rosita.deploy.texts import Texts
+from rosita.errors import RositaError
 from rosita.tokenizer import read_tokenizer
 
 CHUNK_ROWS = 4096  # rows that are sorted by length together
 TOKENS = 4096  # padded tokens of one forward pass
-FORMATS = ("pytorch", "onnx", "int8")
-Texts = tuple[str, ...]  # one text, or a pair
 
 
 @dataclass(frozen=True)
@@ -79,20 +77,11 @@ class Labeller:
     """
 
     def __init__(self, folder: Path, form: str = "auto", max_seq_length: int | None = None) -> None:
-        if not folder.is_dir():
-            raise RositaError(f"the model folder {folder} does not exist")
-        files = dict(zip(FORMATS, FILES.values(), strict=True))
-        there = [name for name in FORMATS if (folder / files[name]).exists()]
-        if form == "auto" and there:
-            form = there[0]
-        if form not in there:
-            known = f"it holds {', '.join(there)}" if there else "it holds no model"
-            raise RositaError(
-                f"{folder} has no {files.get(form, 'model')}; {known}"
-                " (Deploy/export.py makes others)"
-            )
-        path = folder / files[form]
-        self.model = TorchModel(folder) if form == "pytorch" else OnnxModel(path)
+        form = choose_format(folder, form)
+        if form == "pytorch":
+            self.model = TorchModel(folder)
+        else:
+            self.model = OnnxModel(weights_file(folder, form))
         config = read_config(folder)
         positions = config.get("max_position_embeddings", 512)
         max_seq_length = max_seq_length or min(128, positions)
@@ -138,63 +127,6 @@ class Labeller:
         shifted = np.exp(logits - logits.max())
         best = int(logits.argmax())
         return Answer(self.labels[best], float(shifted[best] / shifted.sum()))
-
-
-def read_texts(file: IO[str], name: str, form: str, columns: list[str]) -> Iterator[Texts]:
-    """Rows of texts from an open file; `form` is text, tsv, csv or jsonl.
-
-    `columns` (one, or two for a pair) are names of the header or keys, or numbers from 0 in a TSV
-    or CSV without header; "text" reads each line as one text. Raises `RositaError` by line.
-    """
-    if form == "text":
-        for line in file:
-            yield (line.rstrip("\r\n"),)
-    elif form == "jsonl":
-        yield from _read_jsonl(file, name, columns)
-    else:
-        try:
-            yield from _read_table(file, name, form, columns)
-        except csv.Error as error:
-            raise RositaError(f"{name} cannot be read as {form}: {error}") from None
-
-
-def _read_jsonl(file: IO[str], name: str, columns: list[str]) -> Iterator[Texts]:
-    for number, line in enumerate(file, 1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise RositaError(f"{name} line {number} is not JSON: {error.msg}") from None
-        missing = [key for key in columns if not isinstance(row, dict) or key not in row]
-        if missing:
-            there = list(row) if isinstance(row, dict) else []
-            hint = nearest(missing[0], there)
-            raise RositaError(f"{name} line {number} has no key {missing[0]!r}{hint}")
-        yield tuple(str(row[key]) for key in columns)
-
-
-def _read_table(file: IO[str], name: str, form: str, columns: list[str]) -> Iterator[Texts]:
-    if form == "tsv":
-        reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-    else:
-        reader = csv.reader(file)
-    if all(column.isdecimal() for column in columns):
-        places = [int(column) for column in columns]
-    else:
-        header = next(reader, [])
-        for column in columns:
-            if column not in header:
-                hint = nearest(column, header)
-                raise RositaError(f"{name} has no column {column!r}; it has {header}{hint}")
-        places = [header.index(column) for column in columns]
-    for row in reader:
-        if not row:
-            continue
-        if len(row) <= max(places):
-            raise RositaError(
-                f"{name} line {reader.line_num}: {len(row)} columns, but column"
-                f" {max(places) + 1} is wanted"
-            )
-        yield tuple(row[place] for place in places)
 
 
 def with_bar(rows: Iterator[Texts]) -> Iterator[Texts]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
 import statistics
@@ -21,7 +20,8 @@ from tqdm import tqdm
 
 from rosita.checkpoint import REFERENCE_WEIGHTS, load_model
 from rosita.data.batches import Encoded, batches_by_length
-from rosita.deploy.onnx import FILES, INT8_FILE, ONNX_FILE, OnnxModel, export_onnx, quantize_onnx
+from rosita.deploy.formats import weights_file
+from rosita.deploy.onnx import OnnxModel, export_onnx, quantize_onnx
 from rosita.errors import RositaError
 from rosita.model import RositaForSequenceClassification
 from rosita.tasks import find_task
@@ -86,13 +86,6 @@ def interleaved_seconds(
                 call()
                 seconds[name].append(time.perf_counter() - start)
     return seconds
-
-
-def positive(text: str) -> int:
-    """A whole number from 1 on, from a command line."""
-    if not text.strip().isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
-    return int(text)
 
 
 @contextmanager
@@ -165,15 +158,15 @@ def open_answer(folder: Path, form: str, task_name: str) -> Answer:
     """A folder's model in one format: pytorch, onnx or int8."""
     if form == "pytorch":
         return torch_answer(load_model(folder, find_task(task_name)))
-    return onnx_answer(folder / FILES[form])
+    return onnx_answer(weights_file(folder, form))
 
 
 def write_onnx(model: RositaForSequenceClassification, folder: Path, forms: list[str]) -> None:
     """Export a model to those of `forms` that are ONNX, by the names of Deploy/export.py."""
     if "onnx" in forms or "int8" in forms:
-        export_onnx(model, folder / ONNX_FILE)
+        export_onnx(model, weights_file(folder, "onnx"))
     if "int8" in forms:
-        quantize_onnx(folder / ONNX_FILE, folder / INT8_FILE)
+        quantize_onnx(weights_file(folder, "onnx"), weights_file(folder, "int8"))
 
 
 def dev_logits(answer: Answer, dev: Encoded, name: str) -> np.ndarray:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from rosita.data.batches import Encoded, batches_by_length
+from rosita.deploy.formats import FORMATS, weights_file
 from rosita.errors import RositaError
 from rosita.evaluation import predict, score
 from rosita.files import atomic_write
@@ -20,8 +21,6 @@ from rosita.model import RositaForSequenceClassification
 from rosita.tasks import Task
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-ONNX_FILE, INT8_FILE = "onnx/model.onnx", "onnx/model_int8.onnx"
-FILES = {"hf": "model.safetensors", "onnx": ONNX_FILE, "int8": INT8_FILE}  # format -> its weights
 INSTALL = "pip install onnx onnxruntime"
 
 
@@ -155,8 +154,8 @@ def compare(
             equal = logits.argmax(axis=1) == expected.argmax(axis=1)
         theirs = score(task, logits, labels).main
         formats[name] = {
-            "file": FILES[name],
-            "bytes": (folder / FILES[name]).stat().st_size,
+            "file": FORMATS[name].file,
+            "bytes": weights_file(folder, name).stat().st_size,
             "score": theirs,
             "drop": found.main - theirs,
             "agreement": float(equal.mean()),

@@ -11,16 +11,9 @@ from rosita.checkpoint import TaskModel, check_length
 from rosita.config import ExportSettings
 from rosita.data.batches import Encoded
 from rosita.data.encode import encode_file
+from rosita.deploy.formats import EXPORTED, check_export_folder, parse_formats, weights_file
 from rosita.deploy.hub import HubModel, write_card, write_hub_folder
-from rosita.deploy.onnx import (
-    FILES,
-    INT8_FILE,
-    ONNX_FILE,
-    OnnxModel,
-    compare,
-    export_onnx,
-    quantize_onnx,
-)
+from rosita.deploy.onnx import OnnxModel, compare, export_onnx, quantize_onnx
 from rosita.errors import RositaError
 from rosita.files import write_json
 from rosita.provenance import read_run
@@ -28,27 +21,28 @@ from rosita.provenance import read_run
 
 def export_stage(start: TaskModel, settings: ExportSettings) -> dict[str, Any]:
     """Write, open and compare each format; the folder appears whole, or not at all."""
-    formats = parse_formats(settings.formats)
+    formats = parse_formats(settings.formats, EXPORTED)
     output = Path(settings.output_dir)
-    _check_output(output, settings.overwrite_output_dir)
+    check_export_folder(output, settings.overwrite_output_dir)
     dev = _dev(start, settings)
     model = start.model.eval()
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as temporary:
         made = Path(temporary) / "made"
+        onnx, int8 = (weights_file(made, form) for form in ("onnx", "int8"))
         opened = {}
         if "hf" in formats:
             write_hub_folder(made, model, start.tokenizer, start.task)
             opened["hf"] = HubModel(made)
         if "onnx" in formats or "int8" in formats:
-            export_onnx(model, made / ONNX_FILE)
+            export_onnx(model, onnx)
         if "int8" in formats:
-            quantize_onnx(made / ONNX_FILE, made / INT8_FILE)
-            opened["int8"] = OnnxModel(made / INT8_FILE)
+            quantize_onnx(onnx, int8)
+            opened["int8"] = OnnxModel(int8)
         if "onnx" in formats:
-            opened["onnx"] = OnnxModel(made / ONNX_FILE)
+            opened["onnx"] = OnnxModel(onnx)
         elif "int8" in formats:
-            (made / ONNX_FILE).unlink()
+            onnx.unlink()
         report = {
             "model": start.path,
             "task": start.task.name,
@@ -66,25 +60,6 @@ def export_stage(start: TaskModel, settings: ExportSettings) -> dict[str, Any]:
             shutil.rmtree(output)
         made.rename(output)
     return report
-
-
-def parse_formats(text: str) -> list[str]:
-    """The formats of a comma-separated list, in the order in which they are made."""
-    formats = text.replace(" ", "").split(",")
-    unknown = [name for name in formats if name not in FILES]
-    if unknown:
-        raise RositaError(f"--formats {unknown[0]!r} is not one of {', '.join(FILES)}")
-    return [name for name in FILES if name in formats]
-
-
-def _check_output(output: Path, overwrite: bool) -> None:
-    """An earlier export is replaced only when asked, anything else never."""
-    if not output.exists() or not any(output.iterdir()):
-        return
-    if not (output / "export.json").exists():
-        raise RositaError(f"{output} is no export; give another --output_dir")
-    if not overwrite:
-        raise RositaError(f"{output} holds an export; --overwrite_output_dir replaces it")
 
 
 def _print_report(report: dict) -> None:
