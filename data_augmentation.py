@@ -24,27 +24,20 @@ from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from accelerate import PartialState
-from transformers import BertTokenizer
-
-from rosita.augmentation.candidates import CandidateFinder, Sampling, augment_rows
 from rosita.augmentation.file import AugmentedFile, write_subsets
-from rosita.augmentation.glove import glove_hash, load_glove
-from rosita.augmentation.masked_lm import (
-    AnswerCache,
-    has_masked_lm_head,
-    load_masked_lm,
-    load_tokenizer,
-    tokenizer_hash,
-    weights_hash,
-)
+from rosita.augmentation.sources import check_tokenizer, glove_files, glove_hash, weights_hash
 from rosita.cli import ArgumentParser, run_script
 from rosita.data.tsv import TsvFile
 from rosita.errors import RositaError
 from rosita.files import hold, sha256_file
-from rosita.runtime import only_cpu
 from rosita.tasks import Task, find_task
+
+if TYPE_CHECKING:
+    from transformers import BertTokenizer
+
+    from rosita.augmentation.candidates import CandidateFinder
 
 NO_HEAD = "none (no masked-LM head)"
 # Which rows the same settings give. Raise it when that changes: a file begun by other rules is then
@@ -58,6 +51,15 @@ def main(argv: list[str] | None = None) -> None:
     train = TsvFile(Path(args.glue_dir) / task.name / task.train_file, task)
     rows_in = sum(1 for _ in train.rows())  # every fault of the file shows before hours of work
     output = train.path.with_name("train_aug.tsv")
+    check_tokenizer(args.pretrained_bert_model)
+    glove_files(args.glove_embs)
+    # heavy imports: the complaints above come without them
+    from accelerate import PartialState
+
+    from rosita.augmentation.candidates import Sampling, augment_rows
+    from rosita.augmentation.masked_lm import load_tokenizer
+    from rosita.runtime import only_cpu
+
     tokenizer = load_tokenizer(args.pretrained_bert_model)
     settings = resolve_settings(args, task, train.path, tokenizer)
 
@@ -125,6 +127,8 @@ def resolve_settings(
     args: argparse.Namespace, task: Task, train: Path, tokenizer: BertTokenizer
 ) -> dict[str, object]:
     """All that decides the result; it is saved beside it."""
+    from rosita.augmentation.masked_lm import has_masked_lm_head, tokenizer_hash
+
     folder = args.pretrained_bert_model
     has_head = has_masked_lm_head(folder)
     if not has_head and args.require_mlm:
@@ -153,6 +157,10 @@ def load_finder(
     args: argparse.Namespace, settings: dict[str, object], tokenizer: BertTokenizer, cache: Path
 ) -> CandidateFinder:
     """The source of candidates, with its models in memory."""
+    from rosita.augmentation.candidates import CandidateFinder
+    from rosita.augmentation.glove import load_glove
+    from rosita.augmentation.masked_lm import AnswerCache, load_masked_lm
+
     glove = load_glove(args.glove_embs)
     if settings["model"] == NO_HEAD:
         return CandidateFinder(tokenizer, glove, args.M)

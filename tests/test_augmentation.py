@@ -20,8 +20,9 @@ from rosita.augmentation import candidates as augmentation
 from rosita.augmentation import file as augmented_file
 from rosita.augmentation import masked_lm
 from rosita.augmentation.candidates import CandidateFinder, Sampling, eligible_tokens, sample_copies
-from rosita.augmentation.glove import Glove, glove_hash, load_glove
+from rosita.augmentation.glove import Glove, load_glove
 from rosita.augmentation.masked_lm import AnswerCache, MaskedLM, Query, SpecialPieces, masked_pair
+from rosita.augmentation.sources import glove_hash
 from rosita.data.tsv import Row
 from rosita.errors import RositaError
 from rosita.files import hold

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -10,13 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from rosita.augmentation.sources import HOW_TO_GET, glove_files
 from rosita.errors import RositaError
 
 FIRST_WORDS = 100_000  # the file is ordered by frequency; what comes later is mostly noise
 _BLOCK = 128  # words whose similarities to all others are computed in one matrix product
 _MARGIN = 8  # extra neighbours found in float32, so that float64 decides who is among the nearest
-_HASHED_BYTES = 1 << 20
-_HOW_TO_GET = "get it with `python download_glove.py`"
 
 
 class Glove:
@@ -74,38 +72,8 @@ def load_glove(path: str | Path, first_words: int = FIRST_WORDS) -> Glove:
     else:
         words, vectors = _read_matrix(*files, first_words)
     if not np.isfinite(vectors).all():
-        raise RositaError(f"{path} holds NaN or infinite numbers; {_HOW_TO_GET} again")
+        raise RositaError(f"{path} holds NaN or infinite numbers; {HOW_TO_GET} again")
     return Glove(words, vectors)
-
-
-def glove_files(path: str | Path) -> tuple[Path, ...]:
-    """The text file, or the matrix and the words, that `path` (a file or a folder) stands for."""
-    path = Path(path)
-    if not path.exists():
-        raise RositaError(f"--glove_embs {path} does not exist; {_HOW_TO_GET}")
-    if path.is_file() and path.suffix not in (".npy", ".parquet"):
-        return (path,)
-    folder = path if path.is_dir() else path.parent
-    matrices, indexes = sorted(folder.rglob("*.npy")), sorted(folder.rglob("*.parquet"))
-    if len(matrices) == 1 and len(indexes) == 1:
-        return matrices[0], indexes[0]
-    texts = sorted(folder.glob("*.txt"))
-    if not matrices and not indexes and len(texts) == 1:
-        return (texts[0],)
-    raise RositaError(
-        f"{folder} must hold one .npy and one .parquet file, or one .txt file; it has"
-        f" {len(matrices)}, {len(indexes)} and {len(texts)}; {_HOW_TO_GET}"
-    )
-
-
-def glove_hash(path: str | Path) -> str:
-    """SHA-256 over the size and the first megabyte of each file: the whole would take minutes."""
-    digest = hashlib.sha256()
-    for file in glove_files(path):
-        digest.update(str(file.stat().st_size).encode())
-        with open(file, "rb") as content:
-            digest.update(content.read(_HASHED_BYTES))
-    return digest.hexdigest()
 
 
 def _read_text(path: Path, first_words: int) -> tuple[list[str], np.ndarray]:
@@ -114,7 +82,7 @@ def _read_text(path: Path, first_words: int) -> tuple[list[str], np.ndarray]:
         dimensions = len(file.readline(100_000).split(" ")) - 1
         file.seek(0)
         if not 2 <= dimensions <= 4096:
-            raise RositaError(f"{path} line 1 is not a word and its numbers; {_HOW_TO_GET}")
+            raise RositaError(f"{path} line 1 is not a word and its numbers; {HOW_TO_GET}")
         vectors = np.empty((first_words, dimensions), dtype=np.float32)
         for number, line in enumerate(islice(file, first_words)):
             # From the right: some words of the larger GloVe files contain spaces.
@@ -123,7 +91,7 @@ def _read_text(path: Path, first_words: int) -> tuple[list[str], np.ndarray]:
                 vectors[number] = np.array(numbers, dtype=np.float32)
             except ValueError:
                 fault = f"is not a word and {dimensions} numbers"
-                raise RositaError(f"{path} line {number + 1} {fault}; {_HOW_TO_GET}") from None
+                raise RositaError(f"{path} line {number + 1} {fault}; {HOW_TO_GET}") from None
             words.append(word)
     return words, vectors[: len(words)]
 
@@ -137,10 +105,9 @@ def _read_matrix(matrix: Path, index: Path, first_words: int) -> tuple[list[str]
         column = pyarrow.parquet.read_table(index, columns=["index"]).column("index")
         vectors = np.load(matrix, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, KeyError, EOFError, pyarrow.ArrowException) as error:
-        raise RositaError(f"cannot read {matrix} with {index}: {error}; {_HOW_TO_GET}") from None
+        raise RositaError(f"cannot read {matrix} with {index}: {error}; {HOW_TO_GET}") from None
     if vectors.ndim != 2 or len(vectors) != len(column):
         raise RositaError(
-            f"{matrix} has shape {vectors.shape}, but {index} has {len(column)} words;"
-            f" {_HOW_TO_GET}"
+            f"{matrix} has shape {vectors.shape}, but {index} has {len(column)} words; {HOW_TO_GET}"
         )
     return column.slice(0, first_words).to_pylist(), vectors[:first_words]

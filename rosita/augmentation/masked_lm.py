@@ -16,8 +16,9 @@ from safetensors import SafetensorError, safe_open
 from transformers import BertForMaskedLM, BertTokenizer
 from transformers.utils import logging as transformers_logging
 
+from rosita.augmentation.sources import check_tokenizer, weight_files
 from rosita.errors import RositaError
-from rosita.files import read_torch, sha256_file
+from rosita.files import read_torch
 from rosita.runtime import cast_linear_layers, keep_freed_memory
 
 _HEAD = "cls.predictions."  # BERT's names of the masked-LM head begin so
@@ -48,11 +49,7 @@ class SpecialPieces:
 
 def load_tokenizer(folder: str | Path) -> BertTokenizer:
     """The word-piece tokenizer of a model folder, without its truncation and padding."""
-    folder = Path(folder)
-    if not any((folder / name).is_file() for name in ("vocab.txt", "tokenizer.json")):
-        raise RositaError(
-            f"{folder} has no vocab.txt; put a pretrained BERT there with `python download_bert.py`"
-        )
+    check_tokenizer(folder)
     try:
         tokenizer = BertTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the tokenizers library raises bare Exception
@@ -69,18 +66,6 @@ def tokenizer_hash(tokenizer: BertTokenizer) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def weight_files(folder: str | Path) -> list[Path]:
-    """The weight files of a BERT folder, safetensors first; `RositaError` if there are none."""
-    folder = Path(folder)
-    for pattern in ("*.safetensors", "pytorch_model*.bin"):
-        if files := sorted(folder.glob(pattern)):
-            return files
-    raise RositaError(
-        f"{folder} has no model.safetensors or pytorch_model.bin;"
-        " put a pretrained BERT there with `python download_bert.py`"
-    )
-
-
 def has_masked_lm_head(folder: str | Path) -> bool:
     """Whether the weights of a BERT folder include a masked-LM head; only names are looked at."""
     return any(name.startswith(_HEAD) for file in weight_files(folder) for name in _names(file))
@@ -94,12 +79,6 @@ def _names(file: Path) -> list[str]:
         return list(read_torch(file))
     except (SafetensorError, OSError) as error:
         raise RositaError(f"cannot read {file}: {error}; download it again") from None
-
-
-def weights_hash(folder: str | Path) -> str:
-    """SHA-256 over the SHA-256 of each weight file of a BERT folder."""
-    hashes = "".join(sha256_file(file) for file in weight_files(folder))
-    return hashlib.sha256(hashes.encode()).hexdigest()
 
 
 def masked_pair(

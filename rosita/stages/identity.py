@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from rosita.augmentation.sources import glove_hash
 from rosita.config import KDSettings, LoopSettings, decides
 from rosita.errors import RositaError
 from rosita.files import read_json, sha256_file
@@ -35,8 +36,6 @@ def run_identity(
         "data": {"train": train, "dev": dev},
     }
     if getattr(settings, "fresh_augmentation", "never") != "never":
-        from rosita.augmentation.glove import glove_hash  # heavy import, only needed here
-
         identity["data"]["glove"] = glove_hash(settings.glove_embs)
     return identity
 

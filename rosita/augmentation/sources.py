@@ -1,0 +1,68 @@
+"""What the augmentation reads, found and hashed without opening it: so without heavy imports."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from rosita.errors import RositaError
+from rosita.files import sha256_file
+
+HOW_TO_GET = "get it with `python download_glove.py`"
+_HASHED_BYTES = 1 << 20
+
+
+def check_tokenizer(folder: str | Path) -> None:
+    """Raise `RositaError` if a model folder has no tokenizer."""
+    if not any((Path(folder) / name).is_file() for name in ("vocab.txt", "tokenizer.json")):
+        raise RositaError(
+            f"{folder} has no vocab.txt; put a pretrained BERT there with `python download_bert.py`"
+        )
+
+
+def weight_files(folder: str | Path) -> list[Path]:
+    """The weight files of a BERT folder, safetensors first; `RositaError` if there are none."""
+    folder = Path(folder)
+    for pattern in ("*.safetensors", "pytorch_model*.bin"):
+        if files := sorted(folder.glob(pattern)):
+            return files
+    raise RositaError(
+        f"{folder} has no model.safetensors or pytorch_model.bin;"
+        " put a pretrained BERT there with `python download_bert.py`"
+    )
+
+
+def weights_hash(folder: str | Path) -> str:
+    """SHA-256 over the SHA-256 of each weight file of a BERT folder."""
+    hashes = "".join(sha256_file(file) for file in weight_files(folder))
+    return hashlib.sha256(hashes.encode()).hexdigest()
+
+
+def glove_files(path: str | Path) -> tuple[Path, ...]:
+    """The text file, or the matrix and the words, that `path` (a file or a folder) stands for."""
+    path = Path(path)
+    if not path.exists():
+        raise RositaError(f"--glove_embs {path} does not exist; {HOW_TO_GET}")
+    if path.is_file() and path.suffix not in (".npy", ".parquet"):
+        return (path,)
+    folder = path if path.is_dir() else path.parent
+    matrices, indexes = sorted(folder.rglob("*.npy")), sorted(folder.rglob("*.parquet"))
+    if len(matrices) == 1 and len(indexes) == 1:
+        return matrices[0], indexes[0]
+    texts = sorted(folder.glob("*.txt"))
+    if not matrices and not indexes and len(texts) == 1:
+        return (texts[0],)
+    raise RositaError(
+        f"{folder} must hold one .npy and one .parquet file, or one .txt file; it has"
+        f" {len(matrices)}, {len(indexes)} and {len(texts)}; {HOW_TO_GET}"
+    )
+
+
+def glove_hash(path: str | Path) -> str:
+    """SHA-256 over the size and the first megabyte of each file: the whole would take minutes."""
+    digest = hashlib.sha256()
+    for file in glove_files(path):
+        digest.update(str(file.stat().st_size).encode())
+        with open(file, "rb") as content:
+            digest.update(content.read(_HASHED_BYTES))
+    return digest.hexdigest()
