@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from rosita.cli import ArgumentParser, run_script
-from rosita.report import build_report, write_report
+from rosita.report.collection import build_report
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -23,6 +23,8 @@ def main(argv: list[str] | None = None) -> None:
     report = build_report(args.models, args.latency)
     for line in report.warnings:
         print(f"warning: {' '.join(line.split())}", file=sys.stderr)
+    from rosita.report.page import write_report  # heavy imports: matplotlib
+
     paths = write_report(report, args.output_dir or args.models / "report")
     finished = sum(model.record.finished for model in report.models)
     print(

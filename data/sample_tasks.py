@@ -9,7 +9,6 @@ Writes  data_dir/TASK/{train,dev,test}.tsv   for CoLA, SST-2, MNLI, QNLI, QQP (M
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -20,7 +19,7 @@ from sample_rules import draw_texts
 from sample_sentiment import draw_opinion
 from sample_words import MISMATCHED, WORDS
 
-from rosita.cli import run_script
+from rosita.cli import ArgumentParser, run_script
 from rosita.errors import RositaError, nearest
 from rosita.files import atomic_write
 from rosita.tasks import GLUE, PAPER_TASKS, glue_task_name
@@ -189,7 +188,7 @@ def parse_tasks(text: str) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Write the sample tasks in GLUE's layout.")
+    parser = ArgumentParser(description="Write the sample tasks in GLUE's layout.")
     parser.add_argument("--tasks", default="all", help="all, or a comma list like SST-2,CoLA")
     default = Path(__file__).resolve().parent / "sample"
     parser.add_argument("--data_dir", type=Path, default=default, help="default: %(default)s")

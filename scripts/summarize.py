@@ -10,15 +10,11 @@ import argparse
 import os
 from pathlib import Path
 
-from rosita.checkpoint import load_model
 from rosita.cli import ArgumentParser, run_script
-from rosita.data.encode import encode_file
-from rosita.deploy.measuring import interleaved_latency, weights_bytes
-from rosita.evaluation import predict, score
 from rosita.files import write_json
+from rosita.provenance import resolve_folder
 from rosita.pruning.shape import Shape, parameter_count
 from rosita.tasks import find_task
-from rosita.tokenizer import read_tokenizer
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -26,7 +22,14 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     task = find_task(args.task_name)
-    folders = {"teacher": args.teacher, "student": args.student}
+    folders = {role: resolve_folder(str(getattr(args, role))) for role in ("teacher", "student")}
+    # heavy imports: the complaints above come without them
+    from rosita.checkpoint import load_model
+    from rosita.data.encode import encode_file
+    from rosita.deploy.measuring import interleaved_latency, weights_bytes
+    from rosita.evaluation import predict, score
+    from rosita.tokenizer import read_tokenizer
+
     models = {role: load_model(folder, task).eval() for role, folder in folders.items()}
     tokenizer = read_tokenizer(args.student).build()
     path = args.data_dir / task.dev_files[0]

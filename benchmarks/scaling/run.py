@@ -17,22 +17,23 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from scaling.simulator import epoch_seconds, step_seconds
-from scaling.tables import A100, DEVICES, ROWS, all_tables, cells, job
-
 from rosita.cli import ArgumentParser, run_script
 from rosita.files import atomic_write, read_json, write_json
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    # heavy imports: --help comes without them
+    from scaling.figure import draw
+    from scaling.tables import A100, all_tables, cells
+
     record = args.output_dir / "scaling.json"
     check = read_json(record).get("check") if record.exists() else None
     if args.check:
-        from scaling.check import run_check  # torch's loop, only needed here
+        from scaling.check import run_check
 
         check = run_check()
     tables = all_tables(check)
@@ -53,32 +54,6 @@ def update_document(path: Path, tables: dict[str, str]) -> None:
                       flags=re.DOTALL)  # fmt: skip
     with atomic_write(path) as file:
         file.write(text)
-
-
-def draw(path: Path) -> None:
-    """Hours of an epoch against rows, and rows/s of one GPU against its batch."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    matplotlib.rcParams["svg.hashsalt"] = "scaling"
-    figure_, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    for name, style in (("base", "-"), ("large", "--")):
-        for devices, color in zip(DEVICES, ("tab:blue", "tab:orange", "tab:green"), strict=True):
-            hours = [epoch_seconds(job(name, rows, devices, 256), A100) / 3600 for rows in ROWS]
-            left.loglog(ROWS, hours, style, color=color, label=f"BERT-{name}, {devices}")
-        batches = [2**power for power in range(4, 12)]
-        speed = [batch / step_seconds(job(name, batch=batch), A100).total for batch in batches]
-        right.loglog(batches, speed, style, color="tab:blue", label=f"BERT-{name}")
-    left.set(xlabel="rows", ylabel="hours of one epoch", title="batch 256 per GPU")
-    right.set(xlabel="rows of a step", ylabel="rows/s", title="one GPU: launches, then arithmetic")
-    for axes in (left, right):
-        axes.legend(fontsize=7)
-        axes.grid(alpha=0.3)
-    with atomic_write(path, "wb") as file:
-        figure_.savefig(file, format="svg", metadata={"Date": None})
-    pyplot.close(figure_)
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
