@@ -19,7 +19,7 @@ from rosita.errors import RositaError
 from rosita.evaluation import paired_bootstrap
 from rosita.tasks import GLUE
 
-sys.path.insert(0, str(REPOSITORY / "scripts"))
+sys.path.insert(0, str(REPOSITORY / "experiments"))
 hold_out, reproduce, results = (
     importlib.import_module(name) for name in ("hold_out", "reproduce", "results")
 )
@@ -49,8 +49,8 @@ def test_held_out_and_kept_rows_are_the_training_file_and_some_rows_are_the_same
         ("some", ("--train_rows", 20)),
         ("again", ("--train_rows", 20)),
     ):
-        run_script("scripts/hold_out.py", "--task_name", "CoLA", "--data_dir", data, "--rows", 15,
-                   "--output_dir", tmp_path / name, *more)  # fmt: skip
+        run_script("experiments/hold_out.py", "--task_name", "CoLA", "--data_dir", data,
+                   "--rows", 15, "--output_dir", tmp_path / name, *more)  # fmt: skip
     lines = {name: [(tmp_path / name / f"{part}.tsv").read_text().splitlines()
                     for part in ("train", "dev")] for name in ("all", "some", "again")}  # fmt: skip
     assert sorted(sum(lines["all"], [])) == sorted((data / "train.tsv").read_text().splitlines())
@@ -149,7 +149,7 @@ def test_what_is_written_of_a_table_takes_its_numbers_from_the_records(tmp_path)
 
 
 def test_a_reader_that_has_enough_ends_a_script_without_a_traceback():
-    command = [sys.executable, str(REPOSITORY / "scripts" / "reproduce.py"), "--dry_run"]
+    command = [sys.executable, str(REPOSITORY / "experiments" / "reproduce.py"), "--dry_run"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
         assert process.stderr.read() == b""
@@ -159,7 +159,7 @@ def test_a_reader_that_has_enough_ends_a_script_without_a_traceback():
 def test_an_experiment_runs_from_teacher_to_record_and_a_second_call_runs_nothing(tmp_path):
     sandbox = tmp_path / "rosita"
     shutil.copytree(REPOSITORY, sandbox, ignore=IGNORED)
-    shutil.rmtree(sandbox / "results", ignore_errors=True)
+    shutil.rmtree(sandbox / "experiments" / "minilm")
     make_bert(sandbox / "models" / "bert_pt", hidden_size=96, num_hidden_layers=6,
               num_attention_heads=12, intermediate_size=1536)  # fmt: skip
     data = write_cola(sandbox / "data" / "CoLA")
@@ -172,8 +172,8 @@ def test_an_experiment_runs_from_teacher_to_record_and_a_second_call_runs_nothin
     environment = pytest.MonkeyPatch()
     environment.setenv("PYTHONPATH", str(sandbox))  # the copy's rosita/, for the scripts' children
     with environment.context():
-        run_script(sandbox / "scripts" / "reproduce.py", *flags, cwd=sandbox)
-        again = run_script(sandbox / "scripts" / "reproduce.py", *flags, cwd=sandbox)
+        run_script(sandbox / "experiments" / "reproduce.py", *flags, cwd=sandbox)
+        again = run_script(sandbox / "experiments" / "reproduce.py", *flags, cwd=sandbox)
     environment.undo()
     assert again.stdout.count("has a record") == 2 and "+ " not in again.stdout
     made = json.loads((tmp_path / "results" / "CoLA" / "settings-setting1-1.json").read_text())

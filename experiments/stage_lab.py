@@ -125,7 +125,7 @@ class StageLab:
         if (self.data_dir / "dev.tsv").exists():
             return
         few = ("--train_rows", SOME_ROWS) if self.data == "20k" else ()
-        run_checked("scripts/hold_out.py", "--task_name", self.task, "--data_dir",
+        run_checked("experiments/hold_out.py", "--task_name", self.task, "--data_dir",
                     REPOSITORY / "data" / self.task, "--output_dir", self.data_dir,
                     *HELD_OUT[self.task], *few)  # fmt: skip
 

@@ -1,6 +1,6 @@
 """Hold rows of train.tsv out to choose models on, so that dev stays untouched until the end.
 
-    python scripts/hold_out.py --task_name SST-2 --data_dir data/SST-2 --rows 3000 \\
+    python experiments/hold_out.py --task_name SST-2 --data_dir data/SST-2 --rows 3000 \\
         --output_dir data/held_out/SST-2
 
 Whole families are held out: sentences drawn at random, and every row that is a part of one of them

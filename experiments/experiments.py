@@ -22,9 +22,8 @@ from chains import (
     teacher,
     two_phases,
 )
-from stage_lab import StageLab
-
 from rosita.pruning.shape import Shape
+from stage_lab import StageLab
 
 TABLES = {
     "teacher": "how to tune the teacher",

@@ -2,8 +2,8 @@
 # Redo RESULTS.md from nothing: MiniLM, GloVe and GLUE, every experiment that has no record yet, the
 # tables. Hours on two cores; cut off, the same command goes on. Arguments go to reproduce.py:
 #
-#   scripts/reproduce_minilm.sh --tasks SST-2 --tables settings --seeds 1
-#   GLUE_MIRROR=DIR|URL|s3://bucket/prefix scripts/reproduce_minilm.sh
+#   experiments/reproduce_minilm.sh --tasks SST-2 --tables settings --seeds 1
+#   GLUE_MIRROR=DIR|URL|s3://bucket/prefix experiments/reproduce_minilm.sh
 set -euo pipefail
 case ${GLUE_MIRROR:-} in '' | *://*) ;; *) GLUE_MIRROR=$(realpath "$GLUE_MIRROR") ;; esac
 cd "$(dirname "$0")/.."
@@ -16,5 +16,5 @@ fi
 "$PYTHON" download_glove.py --name glove.6B.50d
 "$PYTHON" download_glue_data.py --data_dir data --tasks SST-2,CoLA \
     ${GLUE_MIRROR:+--mirror "$GLUE_MIRROR"}
-"$PYTHON" scripts/reproduce.py --serving "$@"
-"$PYTHON" scripts/results.py
+"$PYTHON" experiments/reproduce.py --serving "$@"
+"$PYTHON" experiments/results.py

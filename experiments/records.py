@@ -1,4 +1,4 @@
-"""The records of finished experiments: results/minilm/TASK/TABLE-NAME-SEED.json."""
+"""The records of finished experiments: experiments/minilm/TASK/TABLE-NAME-SEED.json."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from pathlib import Path
 from statistics import mean
 
 from experiments import EXPERIMENTS
-
 from rosita.files import read_json
 
 

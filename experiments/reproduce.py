@@ -1,12 +1,12 @@
 """Run the experiments of RESULTS.md that have no record yet, and write a record of each.
 
-    python scripts/reproduce.py --tasks SST-2 --tables settings --seeds 1
+    python experiments/reproduce.py --tasks SST-2 --tables settings --seeds 1
 
 Reads   data/TASK/, models/bert_pt/ (MiniLM), glove/glove.6B.50d/, KD/configurations/minilm/
 Writes  data/held_out/, models/minilm/ (the models and their logs; not kept in the repository)
-        results/minilm/TASK/TABLE-NAME-SEED.json: scores on all of dev, the interval of the
+        experiments/minilm/TASK/TABLE-NAME-SEED.json: scores on all of dev, the interval of the
         difference to the teacher, the run.json of every stage
-        with --serving results/minilm/serving-TASK.json: latency and size in every format
+        with --serving experiments/minilm/serving-TASK.json: latency and size in every format
 
 The best step of each stage is chosen on sentences held out of train; dev is read once, at the end.
 Cut off, the same command goes on.
@@ -18,11 +18,10 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+
 from chains import TEACHER_SEED, teacher
 from experiments import EXPERIMENTS, Experiment
 from records import best_on_held_out, groups_of, read_records, record_path
-from stage_lab import REPOSITORY, StageLab, run_checked
-
 from rosita.checkpoint import load_model
 from rosita.cli import ArgumentParser, run_script
 from rosita.data.encode import encode_file
@@ -32,6 +31,7 @@ from rosita.files import read_json, write_json
 from rosita.provenance import read_run
 from rosita.tasks import GLUE, Task, find_task
 from rosita.tokenizer import read_tokenizer
+from stage_lab import REPOSITORY, StageLab, run_checked
 
 COLA = GLUE["CoLA"]
 SERVED_SEED = 1
@@ -178,7 +178,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--tables", type=words, help="of these tables only")
     add("--names", type=words, help="these experiments only")
     add("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[1, 2, 3])
-    add("--results", type=Path, default=REPOSITORY / "results" / "minilm")
+    add("--results", type=Path, default=REPOSITORY / "experiments" / "minilm")
     add("--serving", action="store_true", help="then time the settings' and the goal's models")
     add("--dry_run", action="store_true", help="list what would run")
     return parser.parse_args(argv)

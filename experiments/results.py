@@ -1,11 +1,11 @@
 """Write RESULTS.md and its pictures from the records of the experiments.
 
-    python scripts/results.py
+    python experiments/results.py
 
-Reads   results/minilm/TASK/*.json, as scripts/reproduce.py writes them
-        results/minilm/findings.md: what a table shows, in words, under a heading `# TASK TABLE`;
+Reads   experiments/minilm/TASK/*.json, as experiments/reproduce.py writes them
+        experiments/minilm/findings.md: what a table shows, in words, under `# TASK TABLE`;
         `{NAME kept}` in it becomes that line's number (also: held_out, dev, ...: see NUMBERS)
-Writes  RESULTS.md; results/minilm/TASK-TABLE.png
+Writes  RESULTS.md; experiments/minilm/TASK-TABLE.png
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+
 from experiments import EXPERIMENTS, REFERENCES, TABLES, Experiment
 from records import best_on_held_out, groups_of, held_out, read_records, record_path
-
 from rosita.cli import ArgumentParser, run_script
 from rosita.deploy.figures import draw_benchmark
 from rosita.errors import RositaError
@@ -34,10 +34,10 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 HEAD = """# Results
 
 all-MiniLM-L6-v2 (6 layers of 384, 22.7 M parameters) compressed on real GLUE data. Written by
-`scripts/results.py` from the records in `results/minilm/`, which `scripts/reproduce_minilm.sh`
-makes; no number is typed by hand. Each line is linked to its record: scores, the settings of every
-stage, its losses and held-out scores on the way. Run again, that script makes what has no record
-yet.
+`experiments/results.py` from the records in `experiments/minilm/`, which
+`experiments/reproduce_minilm.sh` makes; no number is typed by hand. Each line is linked to its
+record: scores, the settings of every stage, its losses and held-out scores on the way. Run again,
+that script makes what has no record yet.
 
 The goal: on SST-2 the best compressed model keeps 98.5 % of its teacher's dev score at 6.5x fewer
 parameters (the paper's figure, its average over five tasks for BERT-base at 7.5x), on CoLA 90 %.
@@ -66,7 +66,7 @@ How to read it:
 To check a line against its record, with MiniLM, GloVe and GLUE in place (without `--results` a
 line that has a record does not run again):
 
-    python scripts/reproduce.py --tasks SST-2 --names setting1 --seeds 1 --results models/again
+    python experiments/reproduce.py --tasks SST-2 --names setting1 --seeds 1 --results models/again
 """
 SAYS = {(e.table, e.name): e.says for e in EXPERIMENTS}
 PARTS_OF_COLA = {"known": "on known sources", "new": "on new ones"}
@@ -74,7 +74,7 @@ PARTS_OF_COLA = {"known": "on known sources", "new": "on new ones"}
 
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--results", type=Path, default=REPOSITORY / "results" / "minilm")
+    parser.add_argument("--results", type=Path, default=REPOSITORY / "experiments" / "minilm")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "RESULTS.md")
     args = parser.parse_args(argv)
     write_results(args)
@@ -84,7 +84,7 @@ def write_results(args: argparse.Namespace) -> None:
     """The page, table by table; tables without a record are named at the end."""
     records = read_records(args.results)
     if not records:
-        raise RositaError(f"{args.results} holds no record; run scripts/reproduce_minilm.sh")
+        raise RositaError(f"{args.results} holds no record; run experiments/reproduce_minilm.sh")
     tasks = list(dict.fromkeys(task for e in EXPERIMENTS for task in e.tasks))
     findings = read_findings(args.results / "findings.md")
     lines, missing = [HEAD, *goals_met(records, tasks)], []
@@ -155,7 +155,7 @@ def section(
     picture = args.results / f"{task}-{table}.png"
     draw(picture, groups, f"{task}: {TABLES[table]}")
     lines = [f"## {task}: {TABLES[table]}", "",
-             f"`python scripts/reproduce.py --tasks {task} --tables {table}`", "",
+             f"`python experiments/reproduce.py --tasks {task} --tables {table}`", "",
              *table_lines(groups, args.results.relative_to(base)), ""]  # fmt: skip
     if len(groups) > 1:
         means = {name: mean(held_out(found)) for name, found in groups.items()}
