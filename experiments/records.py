@@ -1,20 +1,79 @@
-"""The records of finished experiments: experiments/minilm/TASK/TABLE-NAME-SEED.json."""
+"""The records of finished experiments, and the stages that they share: two files of JSON lines.
+
+records.jsonl   a line a record: table, name, task, seed, scores, ... and the keys of its stages
+stages.jsonl    a line a stage, however many records share it: settings, losses, scores on the way
+
+A stage's key is TASK/DATA/FOLDER@HASH, its folder in models/minilm/ and the hash of its line: the
+same folder made twice, by two machines say, is two stages. The lines are sorted, so that a file
+does not tell in which order its experiments ran, and two branches' lines can be put together.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean
 
 from experiments import EXPERIMENTS
-from rosita.files import read_json
+from rosita.errors import RositaError
+from rosita.files import atomic_write, hold
+
+RECORDS, STAGES = "records.jsonl", "stages.jsonl"
+IDENTITY = ("table", "name", "task", "seed")  # what two records differ in
+DIGITS = 5  # of a loss or a score on the way: curves; the scores that tables hold stay exact
+PATIENCE = 60  # seconds until another process has added its record: it takes a fraction of one
 
 
-def record_path(results: Path, task: str, table: str, name: str, seed: int) -> Path:
-    return results / task / f"{table}-{name}-{seed}.json"
+def read_records(folder: Path) -> list[dict]:
+    """All records of `folder`, each with its stages; none if there are no files yet."""
+    records = _read_lines(folder / RECORDS)  # first: a stage is written before what names it
+    stages = {}
+    for line in _read_lines(folder / STAGES):
+        key = line.pop("key")
+        stages[key] = {"folder": key.rpartition("@")[0], **line}
+    for record in records:
+        if missing := [key for key in record["stages"] if key not in stages]:
+            raise RositaError(f"{folder / STAGES} has no stage {missing[0]}, which"
+                              f" {'/'.join(map(str, _identity(record)))} names")  # fmt: skip
+        record["stages"] = [stages[key] for key in record["stages"]]
+    return records
 
 
-def read_records(results: Path) -> list[dict]:
-    return [read_json(path) for path in sorted(results.glob("*/*.json"))]
+def has_record(folder: Path, table: str, name: str, task: str, seed: int) -> bool:
+    lines = _read_lines(folder / RECORDS)
+    return any(_identity(record) == (table, name, task, seed) for record in lines)
+
+
+def add_record(folder: Path, record: dict) -> None:
+    """Add a record, or put it in place of the one of the same table, name, task and seed.
+
+    Other processes may add theirs at the same time.
+    """
+    keyed = [_keyed(stage) for stage in record["stages"]]
+    scores = {name: value for name, value in record.items() if name != "stages"}
+    line = {**scores, "stages": [stage["key"] for stage in keyed]}
+    with hold(folder / f".{RECORDS}.lock", f"{folder} is being written by", PATIENCE):
+        others = [r for r in _read_lines(folder / RECORDS) if _identity(r) != _identity(record)]
+        known = {stage["key"]: stage for stage in [*_read_lines(folder / STAGES), *keyed]}
+        _write_lines(folder / STAGES, sorted(known.values(), key=lambda stage: stage["key"]))
+        _write_lines(folder / RECORDS, sorted([*others, line], key=_identity))
+
+
+def curves(history: list[dict]) -> dict[str, dict]:
+    """A stage's history as columns: of its losses and of its scores on held-out rows.
+
+    A text that is the same in all entries, such as the shape of a model that is not pruned, stands
+    once. The metric's own name for a score is left out: the stage names the metric.
+    """
+    losses = [entry for entry in history if "score" not in entry]
+    scores = [
+        {name: value for name, value in entry.items() if name not in ("metric", entry["metric"])}
+        for entry in history if "score" in entry
+    ]  # fmt: skip
+    parts = {"losses": _columns(losses), "evaluations": _columns(scores)}
+    return {name: columns for name, columns in parts.items() if columns}
 
 
 def groups_of(records: list[dict], task: str, table: str) -> dict[str, list[dict]]:
@@ -36,3 +95,47 @@ def held_out(found: list[dict]) -> list[float]:
 def best_on_held_out(groups: dict[str, list[dict]]) -> str:
     """The experiment whose models score best on the held-out rows, on average over seeds."""
     return max(groups, key=lambda name: mean(held_out(groups[name])))
+
+
+def _identity(record: dict) -> tuple:
+    return tuple(record[name] for name in IDENTITY)
+
+
+def _keyed(stage: dict) -> dict:
+    """A stage as its line has it: under its key, which says the folder."""
+    stage = dict(stage)
+    folder = stage.pop("folder")
+    digest = hashlib.sha256(json.dumps(stage, sort_keys=True).encode()).hexdigest()
+    return {"key": f"{folder}@{digest[:8]}", **stage}
+
+
+def _columns(entries: list[dict]) -> dict[str, object]:
+    names = dict.fromkeys(name for entry in entries for name in entry)
+    columns = {name: [_short(entry.get(name)) for entry in entries] for name in names}
+    return {
+        name: values[0] if isinstance(values[0], str) and len(set(values)) == 1 else values
+        for name, values in columns.items()
+    }
+
+
+def _short(value: object) -> object:
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+
+
+def _read_lines(path: Path) -> list[dict]:
+    if not path.exists():
+        return []
+    lines = []
+    for number, line in enumerate(path.read_text("utf-8").strip().split("\n"), 1):
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise RositaError(f"{path} line {number} is not JSON: {error.msg}") from None
+    return lines
+
+
+def _write_lines(path: Path, lines: Iterable[dict]) -> None:
+    with atomic_write(path) as file:
+        for line in lines:
+            text = json.dumps(line, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+            file.write(text + "\n")

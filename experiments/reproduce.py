@@ -4,38 +4,42 @@
 
 Reads   data/TASK/, models/bert_pt/ (MiniLM), glove/glove.6B.50d/, KD/configurations/minilm/
 Writes  data/held_out/, models/minilm/ (the models and their logs; not kept in the repository)
-        experiments/minilm/TASK/TABLE-NAME-SEED.json: scores on all of dev, the interval of the
-        difference to the teacher, the run.json of every stage
+        experiments/minilm/records.jsonl: a line a record, scores on all of dev, the interval of
+        the difference to the teacher, commit and machine; stages.jsonl beside it: its stages
         with --serving experiments/minilm/serving-TASK.json: latency and size in every format
 
 The best step of each stage is chosen on sentences held out of train; dev is read once, at the end.
-Cut off, the same command goes on.
+Cut off, the same command goes on; several may run at once, on experiments that share no stage.
 """
 
 from __future__ import annotations
 
 import argparse
+import subprocess
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from chains import TEACHER_SEED, teacher
 from experiments import EXPERIMENTS, Experiment
-from records import best_on_held_out, groups_of, read_records, record_path
+from records import add_record, best_on_held_out, curves, groups_of, has_record, read_records
 from rosita.checkpoint import load_model
 from rosita.cli import ArgumentParser, run_script
 from rosita.data.encode import encode_file
-from rosita.deploy.measuring import weights_bytes
+from rosita.deploy.measuring import machine, weights_bytes
 from rosita.evaluation import paired_bootstrap, predict, score
 from rosita.files import read_json, write_json
 from rosita.provenance import read_run
+from rosita.runtime import has_bf16
 from rosita.tasks import GLUE, Task, find_task
 from rosita.tokenizer import read_tokenizer
-from stage_lab import REPOSITORY, StageLab, run_checked
+from stage_lab import MODELS, REPOSITORY, StageLab, run_checked
 
 COLA = GLUE["CoLA"]
 SERVED_SEED = 1
 HISTORY_POINTS = 24  # of each stage's losses, that a record keeps
+WRITTEN = ("experiments/minilm", "RESULTS.md")  # by the experiments and results.py
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -48,18 +52,19 @@ def main(argv: list[str] | None = None) -> None:
         and (not args.names or experiment.name in args.names)
     ]  # fmt: skip
     for number, (experiment, task, seed) in enumerate(chosen, 1):
-        path = record_path(args.results, task, experiment.table, experiment.name, seed)
-        state = "has a record" if path.exists() else "runs"
+        known = has_record(args.results, experiment.table, experiment.name, task, seed)
+        state = "has a record" if known else "runs"
         print(f"[{number}/{len(chosen)}] {task} {experiment.table}/{experiment.name}, seed {seed}:"
               f" {state}", flush=True)  # fmt: skip
-        if not path.exists() and not args.dry_run:
-            run_experiment(experiment, task, seed, path)
+        if not known and not args.dry_run:
+            run_experiment(experiment, task, seed, args.results)
     for task in args.tasks if args.serving and not args.dry_run else []:
         measure_serving(task, args.results)
 
 
-def run_experiment(experiment: Experiment, task: str, seed: int, path: Path) -> None:
+def run_experiment(experiment: Experiment, task: str, seed: int, results: Path) -> None:
     """Run the chain, score teacher and student on dev, write the record."""
+    made_by = {"commit": commit(REPOSITORY), "machine": this_machine()}  # as the chain begins
     lab = StageLab(task, experiment.data, seed)
     lab.hold_out()
     model = experiment.chain(lab)
@@ -75,13 +80,42 @@ def run_experiment(experiment: Experiment, task: str, seed: int, path: Path) -> 
         **dev_scores(task, model, tuned),
         "bytes": weights_bytes(model),
         "stages": [
-            {"folder": str(folder.relative_to(lab.models)), **short_run(folder)} for folder in ran
+            {"folder": str(folder.relative_to(MODELS)), **short_run(folder)} for folder in ran
         ],
     }
     record["hours"] = round(sum(s.get("seconds", 0) for s in record["stages"]) / 3600, 3)
-    write_json(path, record)
-    print(f"{path}: {record['metric']} {record['score']:.4f}, teacher"
-          f" {record['teacher_score']:.4f}", flush=True)  # fmt: skip
+    add_record(results, record | made_by)
+    print(f"{task} {experiment.table}/{experiment.name}, seed {seed}: {record['metric']}"
+          f" {record['score']:.4f}, teacher {record['teacher_score']:.4f}", flush=True)  # fmt: skip
+
+
+def commit(repository: Path) -> str | None:
+    """The commit checked out, "-dirty" if a file of it is changed; None outside git.
+
+    What experiments write does not count: it is no part of what made them.
+    """
+
+    def git(*arguments: str) -> str:
+        command = ["git", "--no-optional-locks", "-C", str(repository), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    try:
+        top, made_by = git("rev-parse", "--show-toplevel", "HEAD").split("\n")[:2]
+        if Path(top) != repository.resolve():  # a copy within another repository
+            return None
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".",
+                      *(f":(exclude){path}" for path in WRITTEN))  # fmt: skip
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return None
+    return made_by + ("-dirty" if changed else "")
+
+
+def this_machine() -> dict[str, object]:
+    """What the hours depend on and, by the precision, the scores."""
+    found = machine()
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"cpu": found["cpu"], "threads": found["threads"], "gpu": gpu,
+            "bf16": has_bf16(no_cuda=False)}  # fmt: skip
 
 
 def measure_serving(task: str, results: Path) -> None:
@@ -93,7 +127,7 @@ def measure_serving(task: str, results: Path) -> None:
     models = {}
     for record in (r for found in groups for r in found if r["seed"] == SERVED_SEED):
         lab = StageLab(task, record["data"], SERVED_SEED)
-        folder = lab.models / record["stages"][-1]["folder"]
+        folder = MODELS / record["stages"][-1]["folder"]
         rows = f"{record['train_rows']:,} rows"
         tuned = lab.models / f"bert_ft-{TEACHER_SEED}"
         for name, model in ((f"teacher, {rows}", tuned), (f"{record['name']}, {rows}", folder)):
@@ -103,8 +137,8 @@ def measure_serving(task: str, results: Path) -> None:
     known = {row["model"] for row in read_json(served)["rows"]} if served.exists() else set()
     if known >= set(models.values()):
         return
-    output = REPOSITORY / "models" / "minilm" / task / "serving"
-    run_checked("Deploy/benchmark.py", "--models", *models, "--batch_sizes", 1, "--lengths", 32,
+    output = MODELS / task / "serving"
+    run_checked("KD/benchmark.py", "--models", *models, "--batch_sizes", 1, "--lengths", 32,
                 "--data_dir", REPOSITORY / "data" / task, "--output_dir", output)  # fmt: skip
     report = read_json(output / "benchmark.json")
     rows = [row | {"model": models[row["model"]]} for row in report["rows"]]
@@ -161,10 +195,9 @@ def short_run(folder: Path) -> dict[str, object]:
     losses = [entry for entry in entries if "score" not in entry]
     thin = losses[:: max(1, len(losses) // HISTORY_POINTS)]
     scores = [entry for entry in entries if "score" in entry]
-    history = sorted([*thin, *scores[:: max(1, len(scores) // HISTORY_POINTS)]],
-                     key=lambda entry: entry["step"])  # fmt: skip
+    thin += scores[:: max(1, len(scores) // HISTORY_POINTS)]
     settings = run.get("identity", {}).get("settings", {})
-    return {**kept, "settings": settings, "history": history}
+    return {**kept, "settings": settings, **curves(thin)}
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

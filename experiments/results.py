@@ -2,7 +2,7 @@
 
     python experiments/results.py
 
-Reads   experiments/minilm/TASK/*.json, as experiments/reproduce.py writes them
+Reads   experiments/minilm/*.jsonl, the records, as experiments/reproduce.py writes them
         experiments/minilm/findings.md: what a table shows, in words, under `# TASK TABLE`;
         `{NAME kept}` in it becomes that line's number (also: held_out, dev, ...: see NUMBERS)
 Writes  RESULTS.md; experiments/minilm/TASK-TABLE.png
@@ -23,7 +23,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from experiments import EXPERIMENTS, REFERENCES, TABLES, Experiment
-from records import best_on_held_out, groups_of, held_out, read_records, record_path
+from records import best_on_held_out, groups_of, held_out, read_records
 from rosita.cli import ArgumentParser, run_script
 from rosita.deploy.figures import draw_benchmark
 from rosita.errors import RositaError
@@ -35,9 +35,8 @@ HEAD = """# Results
 
 all-MiniLM-L6-v2 (6 layers of 384, 22.7 M parameters) compressed on real GLUE data. Written by
 `experiments/results.py` from the records in `experiments/minilm/`, which
-`experiments/reproduce_minilm.sh` makes; no number is typed by hand. Each line is linked to its
-record: scores, the settings of every stage, its losses and held-out scores on the way. Run again,
-that script makes what has no record yet.
+`experiments/reproduce_minilm.sh` makes; no number is typed by hand. Run again, that script makes
+what has no record yet.
 
 The goal: on SST-2 the best compressed model keeps 98.5 % of its teacher's dev score at 6.5x fewer
 parameters (the paper's figure, its average over five tasks for BERT-base at 7.5x), on CoLA 90 %.
@@ -62,6 +61,13 @@ How to read it:
   counted.
 - CoLA's dev has sentences of the books and papers that train quotes too ("known sources") and of
   others ("new ones"); the scores of the two parts are given for the later runs only.
+
+A record is a line of `experiments/minilm/records.jsonl`, one a seed: its scores to all digits, the
+commit and the machine that made it (null in those of before these were noted), its stages. Each of
+these is a line of `stages.jsonl`: settings, losses, held-out scores on the way. By name:
+
+    grep '"table":"settings","name":"setting1","task":"SST-2"' experiments/minilm/records.jsonl
+    grep '"key":"SST-2/20k/setting1-1@' experiments/minilm/stages.jsonl
 
 To check a line against its record, with MiniLM, GloVe and GLUE in place (without `--results` a
 line that has a record does not run again):
@@ -156,7 +162,7 @@ def section(
     draw(picture, groups, f"{task}: {TABLES[table]}")
     lines = [f"## {task}: {TABLES[table]}", "",
              f"`python experiments/reproduce.py --tasks {task} --tables {table}`", "",
-             *table_lines(groups, args.results.relative_to(base)), ""]  # fmt: skip
+             *table_lines(groups), ""]  # fmt: skip
     if len(groups) > 1:
         means = {name: mean(held_out(found)) for name, found in groups.items()}
         order = sorted(means, key=means.get, reverse=True)
@@ -195,8 +201,8 @@ def finding(findings: dict[str, str], heading: str, groups: dict[str, list[dict]
     return lines
 
 
-def table_lines(groups: dict[str, list[dict]], folder: Path) -> list[str]:
-    """The Markdown table of some experiments, each linked to its record in `folder`."""
+def table_lines(groups: dict[str, list[dict]]) -> list[str]:
+    """The Markdown table of some experiments."""
     records = [record for found in groups.values() for record in found]
     parts = PARTS_OF_COLA if any("by_source" in record for record in records) else {}
     metric = records[0]["metric"]
@@ -207,10 +213,9 @@ def table_lines(groups: dict[str, list[dict]], folder: Path) -> list[str]:
     ]  # fmt: skip
     for found in groups.values():
         first, last = found[0], found[0]["stages"][-1]
-        path = record_path(folder, first["task"], first["table"], first["name"], first["seed"])
         low, high = (100 * bound for bound in first["difference_95"])
         lines.append([
-            f"[{first['name']}]({path})",
+            first["name"],
             SAYS[first["table"], first["name"]],
             f"{first['train_rows']:,} rows",
             NUMBERS["held_out"](found),

@@ -12,6 +12,7 @@ from rosita.provenance import read_run
 from rosita.pruning.shape import Shape
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+MODELS = REPOSITORY / "models" / "minilm"
 GLOVE = REPOSITORY / "glove" / "glove.6B.50d"
 # dev has whole sentences, train mostly phrases: the choice is made on what is like a sentence
 HELD_OUT = {"SST-2": ("--rows", 3000, "--min_words", 8), "CoLA": ("--rows", 1000)}
@@ -48,7 +49,7 @@ class StageLab:
 
     @property
     def models(self) -> Path:
-        return REPOSITORY / "models" / "minilm" / self.task / self.data
+        return MODELS / self.task / self.data
 
     def fine_tune(self, name: str, source: Path, seed: int | None = None, **flags) -> Path:
         folder = self._folder(name, seed)

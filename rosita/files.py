@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from glob import escape
@@ -81,9 +82,17 @@ def lock_file(lock: Path, busy: str) -> IO[str]:
 
 
 @contextmanager
-def hold(lock: Path, busy: str) -> Iterator[None]:
-    """`lock_file` for the length of a block; the file goes with the lock."""
-    file = lock_file(lock, busy)
+def hold(lock: Path, busy: str, patience: float = 0) -> Iterator[None]:
+    """`lock_file` for the length of a block, tried for so many seconds; the file goes with it."""
+    end = time.monotonic() + patience
+    while True:
+        try:
+            file = lock_file(lock, busy)
+            break
+        except RositaError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(0.02)
     try:
         yield
     finally:

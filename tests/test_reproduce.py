@@ -12,7 +12,7 @@ from statistics import mean, stdev
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY, make_bert, run_script, sentences, write_cola
+from conftest import REPOSITORY, make_bert, python, run_script, sentences, write_cola
 from test_readme import IGNORED
 
 from rosita.errors import RositaError
@@ -20,8 +20,8 @@ from rosita.evaluation import paired_bootstrap
 from rosita.tasks import GLUE
 
 sys.path.insert(0, str(REPOSITORY / "experiments"))
-hold_out, reproduce, results = (
-    importlib.import_module(name) for name in ("hold_out", "reproduce", "results")
+hold_out, records, reproduce, results = (
+    importlib.import_module(name) for name in ("hold_out", "records", "reproduce", "results")
 )
 
 PHRASES = ["a b c d", "b c", "d", "e f", "f", "b c", "g h", "x e f"]
@@ -99,18 +99,116 @@ def record(name: str, seed: int, score: float) -> dict:
         "table": "settings", "name": name, "task": "SST-2", "seed": seed,
         "data": "20k", "train_rows": 20_000, "metric": "accuracy", "score": score,
         "teacher_score": 0.9, "difference_95": [-0.03, 0.01], "bytes": 14_100_000, "hours": 0.5,
-        "stages": [{"parameters": 3_500_000, "dev_score": 0.84}],
+        "stages": [
+            {"folder": "SST-2/20k/bert_ft-1", "dev_score": 0.9, **reproduce.curves([
+                {"step": 1, "loss_label": 0.6912345}, {"step": 2, "loss_label": 0.25},
+                {"step": 2, "metric": "accuracy", "score": 0.9, "accuracy": 0.9, "shape": "a2"},
+            ])},
+            {"folder": f"SST-2/20k/{name}-{seed}", "parameters": 3_500_000, "dev_score": 0.84},
+        ],
     }  # fmt: skip
 
 
 def write_records(folder: Path, scores: dict[str, list[float]]) -> list[str]:
     """Records of SST-2's settings; returns the flags that make RESULTS.md of them."""
-    (folder / "results" / "SST-2").mkdir(parents=True)
     for name, found in scores.items():
         for seed, value in enumerate(found, 1):
-            path = folder / "results" / "SST-2" / f"settings-{name}-{seed}.json"
-            path.write_text(json.dumps(record(name, seed, value)))
+            records.add_record(folder / "results", record(name, seed, value))
     return ["--results", str(folder / "results"), "--output", str(folder / "RESULTS.md")]
+
+
+def test_a_record_is_read_as_it_was_written_and_a_stage_of_two_stands_once(tmp_path):
+    written = [record("no_kd", 1, 0.80), record("setting1", 2, 1 / 3)]
+    for one in reversed(written):
+        records.add_record(tmp_path, one)
+    assert records.read_records(tmp_path) == written
+    keys = [json.loads(line)["key"].split("@")[0] for line in open(tmp_path / "stages.jsonl")]
+    assert keys == [f"SST-2/20k/{name}" for name in ("bert_ft-1", "no_kd-1", "setting1-2")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["records.jsonl", "stages.jsonl"]
+
+
+def test_a_folder_that_was_made_twice_is_two_stages(tmp_path):
+    here, there = record("no_kd", 1, 0.80), record("setting1", 1, 0.81)
+    there["stages"][0]["seconds"] = 7
+    for one in (here, there):
+        records.add_record(tmp_path, one)
+    assert records.read_records(tmp_path) == [here, there]
+
+
+def test_a_record_that_names_a_missing_stage_and_a_broken_line_are_errors(tmp_path):
+    records.add_record(tmp_path, record("no_kd", 1, 0.80))
+    stages = tmp_path / "stages.jsonl"
+    lines = stages.read_text().splitlines(keepends=True)
+    stages.write_text(lines[0])
+    with pytest.raises(RositaError, match="has no stage SST-2/20k/no_kd-1@.*settings/no_kd"):
+        records.read_records(tmp_path)
+    stages.write_text(lines[0] + "<<<<<<< HEAD\n")
+    with pytest.raises(RositaError, match="stages.jsonl line 2 is not JSON"):
+        records.read_records(tmp_path)
+
+
+def test_curves_are_short_and_their_columns_are_as_long_as_their_steps():
+    entries = [{"step": step, "loss_label": step / 7} for step in (1, 2)]
+    entries += [{"step": 3, "loss_label": 0.1, "loss_prediction": 2.0}]
+    scores = [
+        {"step": step, "metric": "matthews", "score": 1 / 3, "matthews": 1 / 3, "accuracy": 0.5,
+         "shape": shape} for step, shape in ((1, "a4"), (2, "a2"))
+    ]  # fmt: skip
+    assert records.curves(entries + scores) == {
+        "losses": {
+            "step": [1, 2, 3],
+            "loss_label": [0.14286, 0.28571, 0.1],
+            "loss_prediction": [None, None, 2.0],
+        },
+        "evaluations": {
+            "step": [1, 2],
+            "score": [0.33333, 0.33333],
+            "accuracy": [0.5, 0.5],
+            "shape": ["a4", "a2"],
+        },
+    }
+    assert records.curves(scores[:1])["evaluations"]["shape"] == "a4"
+    assert records.curves([]) == {}
+
+
+def test_two_processes_that_write_at_once_lose_no_lines(tmp_path):
+    script = tmp_path / "write.py"
+    script.write_text(f"""import json, sys
+sys.path.insert(0, {str(REPOSITORY / "experiments")!r})
+from pathlib import Path
+from records import add_record
+record = json.loads(Path(__file__).with_name("record.json").read_text())
+for seed in range(25):
+    add_record(Path(__file__).parent / "results", record | {{"name": sys.argv[1], "seed": seed}})
+""")
+    (tmp_path / "record.json").write_text(json.dumps(record("", 1, 0.8)))
+    writers = [subprocess.Popen([python(), str(script), name]) for name in ("here", "there")]
+    assert [writer.wait() for writer in writers] == [0, 0]
+    found = [(one["name"], one["seed"]) for one in records.read_records(tmp_path / "results")]
+    assert found == [(name, seed) for name in ("here", "there") for seed in range(25)]
+
+
+def git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_a_commit_is_named_and_whether_what_it_has_is_changed(tmp_path):
+    (tmp_path / "experiments" / "minilm").mkdir(parents=True)
+    assert reproduce.commit(tmp_path) is None
+    code, written = tmp_path / "code.py", tmp_path / "experiments" / "minilm" / "records.jsonl"
+    for file in (code, written):
+        file.write_text("one")
+    git(tmp_path, "init", "-q")
+    assert reproduce.commit(tmp_path) is None
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-qm", "one")
+    head = git(tmp_path, "rev-parse", "HEAD")
+    written.write_text("two")
+    assert reproduce.commit(tmp_path) == head
+    code.write_text("two")
+    assert reproduce.commit(tmp_path) == f"{head}-dirty"
+    assert reproduce.commit(tmp_path / "experiments") is None  # a copy within another repository
 
 
 def test_the_tables_hold_mean_and_deviation_of_the_records_and_name_what_is_missing(tmp_path):
@@ -120,7 +218,7 @@ def test_the_tables_hold_mean_and_deviation_of_the_records_and_name_what_is_miss
     found = [100 * value for value in scores["setting1"]]
     assert f"| {mean(found):.1f} ± {stdev(found):.1f} | 90.0 | {mean(found) / 0.9:.1f} % |" in text
     assert (
-        "| [no_kd](results/SST-2/settings-no_kd-1.json) | pruned, trained on the labels, no KD"
+        "| no_kd | pruned, trained on the labels, no KD"
         " | 20,000 rows | 84.0 | 80.0 | 90.0 | 88.9 % | -3.0 to +1.0 | 3.5 | 14.1 | 0.50 | 1 |"
         in text
     )
@@ -167,6 +265,8 @@ def test_an_experiment_runs_from_teacher_to_record_and_a_second_call_runs_nothin
     (data / "train.tsv").write_text("".join(rows))
     dev = (data / "dev.tsv").read_text().splitlines(keepends=True)
     (data / "dev.tsv").write_text("".join(dev[:10] + [f"new-{line}" for line in dev[10:]]))
+    for command in (("init", "-q"), ("add", "."), ("commit", "-qm", "a copy")):
+        git(sandbox, *command)
     flags = ("--tasks", "CoLA", "--names", "setting1,3e-5", "--seeds", 1, "--serving",
              "--results", tmp_path / "results")  # fmt: skip
     environment = pytest.MonkeyPatch()
@@ -176,7 +276,9 @@ def test_an_experiment_runs_from_teacher_to_record_and_a_second_call_runs_nothin
         again = run_script(sandbox / "experiments" / "reproduce.py", *flags, cwd=sandbox)
     environment.undo()
     assert again.stdout.count("has a record") == 2 and "+ " not in again.stdout
-    made = json.loads((tmp_path / "results" / "CoLA" / "settings-setting1-1.json").read_text())
+    made, tuned = records.read_records(tmp_path / "results")
+    assert made["commit"] == git(sandbox, "rev-parse", "HEAD")
+    assert made["machine"]["cpu"] and isinstance(made["machine"]["bf16"], bool)
     assert [stage["stage"] for stage in made["stages"]] == [
         "fine_tune", "taylor", "one_step_prune", "distil"
     ]  # fmt: skip
@@ -185,8 +287,9 @@ def test_an_experiment_runs_from_teacher_to_record_and_a_second_call_runs_nothin
     low, high = made["difference_95"]
     assert low <= made["score"] - made["teacher_score"] <= high
     assert [part["rows"] for part in made["by_source"].values()] == [10, 10]
-    tuned = json.loads((tmp_path / "results" / "CoLA" / "teacher-3e-5-1.json").read_text())
-    assert [stage["folder"] for stage in tuned["stages"]] == ["teacher_3e-5-1"]
+    curves = made["stages"][-1]["losses"]
+    assert len(curves["step"]) == len(curves["loss_prediction"]) > 0
+    assert [stage["folder"] for stage in tuned["stages"]] == ["CoLA/full/teacher_3e-5-1"]
     served = json.loads((tmp_path / "results" / "serving-CoLA.json").read_text())["rows"]
     rows = f"{made['train_rows']} rows"
     assert [row["model"] for row in served] == [f"teacher, {rows}"] * 3 + [f"setting1, {rows}"] * 3
