@@ -45,7 +45,8 @@ How to read it:
 
 - The best step of every stage is chosen on rows held out of train with all their phrases (SST-2:
   3,000 rows of eight words or more, as dev has whole sentences; CoLA: 1,000). "held out" is that
-  score: the best of many evaluations, so a little high, the more so the longer the run.
+  score: the best of many evaluations, so a little high, the more so the longer the run. Lines are
+  sorted by it, best first; one in bold is of another table, to compare with.
 - **dev** is all of GLUE's dev set, read once for each model, after its training; no step and no
   best model is chosen by it. "teacher" is the bert_ft of the same training data, on the same dev
   rows; "kept" is dev by teacher. Standard errors: about one point on SST-2's 872 rows and three on
@@ -75,6 +76,15 @@ line that has a record does not run again):
     python experiments/reproduce.py --tasks SST-2 --names setting1 --seeds 1 --results models/again
 """
 SAYS = {(e.table, e.name): e.says for e in EXPERIMENTS}
+# what is said above a table instead, where all its lines agree
+SHARED = {
+    "trained on": "trained on {}",
+    "teacher": "teacher {}",
+    "million parameters": "{} million parameters",
+    "MB": "{} MB",
+    "seeds": "seed {}",
+}
+LEFT = ("", "what", "trained on", "seeds")  # columns of text
 PARTS_OF_COLA = {"known": "on known sources", "new": "on new ones"}
 
 
@@ -156,19 +166,14 @@ def goals_met(records: list[dict], tasks: list[str]) -> list[str]:
 def section(
     task: str, table: str, groups: dict[str, list[dict]], args: argparse.Namespace
 ) -> list[str]:
-    """One table: its command, its lines, who is ahead where choices are made, its picture."""
+    """One table: its command, its lines, its picture."""
     base = args.output.parent
     picture = args.results / f"{task}-{table}.png"
     draw(picture, groups, f"{task}: {TABLES[table]}")
-    lines = [f"## {task}: {TABLES[table]}", "",
-             f"`python experiments/reproduce.py --tasks {task} --tables {table}`", "",
-             *table_lines(groups), ""]  # fmt: skip
-    if len(groups) > 1:
-        means = {name: mean(held_out(found)) for name, found in groups.items()}
-        order = sorted(means, key=means.get, reverse=True)
-        ranked = ", ".join(f"{name} ({means[name]:.1f})" for name in order)
-        lines += [f"Best first on the held-out rows: {ranked}.", ""]
-    return [*lines, f"![{task}, {table}]({picture.relative_to(base)})", ""]
+    return [f"## {task}: {TABLES[table]}", "",
+            f"`python experiments/reproduce.py --tasks {task} --tables {table}`", "",
+            *table_lines(table, groups), "",
+            f"![{task}, {table}]({picture.relative_to(base)})", ""]  # fmt: skip
 
 
 def read_findings(path: Path) -> dict[str, str]:
@@ -201,21 +206,18 @@ def finding(findings: dict[str, str], heading: str, groups: dict[str, list[dict]
     return lines
 
 
-def table_lines(groups: dict[str, list[dict]]) -> list[str]:
-    """The Markdown table of some experiments."""
+def table_lines(table: str, groups: dict[str, list[dict]]) -> list[str]:
+    """The Markdown table of some experiments, best first, under what all its lines share."""
     records = [record for found in groups.values() for record in found]
     parts = PARTS_OF_COLA if any("by_source" in record for record in records) else {}
-    metric = records[0]["metric"]
-    lines = [
-        ["", "what", "trained on", "held out", f"dev {metric}", *parts.values(), "teacher", "kept",
-         "difference, 95 %", "million parameters", "MB", "hours", "seeds"],
-        ["---", "---", "---", *["---:"] * (8 + len(parts)), "---"],
-    ]  # fmt: skip
-    for found in groups.values():
+    lines = [["", "what", "trained on", "held out", f"dev {records[0]['metric']}", *parts.values(),
+              "teacher", "kept", "difference, 95 %", "million parameters", "MB", "hours",
+              "seeds"]]  # fmt: skip
+    for found in sorted(groups.values(), key=lambda found: -mean(held_out(found))):
         first, last = found[0], found[0]["stages"][-1]
         low, high = (100 * bound for bound in first["difference_95"])
         lines.append([
-            first["name"],
+            first["name"] if first["table"] == table else f"**{first['name']}**",
             SAYS[first["table"], first["name"]],
             f"{first['train_rows']:,} rows",
             NUMBERS["held_out"](found),
@@ -229,7 +231,24 @@ def table_lines(groups: dict[str, list[dict]]) -> list[str]:
             f"{mean(record['hours'] for record in found):.2f}",
             NUMBERS["seeds"](found),
         ])  # fmt: skip
-    return [f"| {' | '.join(cells)} |" for cells in lines]
+    shared, lines = take_out_shared(lines)
+    rules = ["---" if heading in LEFT else "---:" for heading in lines[0]]
+    caption = [f"All lines: {', '.join(shared)}.", ""] if shared else []
+    return [*caption, *(f"| {' | '.join(cells)} |" for cells in [lines[0], rules, *lines[1:]])]
+
+
+def take_out_shared(lines: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """The columns of `SHARED` in which all lines agree, as texts, and the lines without them.
+
+    The first line has the headings.
+    """
+    heading, first, *others = lines
+    same = [
+        at for at, name in enumerate(heading)
+        if name in SHARED and all(line[at] == first[at] for line in others)
+    ]  # fmt: skip
+    texts = [SHARED[heading[at]].format(first[at]) for at in same]
+    return texts, [[cell for at, cell in enumerate(line) if at not in same] for line in lines]
 
 
 def scores_on(part: str, found: list[dict]) -> list[float]:

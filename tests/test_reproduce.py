@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -216,16 +217,40 @@ def test_the_tables_hold_mean_and_deviation_of_the_records_and_name_what_is_miss
     results.main(write_records(tmp_path, scores))
     text = (tmp_path / "RESULTS.md").read_text()
     found = [100 * value for value in scores["setting1"]]
-    assert f"| {mean(found):.1f} ± {stdev(found):.1f} | 90.0 | {mean(found) / 0.9:.1f} % |" in text
+    assert f"| {mean(found):.1f} ± {stdev(found):.1f} | {mean(found) / 0.9:.1f} % |" in text
     assert (
-        "| no_kd | pruned, trained on the labels, no KD"
-        " | 20,000 rows | 84.0 | 80.0 | 90.0 | 88.9 % | -3.0 to +1.0 | 3.5 | 14.1 | 0.50 | 1 |"
-        in text
+        "| no_kd | pruned, trained on the labels, no KD | 84.0 | 80.0 | 88.9 % | -3.0 to +1.0"
+        " | 0.50 | 1 |\n" in text
     )
+    shared = "trained on 20,000 rows, teacher 90.0, 3.5 million parameters, 14.1 MB"
+    assert f"All lines: {shared}.\n\n|  | what | held out | dev accuracy | kept |" in text
     assert "Not run yet" in text and "SST-2 settings/setting4," in text
     assert "SST-2 settings/no_kd with seed 2, 3," in text
     assert "SST-2 settings/setting1" not in text
     assert (tmp_path / "results" / "SST-2-settings.png").exists()
+
+
+def test_lines_are_sorted_by_their_held_out_score_and_the_line_of_another_table_is_bold(tmp_path):
+    for table, name, chosen_by in (
+        ("settings", "setting1", 0.84),
+        ("recipe", "labels", 0.83),
+        ("recipe", "dropout_0", 0.85),
+    ):
+        one = record(name, 1, 0.80) | {"table": table}
+        one["stages"][-1]["dev_score"] = chosen_by
+        records.add_record(tmp_path / "results", one)
+    results.main(["--results", str(tmp_path / "results"), "--output", str(tmp_path / "R.md")])
+    table = (tmp_path / "R.md").read_text().split("--tables recipe`")[1]
+    names = re.findall(r"^\| (\S+) \| .* \| (8.\.0) \|", table, re.MULTILINE)
+    assert [name for name, _ in names] == ["dropout_0", "**setting1**", "labels"]
+
+
+def test_a_column_that_differs_in_one_line_stays():
+    lines = [["", "teacher", "MB"], ["a", "90.0", "14.1"], ["b", "90.0", "14.2"]]
+    assert results.take_out_shared(lines) == (
+        ["teacher 90.0"],
+        [["", "MB"], ["a", "14.1"], ["b", "14.2"]],
+    )
 
 
 def test_what_is_written_of_a_table_takes_its_numbers_from_the_records(tmp_path):
