@@ -44,7 +44,7 @@ start() {
     done
     cd "$ROOT"
     DATA=$(realpath "$DATA") MODELS=$(realpath -m "$MODELS") BASE=$(realpath -m "$BASE")
-    NAME=$("$PYTHON" -c 'import sys; from rosita.errors import run_script
+    NAME=$("$PYTHON" -c 'import sys; from rosita.cli import run_script
 from rosita.tasks import find_task
 run_script(lambda: print(find_task(sys.argv[1]).name))' "$TASK")
     [ -n "$GLOVE" ] || GLOVE=$(find_glove)
