@@ -5,7 +5,7 @@
 
 Reads   docs/scaling.json       the last check (without --check)
 Writes  docs/scaling.json       assumptions, all figures, the check
-        docs/scaling.md         its tables, between their <!-- markers -->; the text is kept
+        docs/many-machines.md   its tables, between their <!-- markers -->; the text is kept
         docs/scaling.svg        hours against rows; rows/s against the batch
 """
 
@@ -22,6 +22,7 @@ from rosita.files import atomic_write, read_json, write_json
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 DOCS = Path(__file__).resolve().parents[2] / "docs"
+DOCUMENT = "many-machines.md"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -38,11 +39,11 @@ def main(argv: list[str] | None = None) -> None:
         check = run_check()
     tables = all_tables(check)
     write_json(record, {"assumed": asdict(A100), "cells": cells(), "check": check})
-    update_document(args.output_dir / "scaling.md", tables)
+    update_document(args.output_dir / DOCUMENT, tables)
     draw(args.output_dir / "scaling.svg")
     for name, table in tables.items():
         print(f"\n{name}\n{table}")
-    print(f"\nwritten to {args.output_dir}/scaling.md, .json and .svg")
+    print(f"\nwritten to {args.output_dir}/{DOCUMENT}, scaling.json and .svg")
 
 
 def update_document(path: Path, tables: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""The tables of docs/scaling.md, and the assumptions that they rest on."""
+"""The tables of docs/many-machines.md, and the assumptions that they rest on."""
 
 from __future__ import annotations
 
