@@ -33,6 +33,10 @@ IGNORED = shutil.ignore_patterns(  # what is no part of the repository; data/ ha
 )
 OWN_COMMANDS = ("./quickstart.sh", "./run_tests.sh")  # each has, or is, a test of its own
 PAGES = ("README.md", "docs/commands.md", "docs/many-machines.md")  # in the order of their commands
+NAMING = [*PAGES, *(f"docs/{name}.md" for name in ("contributing", "errors", "fidelity")),
+          *(f"{name}/README.md" for name in ("benchmarks", "data", "glove", "models"))]  # fmt: skip
+MADE = ("data", "glove", "models")  # folders that the stages fill
+TREE = "Deploy KD Pruning benchmarks docs examples experiments rosita scripts tests".split()
 
 
 def page(name: str) -> str:
@@ -41,6 +45,12 @@ def page(name: str) -> str:
 
 def bash_blocks(name: str) -> list[str]:
     return re.findall(r"^```bash\n(.*?)^```", page(name), flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(text: str) -> set[str]:
+    """What GitHub calls the headings."""
+    headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def shorten(configs: Path) -> None:
@@ -125,6 +135,43 @@ def outputs(tmp_path_factory) -> tuple[Path, dict[str, str]]:
         # 20 dev rows and a model that has learnt nothing: one near-tie that int8 turns is too much
         printed[block] = run_block(block.replace("--max_drop 0.05", "--max_drop 2"), sandbox)
     return sandbox, printed
+
+
+@pytest.mark.parametrize("name", NAMING)
+def test_relative_links_lead_to_files_and_headings(name):
+    text = page(name)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" in link:
+            continue
+        path, _, heading = link.partition("#")
+        target = (REPOSITORY / name).parent / path if path else REPOSITORY / name
+        assert target.exists(), f"{name} links {link}"
+        if heading:
+            assert heading in anchors(target.read_text(encoding="utf-8")), f"{name} links {link}"
+
+
+@pytest.mark.parametrize("name", NAMING)
+def test_paths_that_are_named_exist(name):
+    text = re.sub(r"^```.*?^```", "", page(name), flags=re.MULTILINE | re.DOTALL)
+    words = {word for span in re.findall(r"`([^`]+)`", text) for word in span.split()}
+    paths = [word for word in words if word.split("/")[0] in TREE and "/" in word]
+    missing = [path for path in paths if "*" not in path and not (REPOSITORY / path).exists()]
+    assert not missing
+
+
+def test_the_tree_of_the_readme_is_the_repository():
+    tree = re.search(r"^## Where things are\n+```\n(.*?)^```", page("README.md"), re.M | re.S)[1]
+    named = []
+    for line in tree.splitlines():
+        where = "rosita" if line.startswith(" ") else "."
+        for word in line[:33].split():
+            named.append((REPOSITORY / where, word))
+    for folder, pattern in named:
+        assert list(folder.glob(pattern)), f"{pattern} is not in {folder}"
+    shown = {word.split("/")[0] for folder, word in named if folder == REPOSITORY / "."}
+    assert set(TREE) | set(MADE) <= shown
+    wings = {path.parent.name for path in (REPOSITORY / "rosita").glob("*/__init__.py")}
+    assert wings == {word.rstrip("/") for folder, word in named if folder.name == "rosita"}
 
 
 def test_every_command_runs_as_written(outputs):
