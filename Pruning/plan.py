@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rosita.cli import ArgumentParser, parse_size, positive, run_script
+from rosita.config import configs_for
 from rosita.deploy.formats import RUNNABLE
 from rosita.errors import RositaError
 from rosita.files import read_json, write_json
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from rosita.model import RositaConfig
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-CONFIGS = REPOSITORY / "KD" / "configurations"
 GOOD = 0.15  # relative error of a prediction up to which nothing is advised
 LISTED = 1000  # shapes in plan.json
 TIMED = 3  # best shapes that are timed at once
@@ -163,8 +163,7 @@ def draw(
 
 def kd_config(source: Path, config: RositaConfig, shape: Shape, data_dir: str | None) -> dict:
     """Setting 1 for this shape: the numbers of the repository's own file, other paths."""
-    of_minilm = config.num_hidden_layers == 6  # as scripts/common.sh
-    settings = read_json(CONFIGS / ("minilm" if of_minilm else "") / "config_setting1.json")
+    settings = read_json(configs_for(config.num_hidden_layers) / "config_setting1.json")
     models = source.resolve().parent.parent
     paths = {
         "teacher_model": source.resolve().parent / "{task}",

@@ -22,6 +22,14 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 EVAL_ROWS = "rows of 128 tokens in a batch of evaluation (of shorter ones more, of longer fewer)"
 
 
+CONFIGS = REPOSITORY / "KD" / "configurations"
+
+
+def configs_for(layers: int) -> Path:
+    """The KD configs that suit a BERT of so many layers: the paper's student alone has eight."""
+    return CONFIGS if layers >= 8 else CONFIGS / "minilm"
+
+
 def setting(default: Any, help: str, *, identity: bool = True, **limits: Any) -> Any:
     """A field of a settings class: its default, what `--help` says of it, and its limits.
 

@@ -15,8 +15,8 @@ usage: $(basename "$0") TASK [options]      TASK: a GLUE task, or the path of yo
   --models DIR     folder of all models           (default: models)
   --base DIR       the pretrained BERT            (default: models/bert_pt)
   --glove PATH     GloVe vectors                  (default: what glove/ holds)
-  --configs DIR    the KD configs   (default: KD/configurations, or its minilm/ for 6 layers)
-  --N COPIES       augmented copies of a sentence (default: the paper's; 3 for 6 layers)
+  --configs DIR    the KD configs   (default: KD/configurations, or its minilm/ for under 8 layers)
+  --N COPIES       augmented copies of a sentence (default: the paper's; 3 for under 8 layers)
   --epochs E       of each KD stage               (default: the config's)
 EOF
     exit 2
@@ -60,13 +60,20 @@ find_glove() {
     return 2
 }
 
-# The paper's rates for BERT-base; others for the narrow 6-layer MiniLM.
+# The paper's rates for BERT-base; others for a BERT with fewer layers than the paper's student, as
+# MiniLM. BASE_HEADS and BASE_FFN are for Setting 3, which cuts layers alone and names what stays.
 choose_base_settings() {
     if [ ! -e "$BASE/config.json" ]; then
         echo "error: $BASE holds no pretrained BERT; run download_bert.py" >&2
         exit 2
     fi
-    if grep -q '"num_hidden_layers": 6,' "$BASE/config.json"; then
+    local fitting
+    read -r fitting BASE_HEADS BASE_FFN <<<"$("$PYTHON" -c 'import json, sys
+from rosita.config import configs_for
+config = json.load(open(sys.argv[1]))
+print(configs_for(config["num_hidden_layers"]).name, config["num_attention_heads"],
+      config["intermediate_size"])' "$BASE/config.json")"
+    if [ "$fitting" = minilm ]; then
         FT_FLAGS=(--learning_rate 5e-5 --num_train_epochs 3)
         if [ "$NAME" = CoLA ]; then FT_FLAGS=(--learning_rate 5e-5 --num_train_epochs 5); fi
         [ -n "$CONFIGS" ] || CONFIGS=KD/configurations/minilm
@@ -82,10 +89,6 @@ section = json.load(open(sys.argv[1]))["default"]
 print(*[section[k] for k in ("keep_heads", "keep_layers", "ffn_hidden_dim", "emb_hidden_dim")])
 ' "$CONFIGS/config_setting1.json")"
     SHAPE=a${HEADS}_l${LAYERS}_f${FFN}_e${RANK}
-    # Setting 3 cuts layers alone: the pruner wants the heads and FFN units that stay named too
-    read -r BASE_HEADS BASE_FFN <<<"$("$PYTHON" -c 'import json, sys
-config = json.load(open(sys.argv[1]))
-print(config["num_attention_heads"], config["intermediate_size"])' "$BASE/config.json")"
 }
 
 say() { printf '\n== %s\n' "$*"; }

@@ -22,8 +22,6 @@ from rosita.pruning.shape import Shape, parameter_count
 from rosita.stages.identity import run_identity
 from rosita.stages.inputs import Data
 from rosita.stages.preflight import check_disk, show_plan
-from rosita.tasks import Task
-from rosita.tokenizer import TokenizerFiles
 from rosita.training.loop import Training
 from rosita.training.plan import Plan, Progress
 
@@ -46,17 +44,44 @@ class Job:
 
     def train(self, log_dir: Path) -> dict[str, Any]:
         """Train; the best evaluation."""
-        run, task = self.run, self.start.task
-        training = self._training(
-            dev_scores(self.data, self.eval_rows),
-            saver(run, self.start.tokenizer, task),
-            self.used,
-        )
-        return finish(run, training.run(log_dir), load_model(run.folder, task))
+        progress = self._training(self.evaluate, self.save, self.used).run(log_dir)
+        return finish(self.run, progress, load_model(self.run.folder, self.start.task))
 
     def score(self, mean: bool) -> None:
         """Write taylor.pkl of one pass; `mean`: divided by the number of batches."""
         score_weights(self.run, self._training(), mean)
+
+    def evaluate(self, model: RositaForSequenceClassification) -> Scores:
+        """Score a model on dev, while it is trained.
+
+        A regression whose predictions are all the same gets the worst score: early in a training,
+        and in bf16 above all, a model may still answer every row alike.
+        """
+        logits = predict(model, self.data.dev, self.eval_rows)
+        try:
+            return score(self.data.task, logits, self.data.dev.labels)
+        except UndefinedScore as error:
+            if not error.collapsed:
+                raise
+            return collapsed_scores(self.data.task)
+
+    def save(
+        self,
+        model: RositaForSequenceClassification,
+        name: str = "",
+        evaluation: dict[str, Any] | None = None,
+    ) -> None:
+        """Write the best model to the run's folder, or with a `name` another one to one within.
+
+        With its evaluation given, such a model gets a run.json of its own: a rung of the ladder.
+        """
+        run = self.run
+        folder = run.folder / name
+        save_model(folder, model, self.start.tokenizer, self.start.task)
+        if evaluation:
+            details = {**run.details, "run": str(run.folder)}
+            rung = Run(folder, run.identity | {"stage": "ladder"}, details)
+            rung.write(finished=True, best=evaluation, **_result(evaluation, model))
 
     def _training(self, *more: Any) -> Training:
         return Training(self.start.model, self.objective, self.sampler, self.plan,
@@ -81,25 +106,6 @@ class Job:
         self.run.claim(settings.overwrite_output_dir)
         self.accelerator.wait_for_everyone()
         return True
-
-
-def dev_scores(data: Data, batch_size: int) -> Any:
-    """The function that scores a model on dev, while it is trained.
-
-    A regression whose predictions are all the same gets the worst score: early in a training, and
-    in bf16 above all, a model may still answer every row alike.
-    """
-
-    def evaluate(model: RositaForSequenceClassification) -> Scores:
-        logits = predict(model, data.dev, batch_size)
-        try:
-            return score(data.task, logits, data.dev.labels)
-        except UndefinedScore as error:
-            if not error.collapsed:
-                raise
-            return collapsed_scores(data.task)
-
-    return evaluate
 
 
 def new_run(
@@ -132,25 +138,6 @@ def new_run(
         },
     }  # fmt: skip
     return Run(folder, identity, details, accelerator.is_main_process)
-
-
-def saver(run: Run, tokenizer: TokenizerFiles, task: Task) -> Any:
-    """The function that writes the best model to the run's folder, or another to one within.
-
-    With its evaluation given, such a model gets a run.json of its own: a rung of the ladder.
-    """
-
-    def save(
-        model: RositaForSequenceClassification, name: str = "", evaluation: dict | None = None
-    ) -> None:
-        folder = run.folder / name
-        save_model(folder, model, tokenizer, task)
-        if evaluation:
-            rung = Run(folder, run.identity | {"stage": "ladder"},
-                       {**run.details, "run": str(run.folder)})  # fmt: skip
-            rung.write(finished=True, best=evaluation, **_result(evaluation, model))
-
-    return save
 
 
 def _result(evaluation: dict[str, Any], model: RositaForSequenceClassification) -> dict[str, Any]:
