@@ -28,7 +28,7 @@ from rosita.fetch.archive import Damaged, unpack
 from rosita.fetch.download import fetch, holding, new_folder
 from rosita.fetch.sources import Absent, Access, check_source, join, redact
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 HTTP = Access(allow_http=True)
 CONTENT = bytes(index * 7 % 251 for index in range(300_000))
 
