@@ -55,12 +55,7 @@ def main(argv: list[str] | None = None) -> None:
 
     folder = resolve_folder(settings.student_model)
     output = Path(settings.output_dir or folder)
-    from rosita.stages.test import (  # heavy imports: all complaints above come without them
-        collect_submission,
-        evaluate_model,
-        open_for_test,
-        predict_model,
-    )
+    from rosita.stages.test import collect_submission, evaluate_model, open_for_test, predict_model
 
     model = open_for_test(folder, task, settings)
     if settings.do_eval:

@@ -33,7 +33,7 @@ from rosita.tasks import Task, find_task
 if TYPE_CHECKING:
     import numpy as np
 
-    from rosita.budget.latency import LatencyModel
+    from rosita.budget.latency_model import LatencyModel
     from rosita.budget.search import Table
     from rosita.model import RositaConfig
 
@@ -51,10 +51,10 @@ def main(argv: list[str] | None = None) -> None:
     budget = budgets(args)
     # heavy imports: the complaints above come without them
     from rosita.budget.costs import shape_of
-    from rosita.budget.latency import LatencyModel
+    from rosita.budget.latency_model import LatencyModel
     from rosita.budget.search import KeptScore, Table
     from rosita.checkpoint import check_length, load_model
-    from rosita.deploy.measuring import torch_threads
+    from rosita.deploy.latency import torch_threads
     from rosita.pruning.importance import read_scores
 
     model = load_model(source, task)

@@ -27,7 +27,7 @@ from records import add_record, best_on_held_out, curves, groups_of, has_record,
 from rosita.checkpoint import load_model
 from rosita.cli import ArgumentParser, run_script
 from rosita.data.encode import encode_file
-from rosita.deploy.measuring import machine, weights_bytes
+from rosita.deploy.latency import machine, weights_bytes
 from rosita.evaluation import paired_bootstrap, predict, score
 from rosita.files import read_json, write_json
 from rosita.provenance import read_run

@@ -34,13 +34,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from rosita.checkpoint import IN_MEMORY, TaskModel, load_model
-from rosita.config import (
-    ExportSettings,
-    FineTuneSettings,
-    KDSettings,
-    LoopSettings,
-    load_config,
-)
+from rosita.config import ExportSettings, FineTuneSettings, KDSettings, LoopSettings, load_config
 from rosita.deploy.labelling import Answer, Labeller, Texts
 from rosita.errors import RositaError, nearest
 from rosita.evaluation import Scores, predict

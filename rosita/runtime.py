@@ -1,4 +1,4 @@
-"""Device, precision, optimizer and signals of a run."""
+"""Device, precision and processes of a run."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> None:
     # heavy imports: the complaints above come without them
     from rosita.checkpoint import load_model
     from rosita.data.encode import encode_file
-    from rosita.deploy.measuring import interleaved_latency, weights_bytes
+    from rosita.deploy.latency import interleaved_latency, weights_bytes
     from rosita.evaluation import predict, score
     from rosita.tokenizer import read_tokenizer
 

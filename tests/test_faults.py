@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from rosita.errors import RositaError
 from rosita.files import read_json, read_torch, write_json
 from rosita.tasks import GLUE
 from rosita.tokenizer import read_tokenizer
+from rosita.training.state import save_state, state_file
 
 COLA = GLUE["CoLA"]
 CALLS = {  # what a kill can come between, and what a full disk makes fail
@@ -171,14 +173,14 @@ def test_a_saved_state_is_the_old_or_the_new_one_whole(tmp_path, kind):
     training = Bench(tmp_path).training(num_train_epochs=1.0, save_state_steps=2)
     training.run()
     steps = [training.progress.step, training.progress.step + 1]
-    training.save_state()
+    save_state(training)
     training.progress.step += 1
 
     def check(where):
-        assert read_torch(training.state_file)["progress"]["step"] in steps, where
+        assert read_torch(state_file(training.folder))["progress"]["step"] in steps, where
 
-    at_every_operation(training.save_state, kind, check)
-    assert read_torch(training.state_file)["progress"]["step"] == steps[1]
+    at_every_operation(partial(save_state, training), kind, check)
+    assert read_torch(state_file(training.folder))["progress"]["step"] == steps[1]
 
 
 @pytest.mark.parametrize("kind", ["kill", "full"])

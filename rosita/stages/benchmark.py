@@ -16,7 +16,7 @@ from rosita.checkpoint import load_model
 from rosita.data.batches import Encoded
 from rosita.data.encode import encode_file
 from rosita.deploy.formats import weights_file
-from rosita.deploy.measuring import (
+from rosita.deploy.latency import (
     Answer,
     dev_batch,
     dev_logits,

@@ -19,8 +19,9 @@ from rosita.pruning.schedule import PruningSchedule
 from rosita.runtime import freeze
 from rosita.stages.identity import kd_stage, train_file_names
 from rosita.stages.inputs import load_data, with_fresh_rows
-from rosita.stages.job import Job, new_run
+from rosita.stages.job import Job
 from rosita.stages.preflight import check_label_order
+from rosita.stages.record import new_run
 from rosita.training.cpu import fast_on_cpu
 from rosita.training.plan import Plan, total_steps
 

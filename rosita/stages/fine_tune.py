@@ -11,7 +11,8 @@ from rosita.checkpoint import TaskModel
 from rosita.config import FineTuneSettings
 from rosita.distillation.losses import LabelLoss
 from rosita.stages.inputs import load_data
-from rosita.stages.job import Job, new_run
+from rosita.stages.job import Job
+from rosita.stages.record import new_run
 from rosita.training.plan import Plan
 
 

@@ -1,4 +1,4 @@
-"""What the training stages set up alike: data, models, the record of the run, its end."""
+"""What the training stages begin with: the data, and the rows drawn anew."""
 
 from __future__ import annotations
 

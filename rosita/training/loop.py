@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,11 @@ from rosita.data.batches import Batch, Sampler, Step, steps_of
 from rosita.distillation.losses import Objective
 from rosita.errors import RositaError
 from rosita.evaluation import Scores
-from rosita.files import read_torch, write_torch
-from rosita.model import RositaConfig, RositaForSequenceClassification, build_model
+from rosita.model import RositaConfig, RositaForSequenceClassification
 from rosita.pruning.cut import Cut
 from rosita.pruning.importance import CUT_MATRICES, TaylorImportance
 from rosita.pruning.moments import Moments, put_moments, surviving_moments
-from rosita.pruning.shape import Shape, shaped_config
+from rosita.pruning.shape import Shape
 from rosita.pruning.survivors import all_units, follow
 from rosita.training.cpu import fast_on_cpu
 from rosita.training.embedding import Vocabulary
@@ -35,8 +33,9 @@ from rosita.training.optimizer import (
     learning_rate,
     set_rate,
 )
-from rosita.training.plan import Plan, Progress, rank, total_steps
+from rosita.training.plan import Plan, Progress, total_steps
 from rosita.training.signals import agree_to_stop, stop_on_signal
+from rosita.training.state import resume, save_state
 
 CHECK_STEPS = 20  # losses are read from the device, and checked, this often at least
 LOGGED_POINTS = 200  # points of the loss curve that run.json and TensorBoard get
@@ -44,6 +43,14 @@ COLLAPSED = (
     "warning: the best model gives the same prediction for every dev row; try a lower"
     " --learning_rate, or --precision fp32"
 )
+
+
+def rank(evaluation: dict[str, Any]) -> tuple[bool, float]:
+    """What to compare evaluations by: the score, but a collapsed model is worse than any other.
+
+    Its Matthews is 0 by convention, and would else beat one that has learnt to be wrong.
+    """
+    return not evaluation.get("collapsed", False), evaluation["score"]
 
 
 class Interrupted(KeyboardInterrupt):
@@ -56,7 +63,7 @@ class Training:
     `evaluate(model)` scores the dev set; `save(model)` writes the best model so far,
     `save(model, name, evaluation)` another one, into a folder within. `used`: ids of all tokens of
     the data; the embedding rows of others are left out of the training, which changes nothing but
-    its speed (see `vocabulary`).
+    its speed (see `Vocabulary`).
     """
 
     def __init__(
@@ -85,7 +92,7 @@ class Training:
         self.unread: list[tuple[int, dict[str, Tensor]]] = []  # losses still on the device
         self.started = time.perf_counter()
         self.writer = None
-        self._use(model)
+        self.use(model)
 
     # ------------------------------------------------------------------ the outline
 
@@ -95,7 +102,7 @@ class Training:
         Raises `RositaError` for a loss that is not finite and for a run that ends before its
         final shape; `Interrupted` after saving the state when a signal came.
         """
-        self._resume()
+        resume(self)
         self._open_log(log_dir)
         with stop_on_signal() as stop, self._bar() as bar:
             steps = steps_of(
@@ -111,7 +118,7 @@ class Training:
                 bar.update()
                 self._after_step(step.number, bar)
                 if agree_to_stop(self.accelerator, stop, step.number % CHECK_STEPS == 0):
-                    self.save_state()
+                    save_state(self)
                     raise Interrupted
                 if self._out_of_patience():
                     bar.write(f"no better dev score for {self.plan.patience:g} epochs: stopping")
@@ -125,14 +132,14 @@ class Training:
         if plan.eval_step and step % plan.eval_step == 0:
             self._evaluate(bar)
         if step % CHECK_STEPS == 0:
-            self._read_losses()
+            self.read_losses()
         if step % max(CHECK_STEPS, self.total_steps // LOGGED_POINTS) == 0:
             self._log_losses(bar)
         if plan.checkpoint_steps and step % plan.checkpoint_steps == 0 and self.save:
             if self.accelerator.is_main_process:
                 self.save(self.whole_model, f"checkpoint-{step}")
         if step % self.settings.save_state_steps == 0 and step < self.total_steps:
-            self.save_state()
+            save_state(self)
 
     def _finish(self, bar: tqdm) -> None:
         self._log_losses(bar)
@@ -211,7 +218,7 @@ class Training:
     def _prune(self, step: int, shape: Shape, bar: tqdm) -> None:
         """Swap the model for a smaller one; importance, and mostly the optimizer, start afresh."""
         rate = self.rate(step - 1)
-        self._read_losses()
+        self.read_losses()
         if self.plan.save_ladder:
             self._save_rung(bar)
         period = self.plan.schedule.period
@@ -223,7 +230,7 @@ class Training:
         moments: Moments = {}
         if self.plan.keep_optimizer:
             moments = surviving_moments(self.student, self.optimizer, cut, rotated)
-        self._use(cut.of_model(self.whole_model, rotated))
+        self.use(cut.of_model(self.whole_model, rotated))
         put_moments(self.student, self.optimizer, moments)
         if not moments:
             self.progress.moment_steps = 0
@@ -239,7 +246,7 @@ class Training:
         if evaluation and self.save and self.accelerator.is_main_process:
             self.save(self.whole_model, f"ladder/{Shape.of(self.config)}", evaluation)
 
-    def _use(self, model: RositaForSequenceClassification) -> None:
+    def use(self, model: RositaForSequenceClassification) -> None:
         """Train `model` from now on: a new optimizer, importance from zero."""
         self.config: RositaConfig = model.config
         model = fast_on_cpu(model.to(self.accelerator.device).train())
@@ -259,7 +266,7 @@ class Training:
     # ------------------------------------------------------------------ evaluation
 
     def _evaluate(self, bar: tqdm) -> None:
-        self._read_losses()
+        self.read_losses()
         if not self.evaluate:
             return
         scores = self.evaluate(self.student)
@@ -304,7 +311,7 @@ class Training:
 
     # ------------------------------------------------------------------ losses and logs
 
-    def _read_losses(self) -> None:
+    def read_losses(self) -> None:
         """Fetch the losses since the last call from the device; stop if one is not finite."""
         if not self.unread:
             return
@@ -323,7 +330,7 @@ class Training:
 
     def _log_losses(self, bar: tqdm) -> None:
         """Record the mean of the losses since the last logged point."""
-        self._read_losses()
+        self.read_losses()
         losses = self.progress.losses
         if not losses:
             return
@@ -365,58 +372,3 @@ class Training:
             unit="step",
             disable=not self.accelerator.is_local_main_process,
         )
-
-    # ------------------------------------------------------------------ state
-
-    @property
-    def state_file(self) -> Path:
-        return self.folder / "last" / "state.pt"
-
-    def save_state(self) -> None:
-        """Write everything that decides the rest of the run into one file, atomically."""
-        self._read_losses()
-        progress = asdict(self.progress)
-        progress["seconds"] += time.perf_counter() - self.started
-        random = {"torch": torch.get_rng_state()}
-        if self.accelerator.device.type == "cuda":
-            random["cuda"] = torch.cuda.get_rng_state()
-        everyone = [random]
-        if self.accelerator.num_processes > 1:
-            from accelerate.utils import gather_object
-
-            everyone = gather_object([random])
-        if self.accelerator.is_main_process:
-            if self.writer:
-                self.writer.flush()
-            state = {
-                "model": self.whole_model.state_dict(),
-                "vocabulary": self.vocabulary.state_dict() if self.vocabulary else None,
-                "shape": str(Shape.of(self.config)),
-                "optimizer": self.optimizer.state_dict(),
-                "importance": self.importance.state_dict() if self.importance else None,
-                "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
-                "progress": progress,
-                "random": everyone,
-            }
-            write_torch(self.state_file, state)
-        self.accelerator.wait_for_everyone()
-
-    def _resume(self) -> None:
-        if not self.state_file.exists():
-            return
-        state = read_torch(self.state_file)
-        config = shaped_config(self.config, Shape.parse(state["shape"]))
-        self._use(build_model(config, state["model"]))
-        if self.vocabulary:
-            self.vocabulary.load_state_dict(state["vocabulary"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.importance:
-            self.importance.load_state_dict(state["importance"])
-        if state["scaler"]:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.progress = Progress(**state["progress"])
-        random = state["random"][self.accelerator.process_index]
-        torch.set_rng_state(random["torch"])
-        if "cuda" in random:
-            torch.cuda.set_rng_state(random["cuda"])
-        print(f"going on from step {self.progress.step} of {self.total_steps} ({self.folder}/last)")

@@ -1,4 +1,4 @@
-"""What one run of the training loop is to do, how far it is, and its learning rate."""
+"""What one run of the training loop is to do, and how far it is."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Progress:
     """Where a run stands; part of the saved state."""
 
     step: int = 0
-    best: dict[str, Any] | None = None  # {"step", "score", and every metric}; see `rank`
+    best: dict[str, Any] | None = None  # {"step", "score", and every metric}; see `loop.rank`
     last_gain: int = 0  # step of the last better score, or of the last pruning
     anchor_step: int = 0  # the rate decays from here, from anchor_rate (None: the peak)
     anchor_rate: float | None = None
@@ -44,14 +44,6 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)
     losses: list[dict[str, float]] = field(default_factory=list)  # since the last logged point
     survivors: dict[str, Any] | None = None  # heads and units that live (see `survivors`)
-
-
-def rank(evaluation: dict[str, Any]) -> tuple[bool, float]:
-    """What to compare evaluations by: the score, but a collapsed model is worse than any other.
-
-    Its Matthews is 0 by convention, and would else beat one that has learnt to be wrong.
-    """
-    return not evaluation.get("collapsed", False), evaluation["score"]
 
 
 def total_steps(settings: LoopSettings, sampler: Sampler) -> int:

@@ -11,15 +11,8 @@ from conftest import REPOSITORY, SMALL, error_line, make_bert, run_script, write
 from torch.utils.flop_counter import FlopCounterMode
 
 from rosita.budget.costs import file_bytes, macs, parameters, rows_of, shape_macs, shape_of
-from rosita.budget.latency import features, fit_latency
-from rosita.budget.search import (
-    KeptScore,
-    Table,
-    candidates,
-    embedding_shares,
-    front,
-    spread,
-)
+from rosita.budget.latency_model import features, fit_latency
+from rosita.budget.search import KeptScore, Table, candidates, embedding_shares, front, spread
 from rosita.checkpoint import load_model, save_model
 from rosita.cli import parse_size
 from rosita.errors import RositaError

@@ -27,6 +27,7 @@ from rosita.training.embedding import used_tokens
 from rosita.training.loop import Interrupted, Training
 from rosita.training.optimizer import build_optimizer, clip_gradients, set_rate
 from rosita.training.plan import Plan
+from rosita.training.state import save_state
 
 COLA = GLUE["CoLA"]
 
@@ -216,7 +217,7 @@ def test_a_run_cut_off_and_resumed_ends_with_bitwise_the_same(bench, iterative, 
     def cut(step, bar):
         after_step(step, bar)
         if step == stop_at:
-            first.save_state()
+            save_state(first)
             raise Interrupted
 
     first._after_step = cut
@@ -299,7 +300,7 @@ def test_the_decay_can_wait_for_the_last_pruning(bench):
 def test_moments_go_through_a_pruning_with_their_weights_or_begin_from_zero(bench, keep):
     plan = width_plan(bench) | {"keep_optimizer": keep}
     training = bench.training("moments", plan, teacher_loss(bench))
-    training._use(prune(training.whole_model, Shape(4, 3, 48, 20)))
+    training.use(prune(training.whole_model, Shape(4, 3, 48, 20)))
     training.importance = TaylorImportance(training.student)
     for weight in training.student.parameters():
         weight.grad = torch.randn_like(weight)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from rosita.budget.costs import rows_of
 from rosita.budget.search import candidates, spread
 from rosita.deploy.formats import weights_file
-from rosita.deploy.measuring import (
+from rosita.deploy.latency import (
     Inputs,
     interleaved_seconds,
     machine,

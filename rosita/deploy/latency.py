@@ -34,7 +34,7 @@ PAUSE = 0.02  # seconds until the waiting threads of another runtime have let go
 LEAST = 6  # timed calls, whatever the time budget
 EVAL_TOKENS = 4096  # as Deploy/export.py: int8 rounds by batch, so that its scores depend on this
 
-_CHILD = "import sys; from rosita.deploy.measuring import print_peak; print_peak(*sys.argv[1:])"
+_CHILD = "import sys; from rosita.deploy.latency import print_peak; print_peak(*sys.argv[1:])"
 
 
 @torch.inference_mode()

@@ -10,10 +10,10 @@ from conftest import REPOSITORY, error_line, make_bert, run_script, write_cola
 from safetensors import safe_open
 
 from rosita.budget.costs import macs
-from rosita.budget.latency import LatencyModel
+from rosita.budget.latency_model import LatencyModel
 from rosita.checkpoint import load_model, save_model
 from rosita.data.encode import encode_file
-from rosita.deploy.measuring import (
+from rosita.deploy.latency import (
     dev_batch,
     dev_logits,
     interleaved_seconds,

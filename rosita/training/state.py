@@ -1,0 +1,77 @@
+"""What a killed run resumes from: everything that decides the rest of it, in OUTPUT_DIR/last."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from rosita.files import read_torch, write_torch
+from rosita.model import build_model
+from rosita.pruning.shape import Shape, shaped_config
+from rosita.training.plan import Progress
+
+if TYPE_CHECKING:
+    from rosita.training.loop import Training
+
+
+def state_file(folder: Path) -> Path:
+    """Where the state of the run that writes `folder` is."""
+    return folder / "last" / "state.pt"
+
+
+def save_state(training: Training) -> None:
+    """Write everything that decides the rest of the run into one file, atomically."""
+    training.read_losses()
+    scaler = training.accelerator.scaler  # of fp16
+    progress = asdict(training.progress)
+    progress["seconds"] += time.perf_counter() - training.started
+    random = {"torch": torch.get_rng_state()}
+    if training.accelerator.device.type == "cuda":
+        random["cuda"] = torch.cuda.get_rng_state()
+    everyone = [random]
+    if training.accelerator.num_processes > 1:
+        from accelerate.utils import gather_object
+
+        everyone = gather_object([random])
+    if training.accelerator.is_main_process:
+        if training.writer:
+            training.writer.flush()
+        state = {
+            "model": training.whole_model.state_dict(),
+            "vocabulary": training.vocabulary.state_dict() if training.vocabulary else None,
+            "shape": str(Shape.of(training.config)),
+            "optimizer": training.optimizer.state_dict(),
+            "importance": training.importance.state_dict() if training.importance else None,
+            "scaler": scaler.state_dict() if scaler else None,
+            "progress": progress,
+            "random": everyone,
+        }
+        write_torch(state_file(training.folder), state)
+    training.accelerator.wait_for_everyone()
+
+
+def resume(training: Training) -> None:
+    """Go on from the saved state, if there is one; says from which step."""
+    if not state_file(training.folder).exists():
+        return
+    state = read_torch(state_file(training.folder))
+    config = shaped_config(training.config, Shape.parse(state["shape"]))
+    training.use(build_model(config, state["model"]))
+    if training.vocabulary:
+        training.vocabulary.load_state_dict(state["vocabulary"])
+    training.optimizer.load_state_dict(state["optimizer"])
+    if training.importance:
+        training.importance.load_state_dict(state["importance"])
+    if state["scaler"]:
+        training.accelerator.scaler.load_state_dict(state["scaler"])
+    training.progress = Progress(**state["progress"])
+    random = state["random"][training.accelerator.process_index]
+    torch.set_rng_state(random["torch"])
+    if "cuda" in random:
+        torch.cuda.set_rng_state(random["cuda"])
+    print(f"going on from step {training.progress.step} of {training.total_steps}"
+          f" ({training.folder}/last)")  # fmt: skip
