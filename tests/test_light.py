@@ -1,0 +1,173 @@
+"""Nothing heavy is imported before it is needed: help, complaints and "finished already" come at
+once, not after seconds of imports. Each test asks a fresh process what it has loaded."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, make_bert, run_script, write_cola
+
+HEAVY = ("torch", "transformers", "accelerate", "scipy", "sklearn", "matplotlib")
+DOORS = (".", "Pruning", "KD", "Deploy", "data", "benchmarks", "benchmarks/scaling", "scripts",
+         "experiments")  # fmt: skip
+ENGINE = {"reproduce.py", "results.py"}  # behind RESULTS.md: no scripts of the door
+
+# Calls of a script, one after the other -> what each answered and what is loaded after it.
+CALL = """
+import contextlib, io, json, os, runpy, sys
+script, calls, heavy = sys.argv[1], *map(json.loads, sys.argv[2:])
+sys.path[0] = os.path.dirname(script)
+answers = []
+for call in calls:
+    sys.argv, text, code = [script, *call], io.StringIO(), 0
+    with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except SystemExit as end:
+            code = end.code or 0
+    answers.append([code, text.getvalue(), [name for name in heavy if name in sys.modules]])
+print(json.dumps(answers))
+"""
+
+# What `mistakes` lays out in the current folder: model/, CoLA/, data/CoLA/train.tsv, wrong.json.
+KD = "--teacher_model nowhere --student_model nowhere --output_dir out --pred_distill True"
+ONE_STEP = (
+    ("-model_path nowhere -output_dir out -task cola", "nowhere/CoLA does not exist"),
+    ("-model_path . -output_dir out -task colla", "did you mean 'CoLA'"),
+)
+DISTIL = (
+    (f"{KD} --task_name cola", "nowhere does not exist"),
+    (f"{KD} --task_name colla", "did you mean 'CoLA'"),
+    (f"{KD} --task_name cola --config_dir wrong.json", "did you mean 'learning_rate'"),
+    (f"{KD} --task_name cola --config_dir nowhere.json", "nowhere.json"),
+)
+MISTAKES = {  # script -> wrong command lines, and what the answer says
+    "Pruning/run_glue.py": (
+        ("--model_name_or_path nowhere --output_dir out --task_name cola --do_train", "nowhere"),
+        ("--model_name_or_path . --output_dir out --task_name colla --do_train", "'CoLA'"),
+    ),
+    "Pruning/pruning_one_step.py": ONE_STEP,
+    "Pruning/plan.py": (
+        ("--model nowhere --max_parameters 15M", "nowhere does not exist"),
+        ("--model model --max_parameters 15M --task_name colla", "did you mean 'CoLA'"),
+        ("--model model --max_parameters 15X", "is no size"),
+        ("--model CoLA --task_name cola", "give a budget"),
+    ),
+    "KD/train.py": DISTIL,
+    "KD/train_with_subset.py": DISTIL,
+    "KD/pruning_one_step.py": ONE_STEP,
+    "KD/test.py": (
+        ("--student_model nowhere --task_name cola --do_eval", "nowhere does not exist"),
+        ("--student_model model --task_name colla --do_eval", "did you mean 'CoLA'"),
+    ),
+    "Deploy/export.py": (
+        ("--model nowhere --output_dir out --task_name cola", "nowhere does not exist"),
+        ("--model model --output_dir out --task_name colla", "did you mean 'CoLA'"),
+        ("--model model --output_dir out --task_name cola --formats tflite", "is not one of hf"),
+        ("--model model --output_dir data --task_name cola", "data is no export"),
+    ),
+    "Deploy/benchmark.py": (
+        ("--models nowhere", "nowhere does not exist"),
+        ("--models model --task_name colla", "did you mean 'CoLA'"),
+        ("--models model --task_name cola --formats hf", "is not one of pytorch"),
+        ("--models model --task_name cola --data_dir nowhere", "dev.tsv does not exist"),
+    ),
+    "Deploy/predict.py": (
+        ("--model nowhere", "nowhere does not exist"),
+        ("--model data", "it holds no model"),
+        ("--model model --format int8", "has no onnx/model_int8.onnx"),
+        ("--model model --input nowhere", "--input nowhere does not exist"),
+    ),
+    "data_augmentation.py": (
+        ("--task_name colla", "did you mean 'CoLA'"),
+        ("--task_name cola --glue_dir nowhere", "nowhere"),
+        ("--task_name cola --pretrained_bert_model nowhere", "nowhere has no vocab.txt"),
+        ("--task_name cola --pretrained_bert_model model --glove_embs nowhere", "nowhere does"),
+    ),
+    "report.py": (("nowhere", "nowhere"),),
+    "download_glue_data.py": (("--tasks colla", "did you mean 'CoLA'"),),
+    "download_bert.py": (("--output_dir data", "data is no model folder"),),
+    "data/sample_tasks.py": (("--tasks colla", "did you mean 'CoLA'"),),
+    "scripts/summarize.py": (
+        ("--task_name cola --data_dir . --teacher nowhere --student model --output out --seconds 1",
+         "nowhere does not exist"),
+    ),
+    "experiments/hold_out.py": (
+        ("--task_name colla --data_dir . --output_dir out", "did you mean 'CoLA'"),
+        ("--task_name cola --data_dir nowhere --output_dir out", "nowhere"),
+    ),
+}  # fmt: skip
+
+
+def scripts() -> list[str]:
+    """Every script that answers to flags: with a parser, or with another script's."""
+    paths = [path for door in DOORS for path in sorted((REPOSITORY / door).glob("*.py"))]
+    texts = {path: path.read_text(encoding="utf-8") for path in paths if path.name not in ENGINE}
+    return [
+        str(path.relative_to(REPOSITORY))
+        for path, text in texts.items()
+        if "__main__" in text and any(f"{word}(" in text for word in ("Parser", "launch", "runpy"))
+    ]
+
+
+def call(script: str, calls: list[list[str]], folder: Path) -> list[tuple[int, str]]:
+    """Exit codes and texts of the calls in one fresh process; nothing heavy is loaded by any."""
+    command = [sys.executable, "-c", CALL, str(REPOSITORY / script), json.dumps(calls)]
+    done = subprocess.run([*command, json.dumps(HEAVY)], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    answers = json.loads(done.stdout)
+    for words, (_, text, heavy) in zip(calls, answers, strict=True):
+        assert not heavy, f"{script} {' '.join(words)}: {text}"
+    return [(code, text) for code, text, _ in answers]
+
+
+@pytest.mark.parametrize("script", scripts())
+def test_help_and_complaints_come_before_heavy_imports(script, tmp_path):
+    for name in ("model", "CoLA", "data/CoLA"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("vocab.txt", "model.safetensors"):
+        (tmp_path / "model" / name).touch()
+    (tmp_path / "data" / "CoLA" / "train.tsv").write_text("src\t1\t\tthe dog ran\n")
+    (tmp_path / "wrong.json").write_text('{"default": {"learning_rat": 1}, "cola": {}}')
+    mistakes = MISTAKES.get(script, ())
+
+    calls = [["--help"], ["--no_such_flag"], *(words.split() for words, _ in mistakes)]
+    (code, text), unknown, *answers = call(script, calls, tmp_path)
+
+    assert code == 0 and "usage: " in text
+    assert unknown[0] == 2 and "error: " in unknown[1]
+    for (words, expected), (code, text) in zip(mistakes, answers, strict=True):
+        assert code == 2 and expected in text, f"{words}: {text}"
+
+
+def test_the_ground_floor_is_light():
+    floor = ["errors", "cli", "files", "tables", "tasks", "config", "provenance", "pruning.shape"]
+    code = (
+        "import sys, rosita\n"
+        "assert [name for name in sys.modules if name.startswith('rosita')] == ['rosita']\n"
+        f"import {', '.join(f'rosita.{name}' for name in floor)}\n"
+        f"print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY
+    )
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_finished_already_is_said_before_heavy_imports(tmp_path):
+    data, tuned, student = write_cola(tmp_path / "CoLA"), tmp_path / "ft", tmp_path / "kd"
+    common = ["--task_name", "CoLA", "--data_dir", data, "--num_train_epochs", 1]
+    bert = make_bert(tmp_path / "bert")
+    for script, folder, flags in (
+        ("Pruning/run_glue.py", tuned, ["--do_train", "--model_name_or_path", bert]),
+        ("KD/train.py", student,
+         ["--teacher_model", tuned, "--student_model", tuned, "--pred_distill", "True"]),
+    ):  # fmt: skip
+        words = list(map(str, [*common, *flags, "--output_dir", folder]))
+        run_script(script, *words)
+        [(code, text)] = call(script, [words], tmp_path)
+        assert code == 0 and "finished" in text
