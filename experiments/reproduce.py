@@ -138,7 +138,7 @@ def measure_serving(task: str, results: Path) -> None:
     if known >= set(models.values()):
         return
     output = MODELS / task / "serving"
-    run_checked("KD/benchmark.py", "--models", *models, "--batch_sizes", 1, "--lengths", 32,
+    run_checked("Deploy/benchmark.py", "--models", *models, "--batch_sizes", 1, "--lengths", 32,
                 "--data_dir", REPOSITORY / "data" / task, "--output_dir", output)  # fmt: skip
     report = read_json(output / "benchmark.json")
     rows = [row | {"model": models[row["model"]]} for row in report["rows"]]
