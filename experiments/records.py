@@ -23,6 +23,7 @@ from rosita.files import atomic_write, hold
 RECORDS, STAGES = "records.jsonl", "stages.jsonl"
 IDENTITY = ("table", "name", "task", "seed")  # what two records differ in
 DIGITS = 5  # of a loss or a score on the way: curves; the scores that tables hold stay exact
+POINTS = 24  # of each curve at least, if it has as many
 PATIENCE = 60  # seconds until another process has added its record: it takes a fraction of one
 
 
@@ -62,17 +63,14 @@ def add_record(folder: Path, record: dict) -> None:
 
 
 def curves(history: list[dict]) -> dict[str, dict]:
-    """A stage's history as columns: of its losses and of its scores on held-out rows.
+    """A stage's history as columns, thinned: of its losses and of its scores on held-out rows.
 
     A text that is the same in all entries, such as the shape of a model that is not pruned, stands
-    once. The metric's own name for a score is left out: the stage names the metric.
+    once. What the stage says itself is left out: the metric, and its own name for a score.
     """
-    losses = [entry for entry in history if "score" not in entry]
-    scores = [
-        {name: value for name, value in entry.items() if name not in ("metric", entry["metric"])}
-        for entry in history if "score" in entry
-    ]  # fmt: skip
-    parts = {"losses": _columns(losses), "evaluations": _columns(scores)}
+    losses = [entry for entry in history if any(name.startswith("loss_") for name in entry)]
+    scores = [entry for entry in history if "score" in entry]
+    parts = {"losses": _columns(_thin(losses)), "evaluations": _columns(_thin(scores))}
     return {name: columns for name, columns in parts.items() if columns}
 
 
@@ -109,8 +107,13 @@ def _keyed(stage: dict) -> dict:
     return {"key": f"{folder}@{digest[:8]}", **stage}
 
 
+def _thin(entries: list[dict]) -> list[dict]:
+    return entries[:: max(1, len(entries) // POINTS)]
+
+
 def _columns(entries: list[dict]) -> dict[str, object]:
-    names = dict.fromkeys(name for entry in entries for name in entry)
+    said = {"kind", "metric"} | {entry["metric"] for entry in entries if "metric" in entry}
+    names = dict.fromkeys(name for entry in entries for name in entry if name not in said)
     columns = {name: [_short(entry.get(name)) for entry in entries] for name in names}
     return {
         name: values[0] if isinstance(values[0], str) and len(set(values)) == 1 else values

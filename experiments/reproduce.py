@@ -38,7 +38,6 @@ from stage_lab import MODELS, REPOSITORY, StageLab, run_checked
 
 COLA = GLUE["CoLA"]
 SERVED_SEED = 1
-HISTORY_POINTS = 24  # of each stage's losses, that a record keeps
 WRITTEN = ("experiments/minilm", "RESULTS.md")  # by the experiments and results.py
 
 
@@ -186,18 +185,13 @@ def by_source(
 
 
 def short_run(folder: Path) -> dict[str, object]:
-    """A stage's run.json: a thin history, no lists of heads and units, no paths of this machine."""
+    """A stage's run.json: its curves, no lists of heads and units, no paths of this machine."""
     run = read_run(folder)
     kept = {name: run[name] for name in (
         "stage", "shape", "parameters", "metric", "dev_score", "best", "steps", "seconds",
         "weights", "versions") if name in run}  # fmt: skip
-    entries = [entry for entry in run.get("history", []) if "layers" not in entry]
-    losses = [entry for entry in entries if "score" not in entry]
-    thin = losses[:: max(1, len(losses) // HISTORY_POINTS)]
-    scores = [entry for entry in entries if "score" in entry]
-    thin += scores[:: max(1, len(scores) // HISTORY_POINTS)]
     settings = run.get("identity", {}).get("settings", {})
-    return {**kept, "settings": settings, **curves(thin)}
+    return {**kept, "settings": settings, **curves(run.get("history", []))}
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

@@ -149,11 +149,14 @@ def test_a_record_that_names_a_missing_stage_and_a_broken_line_are_errors(tmp_pa
 
 
 def test_curves_are_short_and_their_columns_are_as_long_as_their_steps():
-    entries = [{"step": step, "loss_label": step / 7} for step in (1, 2)]
-    entries += [{"step": 3, "loss_label": 0.1, "loss_prediction": 2.0}]
+    entries = [{"kind": "loss", "step": step, "loss_label": step / 7} for step in (1, 2)]
+    entries += [
+        {"kind": "pruning", "step": 2, "shape": "a2"},
+        {"kind": "loss", "step": 3, "loss_label": 0.1, "loss_prediction": 2.0},
+    ]
     scores = [
-        {"step": step, "metric": "matthews", "score": 1 / 3, "matthews": 1 / 3, "accuracy": 0.5,
-         "shape": shape} for step, shape in ((1, "a4"), (2, "a2"))
+        {"kind": "dev", "step": step, "metric": "matthews", "score": 1 / 3, "matthews": 1 / 3,
+         "accuracy": 0.5, "shape": shape} for step, shape in ((1, "a4"), (2, "a2"))
     ]  # fmt: skip
     assert records.curves(entries + scores) == {
         "losses": {
@@ -170,6 +173,8 @@ def test_curves_are_short_and_their_columns_are_as_long_as_their_steps():
     }
     assert records.curves(scores[:1])["evaluations"]["shape"] == "a4"
     assert records.curves([]) == {}
+    many = [{"kind": "loss", "step": step, "loss_label": 0.5} for step in range(1000)]
+    assert records.POINTS <= len(records.curves(many)["losses"]["step"]) < 2 * records.POINTS
 
 
 def test_two_processes_that_write_at_once_lose_no_lines(tmp_path):
