@@ -22,6 +22,7 @@ from rosita.provenance import weights_hash
 from rosita.pruning.shape import parameter_count
 from rosita.tasks import GLUE
 from rosita.tokenizer import read_tokenizer
+from rosita.training.cpu import fast_on_cpu
 from rosita.training.optimizer import build_optimizer
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
@@ -66,7 +67,7 @@ class Launches(TorchDispatchMode):
 def launches(layers: int, training: bool) -> int:
     config = RositaConfig(vocab_size=90, hidden_size=48, num_hidden_layers=layers,
                           num_attention_heads=4, intermediate_size=64)  # fmt: skip
-    model = RositaForSequenceClassification(config).train(training)
+    model = fast_on_cpu(RositaForSequenceClassification(config).train(training))
     with Launches() as found, torch.set_grad_enabled(training):
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(IDS, IDS).logits
@@ -84,7 +85,7 @@ def test_the_launches_of_a_layer_are_those_that_the_dispatcher_sees():
 
 def kept_bytes(config: RositaConfig, rows: int, tokens: int) -> int:
     """What autograd keeps of a forward pass, weights and their casts left out."""
-    model = RositaForSequenceClassification(config).train()
+    model = fast_on_cpu(RositaForSequenceClassification(config).train())  # as the loop runs it here
     kept: dict[int, torch.Tensor] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:

@@ -490,7 +490,7 @@ def test_missing_augmented_data_and_subsets_name_the_command_that_makes_them(cha
 
 def test_more_tokens_than_positions_are_refused(chain):
     with pytest.raises(RositaError, match="max_seq_length 65.*64 positions"):
-        chain.fine_tune("--max_seq_length", 65)
+        chain.fine_tune("--max_seq_length", 65, "--overwrite_output_dir")
 
 
 def test_kd_scores_are_divided_by_the_steps_and_bound_to_the_student(chain):

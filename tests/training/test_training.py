@@ -79,6 +79,11 @@ def weights(training):
     return {name: value.clone() for name, value in training.whole_model.state_dict().items()}
 
 
+def numbers(entry):
+    """An entry of the history without its texts."""
+    return {name: value for name, value in entry.items() if not isinstance(value, str)}
+
+
 def assert_equal(first, second):
     assert first.keys() == second.keys()
     for name, value in first.items():
@@ -242,7 +247,7 @@ def test_accumulating_micro_batches_gives_the_losses_and_weights_of_the_whole_ba
     split.plan.micro_batch_size = 3  # 3 + 3 + 2 rows: uneven, and padded differently
     first, second = whole.run(), split.run()
     for mine, theirs in zip(first.history, second.history, strict=True):
-        assert mine == pytest.approx(theirs, rel=1e-4)
+        assert numbers(mine) == pytest.approx(numbers(theirs), rel=1e-4)
     for name, value in weights(whole).items():
         torch.testing.assert_close(value, weights(split)[name], rtol=1e-3, atol=1e-5, msg=name)
 
@@ -452,5 +457,5 @@ def test_losses_in_bf16_are_those_of_fp32_within_its_rounding(bench):
     AcceleratorState._reset_state(reset_partial_state=True)  # one precision a process
     rounded = bench.training("bf16", objective=teacher_loss(bench), precision="bf16").run().history
     for mine, theirs in zip(exact, rounded, strict=True):
-        assert mine == pytest.approx(theirs, rel=0.02)
+        assert numbers(mine) == pytest.approx(numbers(theirs), rel=0.02)
     assert exact != rounded
