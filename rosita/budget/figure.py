@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib import pyplot
 
-from rosita.deploy.figures import _save
+from rosita.deploy.figures import save_figure
 
 
 def draw_plan(
@@ -26,4 +26,4 @@ def draw_plan(
     axes.set(xlabel=label, ylabel="Taylor score kept", ylim=(0, 1.02))
     axes.legend(loc="upper left", fontsize=9)
     axes.grid(alpha=0.3)
-    _save(figure, path)
+    save_figure(figure, path)

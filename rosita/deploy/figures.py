@@ -36,7 +36,7 @@ def draw_benchmark(rows: list[dict[str, Any]], path: Path) -> None:
     axes[0][0].set_xlabel(f"ms, batch {cell[0]} x {cell[1]} tokens: median, to p95 (light)")
     if scored:
         _scores_by_latency(axes[0][1], scored)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _scores_by_latency(axes: Axes, rows: list[dict[str, Any]]) -> None:
@@ -60,7 +60,8 @@ def _scores_by_latency(axes: Axes, rows: list[dict[str, Any]]) -> None:
     axes.legend(handles=keys, fontsize=8)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a picture as PNG, whole or not at all, and let it go."""
     with atomic_write(path, "wb") as file:
         figure.savefig(file, format="png", dpi=120)
     pyplot.close(figure)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rosita.errors import RositaError
 from rosita.model import RositaConfig, RositaForSequenceClassification, build_model
-from rosita.pruning.importance import ffn_scores, head_scores
+from rosita.pruning.importance import ffn_scores, head_scores, top_units
 from rosita.pruning.shape import Shape, check_target, shaped_config
 
 
@@ -18,17 +18,6 @@ def needs_scores(config: RositaConfig, target: Shape) -> bool:
     """Whether heads or FFN units are cut: layers and embedding need no importance."""
     now = Shape.of(config)
     return (now.keep_heads, now.ffn_hidden_dim) != (target.keep_heads, target.ffn_hidden_dim)
-
-
-def top_units(score: Tensor, keep: int) -> Tensor:
-    """Indices of the `keep` highest scores, ascending: survivors stay in their original order.
-
-    Of equal scores the earlier one is kept, so that the result is the same on every device.
-    """
-    if not 0 < keep <= score.numel():
-        raise ValueError(f"keep={keep} must lie in 1..{score.numel()}")
-    order = torch.sort(score, descending=True, stable=True).indices
-    return order[:keep].sort().values
 
 
 @torch.no_grad()

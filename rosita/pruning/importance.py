@@ -176,9 +176,20 @@ def ffn_scores(scores: dict[str, Tensor], layer: int) -> Tensor:
     return rows + scores[f"encoder.layer.{layer}.output.dense.weight"].sum(dim=0)
 
 
+def top_units(score: Tensor, keep: int) -> Tensor:
+    """Indices of the `keep` highest scores, ascending: survivors stay in their original order.
+
+    Of equal scores the earlier one is kept, so that the result is the same on every device.
+    """
+    if not 0 < keep <= score.numel():
+        raise ValueError(f"keep={keep} must lie in 1..{score.numel()}")
+    order = torch.sort(score, descending=True, stable=True).indices
+    return order[:keep].sort().values
+
+
 def important_layers(scores: dict[str, Tensor], layers: int, keep: int) -> list[int]:
     """The `keep` of `layers` layers whose weights' scores sum up to most, ascending."""
     sums = torch.zeros(layers, dtype=torch.float64)
     for name, score in scores.items():
         sums[int(name.split(".")[2])] += score.double().sum().cpu()  # encoder.layer.N.
-    return sorted(torch.sort(sums, descending=True, stable=True).indices[:keep].tolist())
+    return top_units(sums, keep).tolist()

@@ -14,7 +14,6 @@ from rosita.distillation.losses import DistillationLoss
 from rosita.distillation.teacher import Teacher, states_bytes
 from rosita.errors import RositaError
 from rosita.model import set_dropout
-from rosita.provenance import resolve_folder
 from rosita.pruning.schedule import PruningSchedule
 from rosita.runtime import freeze
 from rosita.stages.identity import kd_stage, train_file_names
@@ -44,7 +43,7 @@ def distil_stage(
     names = train_file_names(Path(settings.data_dir), task, settings.aug_train, subsets)
     data = load_data(settings, task, student.tokenizer, accelerator, student.model.config, names)
     if settings.fresh_augmentation != "never":
-        data = with_fresh_rows(data, settings, resolve_folder(student.path))
+        data = with_fresh_rows(data, settings, student)
     parents = {"teacher": teacher, "student": student}
     folder = Path(settings.output_dir)
     run = new_run(kd_stage(settings), settings, data, parents, folder, accelerator)

@@ -11,14 +11,15 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from rosita.augmentation.glove import load_glove
-from rosita.checkpoint import check_length
+from rosita.checkpoint import TaskModel, check_length
 from rosita.config import KDSettings, LoopSettings
 from rosita.data.batches import Encoded, Sampler
 from rosita.data.encode import encode_file, set_length
 from rosita.data.tsv import TsvFile
 from rosita.model import RositaConfig
+from rosita.provenance import resolve_folder
 from rosita.tasks import Task
-from rosita.tokenizer import TokenizerFiles, read_tokenizer
+from rosita.tokenizer import TokenizerFiles
 from rosita.training.embedding import used_tokens
 
 if TYPE_CHECKING:
@@ -46,17 +47,19 @@ class Data:
         return Sampler(self.train, batch_size, seed, self.fresh.files if self.fresh else None)
 
 
-def with_fresh_rows(data: Data, settings: KDSettings, folder: Path) -> Data:
-    """The same data, drawn anew, alternately or always; `folder`: of a model with the tokenizer."""
+def with_fresh_rows(data: Data, settings: KDSettings, student: TaskModel) -> Data:
+    """The same data, drawn anew, alternately or always; candidates by the student's vocabulary."""
     # heavy imports, only needed here: they bring transformers' BERT in
     from rosita.augmentation.candidates import CandidateFinder, Sampling
     from rosita.augmentation.fresh import FreshRows
     from rosita.augmentation.masked_lm import load_tokenizer
 
     finder = CandidateFinder(
-        load_tokenizer(folder), load_glove(settings.glove_embs), settings.aug_candidates
+        load_tokenizer(resolve_folder(student.path)),
+        load_glove(settings.glove_embs),
+        settings.aug_candidates,
     )
-    tokenizer = read_tokenizer(folder, settings.do_lower_case).build()
+    tokenizer = student.tokenizer.build()
     set_length(tokenizer, settings.max_seq_length)
     plain = data.train[0]
     fresh = FreshRows(

@@ -7,8 +7,8 @@ from conftest import SMALL
 
 from rosita.errors import RositaError
 from rosita.model import RositaConfig, RositaForSequenceClassification, set_dropout
-from rosita.pruning.cut import factorize, prune, top_units
-from rosita.pruning.importance import important_layers, scored_weights
+from rosita.pruning.cut import factorize, prune
+from rosita.pruning.importance import important_layers, scored_weights, top_units
 from rosita.pruning.schedule import PruningSchedule
 from rosita.pruning.shape import Shape, parameter_count
 
