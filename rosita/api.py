@@ -12,7 +12,7 @@ Each function is a stage script without its command line: the same settings with
 defaults, the same loop, the same files. Models stay in memory and are never changed; a function
 that is given `output_dir` writes the model folder that the script would, goes on with it if the
 run was cut off, and only reads it if the run is finished. (Several processes need `output_dir`.)
-Training seeds torch (`seed`), and must be called from the main thread, which gets the signals.
+Training seeds torch (`seed`). In the main thread SIGTERM and SIGINT save the state and end it.
 Mistakes are a `RositaError`.
 """
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from rosita.data.batches import Encoded, batches_by_length
 from rosita.errors import RositaError
 from rosita.files import atomic_write, write_json
+from rosita.progress import Bar
 from rosita.tasks import GLUE, Task
 
 EVAL_TOKENS_PER_ROW = 128  # a batch of short rows may hold more rows than eval_batch_size
@@ -163,7 +163,7 @@ def predict(
     model.eval()
     device = next(model.parameters()).device
     logits: np.ndarray | None = None
-    bar = tqdm(total=len(data), desc=progress, unit="row", disable=progress is None)
+    bar = Bar(total=len(data), desc=progress, unit="row", disable=progress is None)
     for rows in batches_by_length(data, batch_size * EVAL_TOKENS_PER_ROW):
         bar.update(len(rows))
         batch = data.batch(rows).to(device)

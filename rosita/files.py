@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
 from typing import IO, Any
+
+from filelock import BaseFileLock, FileLock, Timeout
 
 from rosita.errors import RositaError
 
@@ -58,27 +60,53 @@ def remove_leftovers(path: Path) -> None:
             left.unlink(missing_ok=True)
 
 
-def lock_file(lock: Path, busy: str) -> IO[str]:
+def lock_file(lock: Path, busy: str) -> BaseFileLock:
     """Take `lock` for this process; `RositaError` "`busy` process N" if another one has it.
 
-    The lock is the kernel's, so it ends with its process, however that dies.
+    The lock is the kernel's, so it ends with its process, however that dies; where a file system
+    knows no such locks, a marker file that names its process. `release` ends it.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
-    file = open(lock, "a+")
+    held = FileLock(lock, timeout=0, thread_local=False)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        same = os.path.samestat(os.fstat(file.fileno()), os.stat(lock))
-    except (BlockingIOError, FileNotFoundError):
-        same = False
-    if not same:  # held, or removed by its holder between our opening and locking it
-        file.seek(0)
-        holder = file.read().strip() or "another process"
-        file.close()
-        raise RositaError(f"{busy} {holder}; wait for it or stop it")
-    file.truncate(0)
-    file.write(f"process {os.getpid()}")
-    file.flush()
-    return file
+        held.acquire()
+    except Timeout:
+        raise RositaError(f"{busy} {_holder(lock)}; wait for it or stop it") from None
+    except OSError as error:
+        raise RositaError(f"cannot lock {lock}: {error.strerror or error}") from None
+    with suppress(OSError):  # Windows keeps a locked file from being written
+        if not _is_marker(lock):
+            lock.write_text(f"{_OURS} {os.getpid()}\n", encoding="utf-8")
+    return held
+
+
+_OURS = "process"  # how a lock file of the kernel's kind names its holder
+
+
+def _is_marker(lock: Path) -> bool:
+    """Whether a lock file is what stands in for a kernel's lock; that names its process itself."""
+    text = lock.read_bytes()
+    return bool(text) and not text.startswith(_OURS.encode())
+
+
+def _holder(lock: Path) -> str:
+    """Who holds a lock, as far as its file says."""
+    with suppress(OSError, UnicodeDecodeError):
+        if found := re.search(r"\d+", lock.read_text(encoding="utf-8")):
+            return f"process {found[0]}"
+    return "another process"
+
+
+def release(held: BaseFileLock) -> None:
+    """End a lock of `lock_file`; its file goes too.
+
+    It is removed while it is still held: after that it may be another's.
+    """
+    lock = Path(held.lock_file)
+    with suppress(OSError):
+        if not _is_marker(lock):
+            lock.unlink()
+    held.release()
 
 
 @contextmanager
@@ -87,7 +115,7 @@ def hold(lock: Path, busy: str, patience: float = 0) -> Iterator[None]:
     end = time.monotonic() + patience
     while True:
         try:
-            file = lock_file(lock, busy)
+            held = lock_file(lock, busy)
             break
         except RositaError:
             if time.monotonic() >= end:
@@ -96,12 +124,13 @@ def hold(lock: Path, busy: str, patience: float = 0) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.unlink(missing_ok=True)
-        file.close()
+        release(held)
 
 
 def sync_folder(folder: Path) -> None:
     """Flush a folder's entries, so that a rename in it survives a power cut."""
+    if os.name == "nt":  # Windows opens no folders
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -9,10 +9,12 @@ import shutil
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
+
+from filelock import BaseFileLock
 
 from rosita.errors import RositaError
-from rosita.files import lock_file, read_json, sha256_file, write_json
+from rosita.files import lock_file, read_json, release, sha256_file, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +35,7 @@ DECIDING = (
 # run.json is taken for it alone: a mistyped name or path must not find it.
 PRETRAINED = "bert-base-uncased"
 
-_HELD: dict[Path, IO[str]] = {}  # locks of this process, until it ends
+_HELD: dict[Path, BaseFileLock] = {}  # locks of this process, until it ends
 
 
 @dataclass
@@ -123,7 +125,7 @@ class Run:
         lock = self.folder.resolve() / ".lock"
         if lock not in _HELD:
             _HELD[lock] = lock_file(lock, f"{self.folder} is being written by")
-            atexit.register(lock.unlink, missing_ok=True)
+            atexit.register(release, _HELD[lock])
 
     def _clear(self) -> None:
         for pattern in OUTPUTS:

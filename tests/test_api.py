@@ -3,6 +3,7 @@ import json
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,15 @@ def test_fine_tuning_a_pruned_model_gives_the_bits_that_the_script_writes(root, 
                "--output_dir", tmp_path / "script")  # fmt: skip
     ours = api.fine_tune(api.load(cut, "CoLA"), data, num_train_epochs=2)
     assert identity(ours) == identity(api.load(tmp_path / "script", "CoLA"))
+
+
+def test_training_in_a_thread_of_a_server_gives_the_same_bits(root):
+    def train() -> str:
+        cut = api.load(root / "cut" / "CoLA" / SHAPE, "CoLA")
+        return identity(api.fine_tune(cut, root / "data" / "CoLA", max_steps=2))
+
+    with ThreadPoolExecutor(1) as server:
+        assert server.submit(train).result() == train()
 
 
 def test_no_function_changes_the_models_that_it_is_given(root, teacher):

@@ -11,11 +11,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from rosita.data.tsv import Row, TsvFile
 from rosita.errors import RositaError
 from rosita.files import atomic_write, read_json, sync_folder, write_json
+from rosita.progress import Bar
 
 Grow = Callable[[int, list[Row]], list[list[str]]]  # first row's number, rows -> fields of rows
 
@@ -176,7 +175,7 @@ class AugmentedFile:
         begin, end = span
         with (
             open(self._partial, "ab") as file,
-            tqdm(total=end - begin, initial=state["rows_in"], unit=" rows",
+            Bar(total=end - begin, initial=state["rows_in"], unit=" rows",
                  disable=self.shard > 0) as bar,
         ):  # fmt: skip
             file.truncate(state["bytes"])  # cuts what a killed run wrote of its last chunk

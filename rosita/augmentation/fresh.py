@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
-from tqdm import tqdm
 
 from rosita.augmentation.candidates import CandidateFinder, Sampling, edited, sample_copies
 from rosita.data.batches import Encoded
 from rosita.data.encode import CHUNK_ROWS, token_columns
 from rosita.data.tsv import Row, TsvFile
+from rosita.progress import Bar
 
 
 @dataclass
@@ -41,7 +41,7 @@ class FreshRows:
             return [self.plain]
         parts = {"ids": [], "lengths": [], "first": []}
         number = 0
-        with tqdm(total=len(self.plain), desc="replace words", unit="row", delay=1) as bar:
+        with Bar(total=len(self.plain), desc="replace words", unit="row", delay=1) as bar:
             for chunk in self._chunks():
                 texts = self._drawn(chunk, epoch, number)
                 for name, values in token_columns(self.tokenizer.encode_batch_fast(texts)).items():

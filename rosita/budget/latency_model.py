@@ -9,7 +9,6 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from rosita.budget.costs import rows_of
 from rosita.budget.search import candidates, spread
@@ -25,6 +24,7 @@ from rosita.deploy.latency import (
 )
 from rosita.files import read_json, write_json
 from rosita.model import RositaConfig, RositaForSequenceClassification
+from rosita.progress import Bar
 from rosita.pruning.shape import Shape, shaped_config
 
 
@@ -72,7 +72,7 @@ def shape_latencies(
     """
     calls = {}
     with tempfile.TemporaryDirectory() as root:
-        for shape in tqdm(shapes, desc="build", delay=1):
+        for shape in Bar(shapes, desc="build", delay=1):
             shaped = shaped_config(config, shape)
             shaped.vocab_size = min(config.vocab_size, VOCABULARY)
             model = RositaForSequenceClassification(shaped)

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
-from tqdm import tqdm
 
 from rosita.data.batches import Encoded
 from rosita.data.tsv import Row, TsvFile
 from rosita.errors import RositaError, nearest
 from rosita.files import sha256_file, write_json
+from rosita.progress import Bar
 from rosita.tasks import Task
 
 CHUNK_ROWS = 4_000  # rows tokenized at once: enough for all cores, little memory
@@ -86,7 +86,7 @@ def _encode(source: TsvFile, tokenizer: Tokenizer, folder: Path) -> None:
         rows = 0
         with (
             _no_garbage_collection(),
-            tqdm(
+            Bar(
                 total=size, unit="B", unit_scale=True, desc=f"tokenize {source.path.name}", delay=1
             ) as bar,
         ):

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
-from tqdm import tqdm
 from transformers import AutoModelForSequenceClassification
 
 from rosita.checkpoint import read_config
@@ -21,6 +20,7 @@ from rosita.deploy.formats import choose_format, weights_file
 from rosita.deploy.onnx import OnnxModel
 from rosita.deploy.texts import Texts
 from rosita.errors import RositaError
+from rosita.progress import Bar
 from rosita.tokenizer import read_tokenizer
 
 CHUNK_ROWS = 4096  # rows that are sorted by length together
@@ -131,4 +131,4 @@ class Labeller:
 
 def with_bar(rows: Iterator[Texts]) -> Iterator[Texts]:
     """The rows, counted by a progress bar on stderr once they take more than a second."""
-    return iter(tqdm(rows, desc="label", unit="row", delay=1))
+    return iter(Bar(rows, desc="label", unit="row", delay=1))

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from rosita.checkpoint import REFERENCE_WEIGHTS, load_model
 from rosita.data.batches import Encoded, batches_by_length
@@ -24,6 +23,7 @@ from rosita.deploy.formats import weights_file
 from rosita.deploy.onnx import OnnxModel, export_onnx, quantize_onnx
 from rosita.errors import RositaError
 from rosita.model import RositaForSequenceClassification
+from rosita.progress import Bar
 from rosita.tasks import find_task
 
 Inputs = dict[str, Tensor]
@@ -172,7 +172,7 @@ def write_onnx(model: RositaForSequenceClassification, folder: Path, forms: list
 def dev_logits(answer: Answer, dev: Encoded, name: str) -> np.ndarray:
     """Logits (rows, num_labels) of dev, in its order."""
     logits = None
-    for rows in tqdm(list(batches_by_length(dev, EVAL_TOKENS)), desc=f"dev {name}", delay=1):
+    for rows in Bar(list(batches_by_length(dev, EVAL_TOKENS)), desc=f"dev {name}", delay=1):
         found = answer(dev.batch(rows).inputs)
         if logits is None:
             logits = np.empty((len(dev), found.shape[1]), dtype=np.float32)

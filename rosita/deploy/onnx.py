@@ -10,7 +10,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from rosita.data.batches import Encoded, batches_by_length
 from rosita.deploy.formats import FORMATS, weights_file
@@ -18,6 +17,7 @@ from rosita.errors import RositaError
 from rosita.evaluation import predict, score
 from rosita.files import atomic_write
 from rosita.model import RositaForSequenceClassification
+from rosita.progress import Bar
 from rosita.tasks import Task
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -115,7 +115,7 @@ class OnnxModel:
 
     def answer(self, batches: list[dict[str, Tensor]]) -> list[np.ndarray]:
         """Logits (rows, num_labels) of each batch."""
-        return [self.logits(**batch) for batch in tqdm(batches, desc="check", delay=1)]
+        return [self.logits(**batch) for batch in Bar(batches, desc="check", delay=1)]
 
 
 class Exported(Protocol):

@@ -13,12 +13,12 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from numpy.lib.format import open_memmap
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from rosita.data.batches import Batch, Encoded, batches_by_length
 from rosita.errors import RositaError
 from rosita.evaluation import check_finite
 from rosita.files import partial_name, remove_leftovers
+from rosita.progress import Bar
 
 TOKENS = 4096  # of a batch that the teacher looks at
 STATE = np.dtype(np.float16)  # of a kept hidden state: finer than the bf16 that made it
@@ -179,7 +179,7 @@ def _fill(
         return
     part = file.part(begin, end)
     teacher.eval()
-    with tqdm(total=len(part), desc="teacher", unit="row",
+    with Bar(total=len(part), desc="teacher", unit="row",
               disable=not accelerator.is_local_main_process) as bar:  # fmt: skip
         for rows in batches_by_length(part, TOKENS):
             batch = part.batch(rows).to(accelerator.device)

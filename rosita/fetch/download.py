@@ -13,11 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tqdm import tqdm
-
 from rosita.errors import RositaError
 from rosita.fetch.sources import Access, Cut, Opened, check_source, open_source, redact
 from rosita.files import hold, sync_folder
+from rosita.progress import Bar
 
 LONGEST_WAIT = 30  # seconds between two tries
 MAX_BYTES = 32 * 2**30  # no file we know is a sixth of it: an endless stream must not fill the disk
@@ -37,14 +36,13 @@ def fetch(source: str | Path, target: str | Path, access: Access | None = None) 
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         part = _Part(target)
-    pace = 0.5 if sys.stderr.isatty() else 10  # a log gets one line every ten seconds
-    with tqdm(desc=target.name, unit="B", unit_scale=True, mininterval=pace) as bar:
+    with Bar(desc=target.name, unit="B", unit_scale=True) as bar:
         _fetch_into(part, source, access, bar)
     part.finish()
     return target
 
 
-def _fetch_into(part: _Part, source: str, access: Access, bar: tqdm) -> None:
+def _fetch_into(part: _Part, source: str, access: Access, bar: Bar) -> None:
     failures = 0
     while not part.whole:
         before = part.size
@@ -63,7 +61,7 @@ def _fetch_into(part: _Part, source: str, access: Access, bar: tqdm) -> None:
             time.sleep(wait)
 
 
-def _go_on(part: _Part, source: str, access: Access, bar: tqdm) -> None:
+def _go_on(part: _Part, source: str, access: Access, bar: Bar) -> None:
     """Open the source once, at the first missing byte, and write what comes."""
     opened = open_source(source, part.size, part.version, access)
     if opened.start and not part.continues_with(opened):
@@ -113,7 +111,7 @@ class _Part:
         # Written plainly: half a note cannot be read, and then the bytes do not count either.
         self.note.write_text(json.dumps({"version": self.version, "total": self.total}))
 
-    def append(self, chunks: Iterator[bytes], bar: tqdm) -> None:
+    def append(self, chunks: Iterator[bytes], bar: Bar) -> None:
         with open(self.path, "ab") as file:
             for chunk in chunks:
                 file.write(chunk)

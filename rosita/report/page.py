@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
-from tqdm import tqdm
 
 from rosita.errors import RositaError
 from rosita.files import atomic_write, write_json
+from rosita.progress import Bar
 from rosita.pruning.shape import Shape
 from rosita.report.collection import LATENCY_FILE, PUBLISHED, Comparison, Group, Report
 from rosita.report.drawing import PALETTE
@@ -77,7 +77,7 @@ def page(report: Report) -> str:
         "trees": _trees, "curves": _curves, "importance": _importance, "times": _times,
         "more": _more_tables, "measured": latency_slice, "folders": _data_folders,
     }  # fmt: skip
-    bar = tqdm(parts.items(), desc="report", unit="part", leave=False)
+    bar = Bar(parts.items(), desc="report", unit="part", leave=False)
     return render(
         "page.html.jinja",
         report=report,

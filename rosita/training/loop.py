@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from rosita.data.batches import Batch, Sampler, Step, steps_of
 from rosita.distillation.losses import Objective
 from rosita.errors import RositaError
 from rosita.evaluation import Scores
 from rosita.model import RositaConfig, RositaForSequenceClassification
+from rosita.progress import Bar
 from rosita.pruning.cut import Cut
 from rosita.pruning.importance import CUT_MATRICES, TaylorImportance
 from rosita.pruning.moments import Moments, put_moments, surviving_moments
@@ -126,7 +126,7 @@ class Training:
             self._finish(bar)
         return self.progress
 
-    def _after_step(self, step: int, bar: tqdm) -> None:
+    def _after_step(self, step: int, bar: Bar) -> None:
         """Whatever is due now: losses, evaluation, an intermediate model, the state."""
         plan = self.plan
         if plan.eval_step and step % plan.eval_step == 0:
@@ -141,7 +141,7 @@ class Training:
         if step % self.settings.save_state_steps == 0 and step < self.total_steps:
             save_state(self)
 
-    def _finish(self, bar: tqdm) -> None:
+    def _finish(self, bar: Bar) -> None:
         self._log_losses(bar)
         schedule = self.plan.schedule
         if schedule and Shape.of(self.config) != schedule.target:
@@ -215,7 +215,7 @@ class Training:
 
     # ------------------------------------------------------------------ pruning
 
-    def _prune(self, step: int, shape: Shape, bar: tqdm) -> None:
+    def _prune(self, step: int, shape: Shape, bar: Bar) -> None:
         """Swap the model for a smaller one; importance, and mostly the optimizer, start afresh."""
         rate = self.rate(step - 1)
         self.read_losses()
@@ -240,7 +240,7 @@ class Training:
         self._record(entry | ({"layers": layers} if layers else {}))
         bar.write(f"step {step}: pruned to {shape}")
 
-    def _save_rung(self, bar: tqdm) -> None:
+    def _save_rung(self, bar: Bar) -> None:
         """Keep the model as it is before it is pruned, with its dev score."""
         evaluation = self._last_evaluation(bar)
         if evaluation and self.save and self.accelerator.is_main_process:
@@ -265,7 +265,7 @@ class Training:
 
     # ------------------------------------------------------------------ evaluation
 
-    def _evaluate(self, bar: tqdm) -> None:
+    def _evaluate(self, bar: Bar) -> None:
         self.read_losses()
         if not self.evaluate:
             return
@@ -292,7 +292,7 @@ class Training:
         same = " (all predictions are the same)" if scores.collapsed else ""
         bar.write(f"step {progress.step}: dev {scores.metric} {scores.main:.4f}{same}{best}")
 
-    def _last_evaluation(self, bar: tqdm) -> dict[str, Any] | None:
+    def _last_evaluation(self, bar: Bar) -> dict[str, Any] | None:
         """The evaluation of the model as it stands, made now if there is none yet."""
         if not (entry := self._newest("dev")) or entry["step"] != self.progress.step:
             self._evaluate(bar)
@@ -328,7 +328,7 @@ class Training:
         ]
         self.unread.clear()
 
-    def _log_losses(self, bar: tqdm) -> None:
+    def _log_losses(self, bar: Bar) -> None:
         """Record the mean of the losses since the last logged point."""
         self.read_losses()
         losses = self.progress.losses
@@ -364,8 +364,8 @@ class Training:
             # steps after the saved state are drawn again: the earlier points are dropped
             self.writer = SummaryWriter(str(log_dir), purge_step=self.progress.step + 1)
 
-    def _bar(self) -> tqdm:
-        return tqdm(
+    def _bar(self) -> Bar:
+        return Bar(
             total=self.total_steps,
             initial=self.progress.step,
             desc="score" if not self.plan.update else "train",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,8 +19,14 @@ class Stop:
 
 @contextmanager
 def stop_on_signal() -> Iterator[Stop]:
-    """Within the block SIGTERM and SIGINT only set `requested`; the loop stops at a good place."""
+    """Within the block SIGTERM and SIGINT only set `requested`; the loop stops at a good place.
+
+    Outside the main thread (a web server, a task queue) signals are not ours to take.
+    """
     stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
 
     def request(number: int, frame: object) -> None:
         stop.requested = True
