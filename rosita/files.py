@@ -144,17 +144,24 @@ def write_json(path: str | Path, value: object) -> None:
         file.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file; `RositaError` names the file, line and column of what is wrong."""
+def read_text(path: str | Path, encoding: str = "utf-8") -> str:
+    """A file's text with its line ends as they stand; `RositaError` names what is wrong with it."""
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return path.read_bytes().decode(encoding)
     except FileNotFoundError:
         raise RositaError(f"{path} does not exist") from None
     except OSError as error:
         raise RositaError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise RositaError(f"{path} is not UTF-8 (byte {error.start})") from None
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file; `RositaError` names the file, line and column of what is wrong."""
+    text = read_text(path, "utf-8-sig")
+    try:
+        return json.loads(text)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno} column {error.colno}"
         raise RositaError(f"{path} is not JSON: {error.msg} at {where}") from None

@@ -1,77 +1,277 @@
-"""The tokenizer of a model folder."""
+"""The tokenizer of a model folder, as the folder stores it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
-from tokenizers.decoders import WordPiece as WordPieceDecoder
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
-from tokenizers.processors import TemplateProcessing
 
 from rosita.errors import RositaError
-from rosita.files import atomic_write, read_json, write_json
+from rosita.files import atomic_write, read_json, read_text, write_json
+
+KINDS = ("unk", "pad", "cls", "sep", "mask")
+# What a special token is called where the folder does not say: by BERT, by RoBERTa.
+_USUAL = {"unk": ("[UNK]", "<unk>"), "pad": ("[PAD]", "<pad>"), "cls": ("[CLS]", "<s>"),
+          "sep": ("[SEP]", "</s>"), "mask": ("[MASK]", "<mask>")}  # fmt: skip
+# Classes whose vocab.txt, or vocab.json and merges.txt, are read as that of the first one.
+_READERS = {
+    "vocab.txt": ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer"),
+    "vocab.json": ("RobertaTokenizer",),
+}
+# Key of tokenizer_config.json -> a text, and what the normalizer makes of it if the key is true.
+_RULES = {
+    "do_lower_case": ("A", "a"),
+    "strip_accents": ("é", "e"),
+    "tokenize_chinese_chars": ("中", " 中 "),
+}
 
 
-@dataclass
+@dataclass(frozen=True)
 class TokenizerFiles:
-    """A WordPiece tokenizer as a model folder stores it: vocabulary and case."""
+    """A tokenizer as a model folder stores it."""
 
-    vocab: str  # text of vocab.txt
-    do_lower_case: bool
+    json: str  # text of tokenizer.json: it decides
+    config: dict[str, Any]  # what tokenizer_config.json says beside it
+    special: dict[str, str]  # unk, pad, cls, sep, mask -> the text of that token
+    vocab: str | None  # text of vocab.txt, for readers that know no other; WordPiece only
 
     def build(self) -> Tokenizer:
-        """The Rust tokenizer: [CLS] A [SEP] (B [SEP]), BERT's normalization."""
-        words = {word: index for index, word in enumerate(self.vocab.rstrip("\n").split("\n"))}
-        missing = [word for word in ("[UNK]", "[CLS]", "[SEP]", "[PAD]") if word not in words]
-        if missing:
-            raise RositaError(f"vocab.txt has no {', '.join(missing)}: not a BERT vocabulary")
-        tokenizer = Tokenizer(WordPiece(words, unk_token="[UNK]"))
-        tokenizer.normalizer = BertNormalizer(lowercase=self.do_lower_case)
-        tokenizer.pre_tokenizer = BertPreTokenizer()
-        tokenizer.decoder = WordPieceDecoder()
-        tokenizer.add_special_tokens(
-            [word for word in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if word in words]
-        )
-        tokenizer.post_processor = TemplateProcessing(
-            single="[CLS] $A [SEP]",
-            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-            special_tokens=[("[CLS]", words["[CLS]"]), ("[SEP]", words["[SEP]"])],
-        )
-        return tokenizer
+        """A new Rust tokenizer, which neither truncates nor pads."""
+        return _built(self.json)
+
+    def token(self, kind: str) -> str | None:
+        """The text of the special token `kind`: unk, pad, cls, sep or mask; None if it has none."""
+        return self.special.get(kind)
+
+    @cached_property
+    def pieces(self) -> dict[str, int]:
+        """Every piece and added token, and its id."""
+        return self.build().get_vocab()
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills a batch up."""
+        return self.pieces[self.special["pad"]]
+
+    @cached_property
+    def lower_cases(self) -> bool:
+        """Whether it reads capitals as small letters."""
+        return "A" not in _normalized(self.build(), "A")
 
 
-def read_tokenizer(folder: Path, do_lower_case: bool | None = None) -> TokenizerFiles:
-    """The tokenizer of a model folder; `do_lower_case` overrides what the folder says."""
-    vocab = folder / "vocab.txt"
-    if not vocab.exists():
-        raise RositaError(f"{folder} has no vocab.txt; copy that of the model it was made from")
-    settings = folder / "tokenizer_config.json"
-    stored = read_json(settings).get("do_lower_case", True) if settings.exists() else True
-    lower = stored if do_lower_case is None else do_lower_case
+def read_tokenizer(folder: str | Path) -> TokenizerFiles:
+    """The tokenizer of a model folder: its tokenizer.json, else its vocabulary files.
+
+    Raises `RositaError` if there is none, or if the files beside tokenizer.json disagree with it.
+    """
+    folder = Path(folder)
+    config = _read_object(folder / "tokenizer_config.json")
+    named = config | ({} if "added_tokens_decoder" in config else
+                      _read_object(folder / "special_tokens_map.json"))  # fmt: skip
+    path = folder / "tokenizer.json"
+    text = read_text(path) if path.exists() else _converted(folder, config, named)
     try:
-        return TokenizerFiles(vocab.read_text(encoding="utf-8"), bool(lower))
-    except UnicodeDecodeError as error:
-        raise RositaError(f"{vocab} is not UTF-8 (byte {error.start})") from None
+        tokenizer = _built(text)
+    except Exception as error:  # the library raises bare Exception
+        raise RositaError(f"{path} is no tokenizer: {_first_line(error)}") from None
+    _check_files(folder, config, tokenizer)
+    special = _special_tokens(folder, named, tokenizer)
+    return TokenizerFiles(text, config, special, _vocab_text(folder, tokenizer))
 
 
 def save_tokenizer(folder: Path, tokenizer: TokenizerFiles, positions: int) -> None:
-    vocab = folder / "vocab.txt"
-    if vocab.exists() and vocab.read_text(encoding="utf-8") == tokenizer.vocab:
+    """Write tokenizer.json as it was read, and what other readers look for beside it.
+
+    `positions`: the most tokens that the model takes.
+    """
+    path, vocab = folder / "tokenizer.json", folder / "vocab.txt"
+    if path.exists() and path.read_text(encoding="utf-8") == tokenizer.json:
         return
-    write_json(
-        folder / "tokenizer_config.json",
-        {
-            "tokenizer_class": "BertTokenizer",
-            "do_lower_case": tokenizer.do_lower_case,
-            "model_max_length": positions,
-            **{f"{name}_token": f"[{name.upper()}]" for name in ("unk sep pad cls mask").split()},
-        },
+    write_json(folder / "tokenizer_config.json", _saved_config(tokenizer, positions))
+    if tokenizer.vocab is None:
+        vocab.unlink(missing_ok=True)
+    else:
+        with atomic_write(vocab) as file:
+            file.write(tokenizer.vocab)
+    with atomic_write(path) as file:
+        file.write(tokenizer.json)
+
+
+def _saved_config(tokenizer: TokenizerFiles, positions: int) -> dict[str, Any]:
+    """tokenizer_config.json as it was read, and what it lacks; where tokenizer.json says otherwise,
+    as that says. transformers' BertTokenizer goes by this file; its class for all others, by
+    tokenizer.json."""
+    built = tokenizer.build()
+    made = {f"{kind}_token": tokenizer.token(kind) for kind in KINDS}
+    absent = {name: None for name, text in made.items() if text is None}  # or it would be added
+    config = {"model_max_length": positions, **made, **tokenizer.config, **absent}
+    if _is_berts(built):
+        return config | {"tokenizer_class": "BertTokenizer"} | _rules(built)
+    return config | {"tokenizer_class": "PreTrainedTokenizerFast"}
+
+
+def _is_berts(tokenizer: Tokenizer) -> bool:
+    """Whether transformers' BertTokenizer, which makes its own of the vocabulary, is the same."""
+    model, normalizer = tokenizer.model, tokenizer.normalizer
+    return (
+        isinstance(model, WordPiece)
+        and model.continuing_subword_prefix == "##"
+        and isinstance(normalizer, BertNormalizer)
+        and normalizer.clean_text
+        and isinstance(tokenizer.pre_tokenizer, BertPreTokenizer)
     )
-    with atomic_write(folder / "tokenizer.json") as file:
-        file.write(tokenizer.build().to_str())
-    with atomic_write(vocab) as file:
-        file.write(tokenizer.vocab)
+
+
+def _rules(tokenizer: Tokenizer) -> dict[str, bool]:
+    """What the normalizer does, under the names of tokenizer_config.json."""
+    return {name: _normalized(tokenizer, text) == made for name, (text, made) in _RULES.items()}
+
+
+def _normalized(tokenizer: Tokenizer, text: str) -> str:
+    return tokenizer.normalizer.normalize_str(text) if tokenizer.normalizer else text
+
+
+def _converted(folder: Path, config: dict[str, Any], named: dict[str, Any]) -> str:
+    """tokenizer.json of a folder that has none, as transformers makes it of the vocabulary."""
+    file = next((name for name in _READERS if (folder / name).exists()), None)
+    if file is None:
+        raise RositaError(
+            f"{folder} has no tokenizer.json and no vocab.txt; copy those of the model it was"
+            " made from, or save them there by transformers' AutoTokenizer"
+        )
+    stated = config.get("tokenizer_class") or _read_object(folder / "config.json").get(
+        "tokenizer_class"
+    )
+    if stated and str(stated).removesuffix("Fast") not in _READERS[file]:
+        raise RositaError(
+            f"{folder} has no tokenizer.json, and {file} of a {stated} cannot be read without;"
+            " save it there by transformers' AutoTokenizer"
+        )
+    more = {}
+    if file == "vocab.txt":
+        pieces = _vocab_lines(folder)
+        names = {kind: _text(named.get(f"{kind}_token")) or _USUAL[kind][0] for kind in KINDS}
+        more = {} if names.pop("mask") in pieces else {"mask_token": None}
+        if missing := [name for name in names.values() if name not in pieces]:
+            raise RositaError(f"{folder}/{file} has no {', '.join(missing)}: not a BERT vocabulary")
+    import transformers  # heavy: needed for such folders only
+
+    reader = getattr(transformers, _READERS[file][0])
+    try:
+        made = reader.from_pretrained(folder, local_files_only=True, **more).backend_tokenizer
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise RositaError(f"cannot read the tokenizer of {folder}: {_first_line(error)}") from None
+    return made.to_str()
+
+
+def _check_files(folder: Path, config: dict[str, Any], tokenizer: Tokenizer) -> None:
+    """Raise `RositaError` that names the first piece of which the folder's files disagree."""
+    by_id = {number: piece for piece, number in tokenizer.get_vocab().items()}
+    for file, piece, number in _stated_pieces(folder, config):
+        held = by_id.get(number)
+        if held is None or held.rstrip() != piece.rstrip():
+            there = "nothing" if held is None else repr(held)
+            raise RositaError(
+                f"{folder}: {file} and tokenizer.json disagree: id {number} is {piece!r} in"
+                f" {file}, {there} in tokenizer.json; remove the wrong one"
+            )
+
+
+def _stated_pieces(folder: Path, config: dict[str, Any]) -> Iterator[tuple[str, str, int]]:
+    """File, piece and id of all that the files beside tokenizer.json name."""
+    if (folder / "vocab.txt").exists():
+        for number, piece in enumerate(_vocab_lines(folder)):
+            if piece:  # a blank one is in no text, and readers differ in what they make of it
+                yield "vocab.txt", piece, number
+    for piece, number in _read_object(folder / "added_tokens.json").items():
+        yield "added_tokens.json", piece, number
+    for number, token in config.get("added_tokens_decoder", {}).items():
+        yield "tokenizer_config.json", _text(token) or "", int(number)
+
+
+def _special_tokens(folder: Path, named: dict[str, Any], tokenizer: Tokenizer) -> dict[str, str]:
+    """The special tokens by kind; cls and sep are those that every text is put between.
+
+    Raises `RositaError` for a tokenizer that no model here can be asked by.
+    """
+    pieces = tokenizer.get_vocab()
+    special = {}
+    for kind in KINDS:
+        texts = (_text(named.get(f"{kind}_token")), *_USUAL[kind])
+        if text := next((text for text in texts if text in pieces), None):
+            special[kind] = text
+    advice = "save the tokenizer there again by transformers' AutoTokenizer"
+    if missing := {"unk", "pad"} - special.keys():
+        names = ", ".join(f"{kind}_token" for kind in sorted(missing))
+        raise RositaError(f"the tokenizer of {folder} has no {names}; {advice}")
+    around = tokenizer.encode("").tokens
+    if len(around) < 2:
+        raise RositaError(
+            f"the tokenizer of {folder} puts no special tokens around a text, as"
+            f" {special.get('cls', '[CLS]')} and {special.get('sep', '[SEP]')}; {advice}"
+        )
+    types = tokenizer.encode("a", "a").type_ids
+    if types != sorted(types) or types[-1] > 1:
+        raise RositaError(
+            f"the tokenizer of {folder} gives a pair the token types {types}; only 0 for the first"
+            " text and 0 or 1 for the second can be used"
+        )
+    return special | {"cls": around[0], "sep": around[-1]}
+
+
+def _vocab_text(folder: Path, tokenizer: Tokenizer) -> str | None:
+    """vocab.txt as it stands, or made of a WordPiece vocabulary without gaps."""
+    if not isinstance(tokenizer.model, WordPiece):
+        return None
+    if (folder / "vocab.txt").exists():
+        return read_text(folder / "vocab.txt")
+    pieces = tokenizer.get_vocab(with_added_tokens=False)
+    if sorted(pieces.values()) != list(range(len(pieces))):
+        return None
+    return "".join(f"{piece}\n" for piece in sorted(pieces, key=pieces.get))
+
+
+def _vocab_lines(folder: Path) -> list[str]:
+    """The pieces of vocab.txt by id; as the tokenizers library, without blanks at their ends."""
+    text = read_text(folder / "vocab.txt")
+    pieces = [line.rstrip() for line in text.rstrip("\r\n").split("\n")]
+    seen: dict[str, int] = {}
+    for number, piece in enumerate(pieces, start=1):
+        if piece and seen.setdefault(piece, number) != number:
+            raise RositaError(
+                f"{folder}/vocab.txt has {piece!r} twice, in lines {seen[piece]} and {number};"
+                " take one out, or the file, if there is a tokenizer.json"
+            )
+    return pieces
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """A JSON object, or {} if there is no such file."""
+    value = read_json(path) if path.exists() else {}
+    if not isinstance(value, dict):
+        raise RositaError(f"{path} must hold one JSON object")
+    return value
+
+
+def _text(token: object) -> str | None:
+    """The text of a special token as the JSON files have it: the text, or an object with it."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
+
+
+def _built(text: str) -> Tokenizer:
+    tokenizer = Tokenizer.from_str(text)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n")[0][:120]
