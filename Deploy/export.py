@@ -3,10 +3,12 @@
     cd Deploy && python export.py --model ../models/setting1/CoLA/a2_l8_f512_e128 \\
         --output_dir ../models/export/CoLA --formats hf,onnx,int8
 
-Reads   model/, data_dir/   config.json, weights, vocab.txt, run.json; dev.tsv
-Writes  output_dir/         hf: config.json, model.safetensors, the tokenizer, modeling_rosita.py,
-                            README.md (model card); onnx/model.onnx; onnx/model_int8.onnx;
-                            export.json: score and agreement of each format on dev
+Reads   model/, data_dir/   config.json, weights, the tokenizer, run.json; dev.tsv
+Writes  output_dir/         config.json, the tokenizer, README.md (model card), export.json: score
+                            and agreement of each format on dev
+                            hf: model.safetensors, modeling_rosita.py
+                            onnx, int8: onnx/model.onnx, onnx/model_int8.onnx, and beside them
+                            config.json and the tokenizer for clients that know BERT only
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ from rosita.tasks import Task, find_task
 class ExportSettings(config.ExportSettings):
     """Settings of this script."""
 
+    push_to_hub: str | None = setting(None, "OWNER/NAME of the model repository to upload to")
+    hub_private_repo: bool = setting(False, "let that repository, if it is new, be private")
     publish: str | None = setting(None, "s3://bucket/prefix to upload the folder to")
     endpoint_url: str | None = setting(None, "address of another S3 than Amazon's")
     allow_http: bool = setting(False, "let endpoint_url be plain http")
@@ -40,11 +44,14 @@ def main(argv: list[str] | None = None) -> None:
     check_export_folder(output, settings.overwrite_output_dir)
     # heavy imports: the complaints above come without them
     from rosita.checkpoint import TaskModel
-    from rosita.deploy.hub import publish
+    from rosita.deploy.hub import publish, push_to_hub
     from rosita.stages.export import export_stage
 
     export_stage(TaskModel.open(source, task), settings)
     print(f"written to {output}")
+    if settings.push_to_hub:
+        address = push_to_hub(output, settings.push_to_hub, settings.hub_private_repo)
+        print(f"it is at {address}")
     if settings.publish:
         access = Access(settings.allow_http, settings.endpoint_url)
         print(f"{publish(output, settings.publish, access)} files are at {settings.publish}")

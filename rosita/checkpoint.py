@@ -37,18 +37,25 @@ def save_model(
     A folder whose configuration changes gives up its old weights first: a reader finds a whole
     model or none.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    config = folder / "config.json"
-    text = _config_text(model.config, task)
-    if not config.exists() or config.read_text(encoding="utf-8") != text:
-        for name in (WEIGHTS, REFERENCE_WEIGHTS):
-            (folder / name).unlink(missing_ok=True)
-        with atomic_write(config) as file:
-            file.write(text)
-    save_tokenizer(folder, tokenizer, model.config.max_position_embeddings)
+    save_description(folder, model.config, tokenizer, task)
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     with atomic_write(folder / WEIGHTS, "wb") as file:
         file.write(serialize(state, metadata={"format": "pt"}))
+
+
+def save_description(
+    folder: Path, config: RositaConfig, tokenizer: TokenizerFiles, task: Task
+) -> None:
+    """Write config.json and the tokenizer; old weights go first if they were of another config."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "config.json"
+    text = _config_text(config, task)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        for name in (WEIGHTS, REFERENCE_WEIGHTS):
+            (folder / name).unlink(missing_ok=True)
+        with atomic_write(path) as file:
+            file.write(text)
+    save_tokenizer(folder, tokenizer, config.max_position_embeddings)
 
 
 def load_model(

@@ -351,6 +351,10 @@ class ExportSettings(BaseModel):
     output_dir: str = setting(..., "folder to write")
     formats: str = setting("hf,onnx,int8", "some of hf, onnx, int8")
     max_drop: float = setting(0.01, "fail if a format's dev score is lower by more", ge=0)
+    license: str | None = setting(None, "license that the model card names, such as apache-2.0")
+    base_model: str | None = setting(
+        None, "pretrained model that the card names (default: what download_bert.py fetched)"
+    )
     overwrite_output_dir: bool = setting(False, "replace what output_dir holds")
     data_dir: str | None = KDSettings.model_fields["data_dir"]
     cache_dir: str | None = KDSettings.model_fields["cache_dir"]

@@ -13,13 +13,15 @@ import numpy as np
 from torch import Tensor
 
 from rosita import model as model_module
-from rosita.checkpoint import save_model
+from rosita.checkpoint import save_description, save_model
+from rosita.config import REPOSITORY
 from rosita.errors import RositaError
 from rosita.fetch.sources import Access, check_source, redact, s3_client
 from rosita.files import atomic_write, read_json, write_json
 from rosita.model import RositaForSequenceClassification
+from rosita.provenance import read_run
 from rosita.tasks import GLUE, Task
-from rosita.templating import render
+from rosita.templating import printable, render
 from rosita.tokenizer import TokenizerFiles
 
 CODE = "modeling_rosita.py"
@@ -63,6 +65,20 @@ def write_hub_folder(
         file.write(Path(model_module.__file__).read_text(encoding="utf-8"))
 
 
+def write_onnx_description(
+    folder: Path, model: RositaForSequenceClassification, tokenizer: TokenizerFiles, task: Task
+) -> None:
+    """Tokenizer and config.json beside the ONNX files, for clients that know model types by name.
+
+    Optimum and transformers.js choose their class, which runs whatever graph is there, by
+    `model_type`: to them it is a BERT.
+    """
+    save_description(folder, model.config, tokenizer, task)
+    config = read_json(folder / "config.json")
+    own = {"model_type": "bert", "architectures": ["BertForSequenceClassification"]}
+    write_json(folder / "config.json", config | own)
+
+
 class HubModel:
     """An exported folder, opened as others do: in a process where this package cannot be imported.
 
@@ -93,16 +109,86 @@ class HubModel:
             return [found[str(number)] for number in range(len(batches))]
 
 
-def write_card(folder: Path, report: dict[str, Any], run: dict[str, Any], task: Task) -> None:
-    """README.md: what the model is, how good, how large, how it was made."""
+# our metrics under the names that the hub knows
+HUB_METRICS = {"matthews": "matthews_correlation", "accuracy": "accuracy"}
+GLUE_DATASET = "nyu-mll/glue"
+
+
+def write_card(
+    folder: Path,
+    report: dict[str, Any],
+    run: dict[str, Any],
+    task: Task,
+    *,
+    license: str | None = None,
+    base_model: str | None = None,
+    max_seq_length: int | None = None,
+) -> None:
+    """README.md: what the model is, how good, how large, how it was made.
+
+    `license` and `base_model` are left out where nobody knows them.
+    """
     scores = [["as trained", f"{report['score']:.4f}", "", ""]]
     for name, found in report["formats"].items():
         scores.append([name, f"{found['score']:.4f}", f"{100 * found['agreement']:.2f} %",
                        f"{found['bytes'] / 1e6:.1f}"])  # fmt: skip
-    card = render("card.md.jinja", report=report, task=task, is_glue=task.name in GLUE,
-                  scores=scores, facts=_facts(run))  # fmt: skip
+    header = _card_header(report, task, license, base_model)
+    body = render("card.md.jinja", report=report, task=task, scores=scores, facts=_facts(run),
+                  max_seq_length=max_seq_length)  # fmt: skip
     with atomic_write(folder / "README.md") as file:
-        file.write(card)
+        file.write(f"---\n{header}\n---\n\n{body}")
+
+
+def _card_header(
+    report: dict[str, Any], task: Task, license: str | None, base_model: str | None
+) -> str:
+    """What the hub shows and searches by, as YAML."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    is_glue, name, metric = task.name in GLUE, _line(task.name), _line(report["metric"])
+    result = EvalResult(
+        task_type="text-classification",
+        dataset_type=GLUE_DATASET if is_glue else name,
+        dataset_name=f"GLUE {name}" if is_glue else name,
+        dataset_config=name.lower().replace("-", "") if is_glue else None,
+        dataset_split="validation",
+        metric_type=HUB_METRICS.get(metric, metric),
+        metric_name=f"dev {metric}",
+        metric_value=round(report["score"], 4),
+    )
+    data = ModelCardData(
+        model_name=f"ROSITA {_line(report['shape'])}",
+        library_name="transformers",
+        pipeline_tag="text-classification",
+        license=license and _line(license),
+        base_model=base_model and _line(base_model),
+        datasets=[GLUE_DATASET] if is_glue else None,
+        tags=["rosita", name],
+        eval_results=[result],
+    )
+    return data.to_yaml()
+
+
+def _line(text: str) -> str:
+    return " ".join(printable(text).split())
+
+
+def base_model_of(folder: Path, steps: int = 20) -> str | None:
+    """The BERT that a model began as, by the run.json files of its ancestors; None if one is gone.
+
+    A path there may be relative to the folder in which the stage was run: KD/ or Pruning/.
+    """
+    for _ in range(steps):
+        run = read_run(folder)
+        if run.get("stage") == "download_bert":
+            return run.get("model")
+        parents = run.get("parents", {})
+        path = parents.get("student", parents.get("model", {})).get("path")
+        if not path:
+            return None
+        found = (REPOSITORY / start / path for start in ("", "KD", "Pruning"))
+        folder = next((there for there in (Path(path), *found) if there.is_dir()), Path(path))
+    return None
 
 
 def _facts(run: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -119,6 +205,24 @@ def _facts(run: dict[str, Any]) -> list[tuple[str, Any]]:
     if data.get("train_rows"):
         facts.append(("trained on", f"{data['train_rows']:,} rows ({', '.join(data['train'])})"))
     return facts
+
+
+def push_to_hub(folder: Path, name: str, private: bool) -> str:
+    """Upload a folder to a model repository of the hub (HF_ENDPOINT, HF_TOKEN); its address.
+
+    Raises `RositaError` with the hub's answer if it refuses.
+    """
+    from huggingface_hub import HfApi
+
+    hub = HfApi()
+    try:
+        address = hub.create_repo(name, private=private, exist_ok=True)
+        hub.upload_folder(repo_id=name, folder_path=folder, commit_message=f"ROSITA: {folder.name}")
+    except Exception as error:  # a type for every cause, of three libraries
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        reason = " ".join(lines[:2])[:200] or type(error).__name__
+        raise RositaError(f"cannot upload to {name} at the hub: {redact(reason)}") from None
+    return str(address)
 
 
 def publish(folder: Path, target: str, access: Access) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -95,8 +95,9 @@ class Labeller:
         self.tokenizer: Tokenizer = read_tokenizer(folder).build()
         set_length(self.tokenizer, max_seq_length)
 
-    def label(self, rows: Iterator[Texts]) -> Iterator[Answer]:
+    def label(self, rows: Iterable[Texts]) -> Iterator[Answer]:
         """Yield an answer per row, in order; reads `CHUNK_ROWS` rows ahead."""
+        rows = iter(rows)  # of a list, each chunk would be the first
         while chunk := list(islice(rows, CHUNK_ROWS)):
             texts = [row if len(row) == 2 else row[0] for row in chunk]
             yield from self._answers(self.tokenizer.encode_batch(texts))

@@ -101,18 +101,36 @@ def torch_threads(count: int | None) -> Iterator[int]:
 
 def machine() -> dict[str, str | int | None]:
     """What a latency depends on besides the model: processor, threads, versions."""
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        fields = (line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
-        name = {key.strip(): value.strip() for key, value in fields}.get("model name", name)
-    found: dict[str, str | int | None] = {"cpu": name, "threads": torch.get_num_threads()}
+    name = _cpuinfo().get("model name") or platform.processor() or platform.machine()
+    found: dict[str, str | int | None] = {
+        "cpu": name, "instructions": instructions(), "threads": torch.get_num_threads(),
+    }  # fmt: skip
     for package in ("torch", "onnxruntime"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = None
     return found
+
+
+# Sets that int8 products run on, the best first; those with "vnni" add them up without saturation.
+INT8_SETS = ("amx_int8", "avx512_vnni", "avx_vnni", "avx512bw", "avx2", "i8mm", "asimddp")
+
+
+def instructions() -> str:
+    """The best instruction set for int8 that this processor has, as Linux calls it."""
+    info = _cpuinfo()
+    has = (info.get("flags") or info.get("Features") or "").split()
+    return next((name for name in INT8_SETS if name in has), platform.machine())
+
+
+def _cpuinfo() -> dict[str, str]:
+    """What Linux says of a core; {} elsewhere."""
+    path = Path("/proc/cpuinfo")
+    if not path.exists():
+        return {}
+    fields = (line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
+    return {key.strip(): value.strip() for key, value in fields}
 
 
 def dev_batch(dev: Encoded, batch_size: int, length: int) -> Inputs:

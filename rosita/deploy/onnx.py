@@ -66,6 +66,8 @@ def quantize_onnx(source: Path, path: Path) -> None:
 
     The weights of linear layers and embeddings are int8, linear layers with a scale per output
     channel; activations are quantized as they come (dynamic quantization). No data is needed.
+    Those of linear layers take 7 of the 8 bits: processors without VNNI add products of two bytes
+    in pairs, in 16 bits, where those of 8 bits saturate and change labels.
     """
     _require("onnxruntime")
     import logging
@@ -78,7 +80,7 @@ def quantize_onnx(source: Path, path: Path) -> None:
         try:
             quantize_dynamic(
                 source, target, op_types_to_quantize=["MatMul", "Gemm", "Gather"],
-                per_channel=True, weight_type=QuantType.QInt8,
+                per_channel=True, reduce_range=True, weight_type=QuantType.QInt8,
             )  # fmt: skip
         finally:
             logging.disable(logging.NOTSET)

@@ -7,13 +7,20 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from rosita.checkpoint import TaskModel, check_length
+from rosita.checkpoint import TaskModel, check_length, save_description
 from rosita.config import ExportSettings
 from rosita.data.batches import Encoded
 from rosita.data.encode import encode_file
 from rosita.deploy.formats import EXPORTED, check_export_folder, parse_formats, weights_file
-from rosita.deploy.hub import HubModel, write_card, write_hub_folder
-from rosita.deploy.onnx import OnnxModel, compare, export_onnx, quantize_onnx
+from rosita.deploy.hub import (
+    HubModel,
+    base_model_of,
+    write_card,
+    write_hub_folder,
+    write_onnx_description,
+)
+from rosita.deploy.latency import machine
+from rosita.deploy.onnx import Exported, OnnxModel, compare, export_onnx, quantize_onnx
 from rosita.errors import RositaError
 from rosita.files import write_json
 from rosita.provenance import read_run
@@ -30,11 +37,14 @@ def export_stage(start: TaskModel, settings: ExportSettings) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as temporary:
         made = Path(temporary) / "made"
         onnx, int8 = (weights_file(made, form) for form in ("onnx", "int8"))
-        opened = {}
+        opened: dict[str, Exported] = {}
         if "hf" in formats:
             write_hub_folder(made, model, start.tokenizer, start.task)
             opened["hf"] = HubModel(made)
+        else:
+            save_description(made, model.config, start.tokenizer, start.task)
         if "onnx" in formats or "int8" in formats:
+            write_onnx_description(onnx.parent, model, start.tokenizer, start.task)
             export_onnx(model, onnx)
         if "int8" in formats:
             quantize_onnx(onnx, int8)
@@ -49,12 +59,17 @@ def export_stage(start: TaskModel, settings: ExportSettings) -> dict[str, Any]:
             "shape": str(start.shape),
             "parameters": start.parameters,
             "dev_rows": len(dev),
+            "machine": machine(),
             **compare(start.task, model, {name: opened[name] for name in formats}, dev, made),
         }
         _print_report(report)
         check_drop(report, settings.max_drop)
-        if "hf" in formats:
-            write_card(made, report, read_run(Path(start.path)), start.task)
+        write_card(
+            made, report, read_run(Path(start.path)), start.task,
+            license=settings.license,
+            base_model=settings.base_model or base_model_of(Path(start.path)),
+            max_seq_length=settings.max_seq_length,
+        )  # fmt: skip
         write_json(made / "export.json", report)
         if output.exists():
             shutil.rmtree(output)
@@ -64,7 +79,7 @@ def export_stage(start: TaskModel, settings: ExportSettings) -> dict[str, Any]:
 
 def _print_report(report: dict) -> None:
     print(f"{report['task']}, {report['dev_rows']} dev rows; {report['metric']} of the model"
-          f" {report['score']:.4f}")  # fmt: skip
+          f" {report['score']:.4f}; on {report['machine']['instructions']}")  # fmt: skip
     for name, found in report["formats"].items():
         print(f"  {name:<5} {report['metric']} {found['score']:.4f}, predictions equal"
               f" {100 * found['agreement']:.2f} %, {found['bytes'] / 1e6:.1f} MB")  # fmt: skip

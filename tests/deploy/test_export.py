@@ -1,7 +1,11 @@
+import base64
 import json
 import os
+import platform
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import boto3
 import numpy as np
@@ -12,9 +16,13 @@ import yaml
 from conftest import SMALL, error_line, make_bert, run_script, write_cola
 from markdown_it import MarkdownIt
 from moto.server import ThreadedMotoServer
+from transformers import AutoConfig, AutoTokenizer, BertConfig
 
+from rosita import api
 from rosita.checkpoint import load_model
-from rosita.deploy.hub import write_card
+from rosita.deploy.hub import base_model_of, write_card
+from rosita.deploy.labelling import Labeller
+from rosita.deploy.latency import INT8_SETS
 from rosita.deploy.onnx import OnnxModel, export_onnx, quantize_onnx
 from rosita.errors import RositaError
 from rosita.model import RositaConfig, RositaForSequenceClassification
@@ -87,12 +95,15 @@ def test_no_text_of_a_run_breaks_out_of_the_model_card(tmp_path):
     run = {"parents": {evil: {"path": f"../models/{evil}", "weights": evil}},
            "identity": {"settings": {"learning_rate": evil, "seed": 42}},
            "data": {"train_rows": 16, "train": [evil]}}  # fmt: skip
-    write_card(tmp_path, report, run, task)
+    write_card(tmp_path, report, run, task, license=evil, base_model=evil)
     _, header, body = (tmp_path / "README.md").read_text().split("---\n", 2)
-    assert yaml.safe_load(header) == {
+    told, line = yaml.safe_load(header), " ".join(evil.split())
+    (model,) = told.pop("model-index")
+    assert told == {
         "library_name": "transformers", "pipeline_tag": "text-classification",
-        "license": "apache-2.0", "tags": ["rosita", evil],
+        "tags": ["rosita", line], "license": line, "base_model": line,
     }  # fmt: skip
+    assert model["name"] == f"ROSITA {line}" and model["results"][0]["dataset"]["name"] == line
     tokens = MarkdownIt("commonmark").enable("table").parse(body)
     kinds = {part.type for token in tokens for part in (token, *(token.children or ()))}
     assert not kinds & {"html_block", "html_inline", "link_open", "hr", "code_inline"}
@@ -103,13 +114,37 @@ def test_no_text_of_a_run_breaks_out_of_the_model_card(tmp_path):
     assert "learning_rate: " + " ".join(evil.split()) in shown
 
 
-@pytest.mark.parametrize("name, expected", [("CoLA", ["glue"]), ("Mood", None)])
-def test_the_card_names_glue_only_for_a_task_of_glue(tmp_path, name, expected):
-    task = Task(name=name, labels=("a", "b"), metric="accuracy", text_columns=(0,))
-    report = {"shape": "a2_l8_f512_e128", "parameters": 1, "metric": "accuracy", "score": 0.5}
+@pytest.mark.parametrize(
+    "name, dataset, metric", [("CoLA", "nyu-mll/glue", "matthews_correlation"),
+                              ("Mood", None, "accuracy")],
+)  # fmt: skip
+def test_the_card_says_where_its_score_is_from_and_no_license_that_nobody_gave(
+    tmp_path, name, dataset, metric
+):
+    ours = {"matthews_correlation": "matthews"}.get(metric, metric)
+    task = Task(name=name, labels=("a", "b"), metric=ours, text_columns=(0,))
+    report = {"shape": "a2_l8_f512_e128", "parameters": 1, "metric": ours, "score": 0.51234}
     write_card(tmp_path, {**report, "formats": {}}, {}, task)
-    header = (tmp_path / "README.md").read_text().split("---\n")[1]
-    assert yaml.safe_load(header).get("datasets") == expected
+    header = yaml.safe_load((tmp_path / "README.md").read_text().split("---\n")[1])
+    assert header.get("datasets") == (dataset and [dataset])
+    assert "license" not in header and "base_model" not in header
+    (result,) = header["model-index"][0]["results"]
+    assert result["dataset"]["type"] == (dataset or "Mood")
+    assert result["metrics"] == [{"type": metric, "name": f"dev {ours}", "value": 0.5123}]
+
+
+def test_the_base_model_is_the_one_that_the_first_of_the_ancestors_was_fetched_as(tmp_path):
+    for folder, run in {
+        "bert": {"stage": "download_bert", "model": "bert-base-uncased"},
+        "ft": {"stage": "fine_tune", "parents": {"model": {"path": str(tmp_path / "bert")}}},
+        "kd": {"stage": "kd", "parents": {"teacher": {"path": "gone"},
+                                          "student": {"path": str(tmp_path / "ft")}}},
+        "orphan": {"stage": "fine_tune", "parents": {"model": {"path": "gone"}}},
+    }.items():  # fmt: skip
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "run.json").write_text(json.dumps(run))
+    assert base_model_of(tmp_path / "kd") == "bert-base-uncased"
+    assert base_model_of(tmp_path / "orphan") is None
 
 
 # --- the script ------------------------------------------------------------------------------
@@ -175,7 +210,7 @@ def test_an_export_opens_in_a_pipeline_without_this_package_and_gives_our_probab
     actual = {one["label"]: one["score"] for one in answer["found"][0]}
     assert actual == pytest.approx(expected, abs=1e-5)
     card = (tmp_path / "out" / "README.md").read_text()
-    assert card.startswith("---\nlibrary_name:")
+    assert yaml.safe_load(card.split("---\n")[1])["library_name"] == "transformers"
     assert f"{report['parameters']:,} parameters, shape a2_l2_f20_e8" in card
 
 
@@ -190,7 +225,6 @@ def test_an_export_that_loses_too_much_writes_nothing_and_another_folder_is_not_
     assert "is no export" in error_line(done)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years"
     export(tuned, tmp_path / "out", "--formats", "onnx")
-    assert [path.name for path in (tmp_path / "out" / "onnx").iterdir()] == ["model.onnx"]
     assert "holds an export" in error_line(export(tuned, tmp_path / "out", ok=False))
     from rosita.stages.export import check_drop
 
@@ -198,6 +232,25 @@ def test_an_export_that_loses_too_much_writes_nothing_and_another_folder_is_not_
     check_drop(report, 0.02)
     with pytest.raises(RositaError, match="int8 loses 0.0200 matthews on dev"):
         check_drop(report, 0.01)
+
+
+def test_one_format_alone_has_all_that_a_client_needs(tuned, tmp_path):
+    out = tmp_path / "out"
+    export(tuned, out, "--formats", "int8", "--license", "mit")
+    assert sorted(path.name for path in (out / "onnx").iterdir()) == [
+        "config.json", "model_int8.onnx", "tokenizer.json", "tokenizer_config.json", "vocab.txt",
+    ]  # fmt: skip
+    config = AutoConfig.from_pretrained(out / "onnx")
+    assert type(config) is BertConfig and config.id2label == {0: "0", 1: "1"}
+    text = "The dog ran, happily."
+    ours = read_tokenizer(tuned / "cut" / "CoLA" / "a2_l2_f20_e8").build().encode(text).ids
+    assert AutoTokenizer.from_pretrained(out / "onnx")(text)["input_ids"] == ours
+    assert [one.label for one in api.label(out, [text])] == [
+        one.label for one in Labeller(out, "int8").label([(text,)])
+    ]
+    assert "license: mit" in (out / "README.md").read_text()
+    report = json.loads((out / "export.json").read_text())
+    assert report["machine"]["instructions"] in (*INT8_SETS, platform.machine())
 
 
 def test_an_export_is_published_to_an_s3_store_its_report_last(tuned, tmp_path, monkeypatch):
@@ -222,3 +275,84 @@ def test_an_export_is_published_to_an_s3_store_its_report_last(tuned, tmp_path, 
     assert "cannot upload" in error_line(done)
     assert "dummysecret" not in done.stdout + done.stderr
     server.stop()
+
+
+class Hub(BaseHTTPRequestHandler):
+    """The hub's protocol as far as an upload needs it; `server.files` holds what was committed."""
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        server, path = self.server, self.path.split("?")[0]
+        server.asked.append((path, self.headers["Authorization"]))
+        if server.refuses:
+            return self.answer({"error": "You don't have the rights"}, 403)
+        if path == "/api/repos/create":
+            server.created.append(json.loads(body))
+            return self.answer({"url": f"http://{self.headers['Host']}/me/small", "id": "me/small"})
+        if path.endswith("/preupload/main"):
+            names = [file["path"] for file in json.loads(body)["files"]]
+            modes = {"uploadMode": "regular", "shouldIgnore": False, "oid": None}
+            return self.answer({"files": [{"path": name, **modes} for name in names]})
+        if path.endswith("/commit/main"):
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    content = base64.b64decode(line["value"]["content"])
+                    server.files[line["value"]["path"]] = content
+            url = f"http://{self.headers['Host']}/me/small/commit/abc"
+            return self.answer({"commitUrl": url, "commitOid": "abc", "pullRequestUrl": None})
+        return self.answer({"errors": [], "warnings": []})
+
+    def do_GET(self):
+        self.answer({"sha": "abc", "id": "me/small", "siblings": []})
+
+    def answer(self, value, status=200):
+        content = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def hub():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.files, server.created, server.asked, server.refuses = {}, [], [], False
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+
+
+PUSH = "import sys; from rosita.deploy.hub import push_to_hub as p; from pathlib import Path;" \
+       "print(p(Path(sys.argv[1]), 'me/small', True))"  # fmt: skip
+
+
+def push(folder, hub):
+    address = f"http://127.0.0.1:{hub.server_address[1]}"
+    env = {**os.environ, "HF_ENDPOINT": address, "HF_TOKEN": "hf_secret", "HF_HUB_OFFLINE": "0",
+           "HF_HUB_DISABLE_XET": "1"}  # fmt: skip
+    return subprocess.run(
+        [sys.executable, "-c", PUSH, str(folder)], capture_output=True, text=True, env=env
+    )
+
+
+def test_a_folder_is_pushed_to_the_hub_that_the_environment_names(tmp_path, hub):
+    (tmp_path / "onnx").mkdir()
+    for name, content in {"config.json": b"{}", "onnx/model.onnx": b"\0graph"}.items():
+        (tmp_path / name).write_bytes(content)
+    done = push(tmp_path, hub)
+    assert done.returncode == 0, done.stderr
+    assert hub.files == {"config.json": b"{}", "onnx/model.onnx": b"\0graph"}
+    assert hub.created[0]["name"] == "small"
+    assert hub.created[0].get("private") or hub.created[0]["visibility"] == "private"
+    assert done.stdout.strip().endswith("/me/small")
+    assert {token for path, token in hub.asked} == {"Bearer hf_secret"}
+    hub.refuses = True
+    done = push(tmp_path, hub)
+    assert "RositaError: cannot upload to me/small at the hub: " in done.stderr
+    assert "hf_secret" not in done.stdout + done.stderr
