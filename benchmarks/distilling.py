@@ -192,7 +192,7 @@ def _sizes(config: RositaConfig) -> dict[str, int]:
 
 def encoded(folder: Path) -> Encoded:
     """CoLA's training sentences as token ids."""
-    return encode_file(cola(folder), TASK, tokenizer().build(), MAX_LENGTH,
+    return encode_file(cola(folder), TASK, tokenizer(), MAX_LENGTH,
                        cache_dir=folder / "cache")  # fmt: skip
 
 

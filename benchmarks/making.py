@@ -195,14 +195,15 @@ def tokenize(quick: bool, folder: Path) -> list[Result]:
             for text in few
         ]
     )
-    built = tokenizer().build()
+    files = tokenizer()
+    built = files.build()
     built.enable_truncation(MAX_LENGTH)
     built.encode_batch_fast(texts[:1000])
     best, floor = 0.0, 0.0
     for number in range(3):
         floor = max(floor, len(texts) / seconds_of(lambda: built.encode_batch_fast(texts)))
         cache = folder / f"tokens-{number}"
-        encode = lambda at=cache: encode_file(source, TASK, built, MAX_LENGTH, cache_dir=at)  # noqa: E731
+        encode = lambda at=cache: encode_file(source, TASK, files, MAX_LENGTH, cache_dir=at)  # noqa: E731
         best = max(best, len(texts) / seconds_of(encode))
     again = seconds_of(encode)
     note = f"limit: the tokenizer alone, all rows in one call; again, from the cache: {again:.2f} s"
@@ -222,7 +223,7 @@ def _grown(source: Path, folder: Path, rows: int) -> Path:
 def train_4m_rows(quick: bool, folder: Path) -> list[Result]:
     """Memory above the models to train on 4 million rows, against all rows in Python lists."""
     rows = 200_000 if quick else 4_000_000
-    data = encode_file(_grown(cola(folder), folder, rows), TASK, tokenizer().build(), MAX_LENGTH,
+    data = encode_file(_grown(cola(folder), folder, rows), TASK, tokenizer(), MAX_LENGTH,
                        cache_dir=folder / "cache")  # fmt: skip
     seconds, memory = in_child("train_rows", folder, rows)
     _, models = in_child("train_rows", folder, 1000)
@@ -247,7 +248,7 @@ def train_rows(folder: str, rows: str) -> None:
     if not source.exists():
         _grown(cola(at), at, int(rows))
     start = time.perf_counter()
-    data = encode_file(source, TASK, tokenizer().build(), MAX_LENGTH, cache_dir=at / "cache")
+    data = encode_file(source, TASK, tokenizer(), MAX_LENGTH, cache_dir=at / "cache")
     settings = KDSettings(
         teacher_model="-", student_model="-", output_dir=str(at / "4m"), pred_distill=True,
         repr_distill=True, max_steps=10, no_cuda=True,
@@ -288,7 +289,7 @@ def one_epoch(folder: str, rows: str) -> None:
     """Encode a file and draw all batches of an epoch; prints seconds and the peak memory."""
     at = Path(folder)
     start = time.perf_counter()
-    data = encode_file(at / f"rows-{rows}.tsv", TASK, tokenizer().build(), MAX_LENGTH,
+    data = encode_file(at / f"rows-{rows}.tsv", TASK, tokenizer(), MAX_LENGTH,
                        cache_dir=at / "scaling")  # fmt: skip
     for file, batch in Sampler([data], 32, 0).epoch(0):
         file.batch(batch)

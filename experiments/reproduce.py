@@ -148,7 +148,7 @@ def dev_scores(task_name: str, model: Path, teacher_folder: Path) -> dict[str, o
     """Both models on all of dev, and the interval of their difference."""
     task = find_task(task_name)
     path = REPOSITORY / "data" / task.name / task.dev_files[0]
-    dev = encode_file(path, task, read_tokenizer(model).build(), task.max_seq_length)
+    dev = encode_file(path, task, read_tokenizer(model), task.max_seq_length)
     labels = np.asarray(dev.labels)
     ours, theirs = (predict(load_model(f, task), dev, 32) for f in (model, teacher_folder))
     scores, teachers = score(task, ours, labels), score(task, theirs, labels)

@@ -28,7 +28,7 @@ OUTPUTS = (
 # The files of them, and of other model folders, whose bytes decide what is computed from it.
 DECIDING = (
     "*.safetensors *.bin *.index.json config.json vocab.txt tokenizer.json tokenizer_config.json"
-    " taylor.pkl"
+    " special_tokens_map.json added_tokens.json vocab.json merges.txt taylor.pkl"
 ).split()
 
 # The one name by which the published commands call a model that is no folder. A bert_pt without

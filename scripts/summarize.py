@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     from rosita.tokenizer import read_tokenizer
 
     models = {role: load_model(folder, task).eval() for role, folder in folders.items()}
-    tokenizer = read_tokenizer(args.student).build()
+    tokenizer = read_tokenizer(args.student)
     path = args.data_dir / task.dev_files[0]
     dev = encode_file(path, task, tokenizer, task.max_seq_length)
     latency = interleaved_latency(models, dev)

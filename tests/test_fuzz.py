@@ -90,7 +90,7 @@ def test_any_bytes_as_training_data_are_encoded_or_refused(home, content):
     path = home / "encode" / "train.tsv"
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
-    tokenizer = read_tokenizer(home / "bert").build()
+    tokenizer = read_tokenizer(home / "bert")
     try:
         file = encode_file(path, GLUE["CoLA"], tokenizer, 16, cache_dir=home / "cache")
     except RositaError:

@@ -72,7 +72,7 @@ def test_the_encoder_beats_words_pruning_hurts_and_distilling_wins_half_back(san
 
     folder = sandbox / "models/quickstart/sample-SST-2/prun_bert/SST-2/a2_l4_f256_e64"
     pruned_model = load_model(folder, TASK).eval()
-    dev = encode_file(data / "dev.tsv", TASK, read_tokenizer(folder).build(), 64)
+    dev = encode_file(data / "dev.tsv", TASK, read_tokenizer(folder), 64)
     pruned = score(TASK, predict(pruned_model, dev, 32), dev.labels).main
     assert pruned <= teacher - 0.10
     assert student >= pruned + (teacher - pruned) / 2

@@ -136,7 +136,7 @@ def test_training_keeps_sixteen_bytes_a_parameter():
 def test_a_row_takes_the_disk_that_the_cache_takes(tmp_path):
     data = write_cola(tmp_path / "CoLA", train=200)
     tokenizer = read_tokenizer(make_bert(tmp_path / "bert"))
-    file = encode_file(data / "train.tsv", GLUE["CoLA"], tokenizer.build(), 32)
+    file = encode_file(data / "train.tsv", GLUE["CoLA"], tokenizer, 32)
     config = RositaConfig(vocab_size=200, hidden_size=32, num_hidden_layers=1,
                           num_attention_heads=4, intermediate_size=8, num_labels=2)  # fmt: skip
     teacher = RositaForSequenceClassification(config).eval()

@@ -47,6 +47,7 @@ class Encoded:
     sha256: str  # of the file it was read from
     cache: Path  # folder of the arrays; its name is the hash of all that decides them
     skipped: int = 0
+    pad_id: int = 0  # fills a batch up
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -75,10 +76,10 @@ class Encoded:
         mask = places < lengths[:, None]
         return (self.offsets[rows][:, None] + places)[mask], mask
 
-    def batch(self, rows: np.ndarray, pad_id: int = 0) -> Batch:
+    def batch(self, rows: np.ndarray) -> Batch:
         """The given rows as one batch, padded to the longest of them."""
         tokens, mask = self.token_places(rows)
-        ids = np.full(mask.shape, pad_id, dtype=np.int64)
+        ids = np.full(mask.shape, self.pad_id, dtype=np.int64)
         ids[mask] = self.ids[tokens]
         places = np.arange(mask.shape[1])
         inputs = {

@@ -23,6 +23,7 @@ from rosita.errors import RositaError, nearest
 from rosita.files import sha256_file, write_json
 from rosita.progress import Bar
 from rosita.tasks import Task
+from rosita.tokenizer import TokenizerFiles
 
 CHUNK_ROWS = 4_000  # rows tokenized at once: enough for all cores, little memory
 
@@ -30,7 +31,7 @@ CHUNK_ROWS = 4_000  # rows tokenized at once: enough for all cores, little memor
 def encode_file(
     path: Path,
     task: Task,
-    tokenizer: Tokenizer,
+    tokenizer: TokenizerFiles,
     max_seq_length: int,
     *,
     labelled: bool = True,
@@ -46,16 +47,17 @@ def encode_file(
     source = TsvFile(path, task, labelled=labelled, train_header=train_header)
     if not source.path.exists():
         raise RositaError(f"{path} does not exist; see download_glue_data.py --data_dir")
-    set_length(tokenizer, max_seq_length)
+    built = tokenizer.build()
+    set_length(built, max_seq_length)
     content = sha256_file(path)
     columns = task.text_columns_of(source.path.name)
     settings = [content, max_seq_length, columns, task.label_column, task.labels, labelled,
                 task.header, task.short_rows, train_header]  # fmt: skip
-    key = hashlib.sha256(json.dumps(settings).encode() + tokenizer.to_str().encode()).hexdigest()
+    key = hashlib.sha256(json.dumps(settings).encode() + built.to_str().encode()).hexdigest()
     folder = (cache_dir or _writable_cache(source.path.parent)) / key[:32]
     if not (folder / "done.json").exists():
-        _encode(source, tokenizer, folder)
-    return _open(folder, source.path, content)
+        _encode(source, built, folder)
+    return _open(folder, source.path, content, tokenizer.pad_id)
 
 
 def set_length(tokenizer: Tokenizer, max_seq_length: int) -> None:
@@ -73,7 +75,7 @@ def _writable_cache(folder: Path) -> Path:
 def _encode(source: TsvFile, tokenizer: Tokenizer, folder: Path) -> None:
     task = source.task
     kinds = {
-        "ids": np.uint16 if tokenizer.get_vocab_size() <= 65536 else np.int32,
+        "ids": np.uint16 if max(tokenizer.get_vocab().values()) < 65536 else np.int32,
         "lengths": np.int32,
         "first": np.int32,
         "labels": np.float32 if task.is_regression else np.int64,
@@ -171,7 +173,7 @@ def _label(row: Row, source: TsvFile) -> float:
     return labels.index(row.label)
 
 
-def _open(folder: Path, path: Path, content: str) -> Encoded:
+def _open(folder: Path, path: Path, content: str, pad_id: int) -> Encoded:
     done = json.loads((folder / "done.json").read_text())
     arrays = {
         name: np.memmap(folder / f"{name}.bin", dtype=dtype, mode="r")
@@ -189,4 +191,5 @@ def _open(folder: Path, path: Path, content: str) -> Encoded:
         content,
         folder,
         done["skipped"],
+        pad_id,
     )

@@ -92,7 +92,9 @@ class Labeller:
             )
         names = config.get("id2label") or {}
         self.labels = [str(names[key]) for key in sorted(names, key=int)]
-        self.tokenizer: Tokenizer = read_tokenizer(folder).build()
+        tokenizer = read_tokenizer(folder)
+        self.pad_id = tokenizer.pad_id
+        self.tokenizer: Tokenizer = tokenizer.build()
         set_length(self.tokenizer, max_seq_length)
 
     def label(self, rows: Iterable[Texts]) -> Iterator[Answer]:
@@ -110,7 +112,8 @@ class Labeller:
             longest = len(encodings[order[begin]].ids)
             rows = order[begin : begin + max(1, TOKENS // longest)]
             shape = (len(rows), longest)
-            ids, mask, types = (torch.zeros(shape, dtype=torch.long) for _ in range(3))
+            ids = torch.full(shape, self.pad_id)
+            mask, types = (torch.zeros(shape, dtype=torch.long) for _ in range(2))
             for at, row in enumerate(rows):
                 length = len(encodings[row].ids)
                 ids[at, :length] = torch.tensor(encodings[row].ids)

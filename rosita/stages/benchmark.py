@@ -93,7 +93,7 @@ def open_formats(name: str, folder: Path, made: Path, asked: Comparison) -> list
     dev = None
     if asked.dev_file:
         length = asked.max_seq_length or task.max_seq_length
-        dev = encode_file(asked.dev_file, task, read_tokenizer(folder).build(), length)
+        dev = encode_file(asked.dev_file, task, read_tokenizer(folder), length)
     shape, count = str(Shape.of(model.config)), parameter_count(model.config)
     candidates = []
     for form in asked.formats:

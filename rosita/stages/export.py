@@ -101,5 +101,5 @@ def _dev(start: TaskModel, settings: ExportSettings) -> Encoded:
     path = Path(settings.data_dir) / start.task.dev_files[0]
     check_length(settings.max_seq_length, start.model.config)
     return encode_file(
-        path, start.task, start.tokenizer.build(), settings.max_seq_length, cache_dir=cache
+        path, start.task, start.tokenizer, settings.max_seq_length, cache_dir=cache
     )

@@ -82,18 +82,17 @@ def load_data(
     check_length(settings.max_seq_length, config)
     folder = Path(settings.data_dir)
     header = _train_header(folder, task)
-    built = tokenizer.build()
     cache = Path(settings.cache_dir) if settings.cache_dir else None
     with accelerator.main_process_first():
         train = [
             encode_file(
-                folder / name, task, built, settings.max_seq_length,
+                folder / name, task, tokenizer, settings.max_seq_length,
                 train_header=header, cache_dir=cache,
             )
             for name in train_files or [task.train_file]
         ]  # fmt: skip
         dev = encode_file(
-            folder / task.dev_files[0], task, built, settings.max_seq_length, cache_dir=cache
+            folder / task.dev_files[0], task, tokenizer, settings.max_seq_length, cache_dir=cache
         )
     rows = sum(map(len, train))
     names = ", ".join(file.path.name for file in train[:3]) + (" ..." if len(train) > 3 else "")

@@ -110,6 +110,6 @@ def _encode(
 ) -> Encoded:
     cache = Path(settings.cache_dir) if settings.cache_dir else None
     return encode_file(
-        path, task, start.tokenizer.build(), settings.max_seq_length, labelled=labelled,
+        path, task, start.tokenizer, settings.max_seq_length, labelled=labelled,
         cache_dir=cache,
     )  # fmt: skip

@@ -16,11 +16,11 @@ from rosita.data.batches import Encoded
 from rosita.model import RositaForSequenceClassification, build_model
 
 
-def used_tokens(files: list[Encoded], vocab_size: int, pad_id: int = 0) -> Tensor:
+def used_tokens(files: list[Encoded], vocab_size: int) -> Tensor:
     """Ids that occur in any of the files, and the padding, ascending."""
     used = np.zeros(vocab_size, dtype=bool)
-    used[pad_id] = True
     for file in files:
+        used[file.pad_id] = True
         for begin in range(0, len(file.ids), 1 << 22):  # in blocks: the file may not fit in memory
             used[file.ids[begin : begin + (1 << 22)]] = True
     return torch.from_numpy(np.flatnonzero(used))

@@ -35,7 +35,7 @@ class World:
         if text:
             self.path.write_text(text)
         self.tokenizer = read_tokenizer(self.bert).build()
-        self.plain = encode_file(self.path, self.task, self.tokenizer, 32)
+        self.plain = encode_file(self.path, self.task, read_tokenizer(self.bert), 32)
         set_length(self.tokenizer, 32)
 
     def fresh(self, probability=0.4, alternate=True, seed=3, edits=0.0):
@@ -107,7 +107,7 @@ def test_edits_delete_insert_move_or_exchange_one_or_two_words():
 def test_edits_change_about_the_share_of_sentences_that_is_asked_for(world):
     rows = [("1\t1\t\tthe old dog sees the happy cat\n")] * 400
     world.path.write_text("".join(rows))
-    world.plain = encode_file(world.path, world.task, world.tokenizer, 32)
+    world.plain = encode_file(world.path, world.task, read_tokenizer(world.bert), 32)
     fresh = world.fresh(probability=0.0, alternate=False, edits=0.25)
     plain, drawn = world.texts(world.plain), world.texts(fresh.files(0)[0])
     changed = sum(one != other for one, other in zip(plain, drawn, strict=True))

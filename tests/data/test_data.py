@@ -14,7 +14,7 @@ from rosita.tokenizer import read_tokenizer
 
 @pytest.fixture
 def tokenizer(bert):
-    return read_tokenizer(bert).build()
+    return read_tokenizer(bert)
 
 
 def test_token_ids_are_those_of_transformers_bert_tokenizer(bert, cola, tokenizer):
@@ -61,7 +61,7 @@ def test_the_cache_is_used_for_the_same_and_never_for_other_content(cola, tokeni
 
 def sampler(tmp_path, rows=(23, 40), size=4, seed=7) -> Sampler:
     folder = make_bert(tmp_path / "bert")
-    built = read_tokenizer(folder).build()
+    built = read_tokenizer(folder)
     files = [
         encode_file(
             write_cola(tmp_path / str(count), train=count) / "train.tsv", GLUE["CoLA"], built, 32

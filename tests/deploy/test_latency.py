@@ -59,7 +59,7 @@ def measure(*flags) -> None:
 
 
 def dev_of(folder, data):
-    return encode_file(data / "dev.tsv", COLA, read_tokenizer(folder).build(), 64)
+    return encode_file(data / "dev.tsv", COLA, read_tokenizer(folder), 64)
 
 
 def test_calls_take_turns_after_an_untimed_run_each_and_are_timed_equally_often():

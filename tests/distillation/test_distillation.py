@@ -160,7 +160,7 @@ def test_the_teacher_teaches_in_evaluation_mode_and_gets_no_gradient():
 
 
 def test_cached_logits_are_the_teachers_and_never_those_of_another_teacher(tmp_path):
-    tokenizer = read_tokenizer(make_bert(tmp_path / "bert")).build()
+    tokenizer = read_tokenizer(make_bert(tmp_path / "bert"))
     path = write_cola(tmp_path / "data") / "train.tsv"
     file = encode_file(path, GLUE["CoLA"], tokenizer, 32)
     teacher = load_model(tmp_path / "bert", GLUE["CoLA"], new_classifier=True).eval()
@@ -188,7 +188,7 @@ def test_cached_logits_are_the_teachers_and_never_those_of_another_teacher(tmp_p
 
 
 def test_cached_states_give_the_losses_of_the_teacher_itself(tmp_path):
-    tokenizer = read_tokenizer(make_bert(tmp_path / "bert")).build()
+    tokenizer = read_tokenizer(make_bert(tmp_path / "bert"))
     path = write_cola(tmp_path / "data") / "train.tsv"
     file = encode_file(path, GLUE["CoLA"], tokenizer, 32)
     teacher = load_model(tmp_path / "bert", GLUE["CoLA"], new_classifier=True).eval()
@@ -215,7 +215,7 @@ def test_cached_states_give_the_losses_of_the_teacher_itself(tmp_path):
 
 
 def test_a_full_disk_is_an_error_line_and_leaves_nothing(tmp_path, monkeypatch):
-    tokenizer = read_tokenizer(make_bert(tmp_path / "bert")).build()
+    tokenizer = read_tokenizer(make_bert(tmp_path / "bert"))
     file = encode_file(write_cola(tmp_path / "data") / "train.tsv", GLUE["CoLA"], tokenizer, 32)
     teacher = load_model(tmp_path / "bert", GLUE["CoLA"], new_classifier=True).eval()
 
@@ -229,7 +229,7 @@ def test_a_full_disk_is_an_error_line_and_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_a_teacher_that_says_nan_is_an_error_and_is_not_cached(tmp_path):
-    tokenizer = read_tokenizer(make_bert(tmp_path / "bert")).build()
+    tokenizer = read_tokenizer(make_bert(tmp_path / "bert"))
     file = encode_file(write_cola(tmp_path / "data") / "train.tsv", GLUE["CoLA"], tokenizer, 32)
     teacher = load_model(tmp_path / "bert", GLUE["CoLA"], new_classifier=True).eval()
     with torch.no_grad():

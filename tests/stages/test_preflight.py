@@ -39,12 +39,12 @@ class Knows(nn.Module):
 
 @pytest.fixture
 def three(tmp_path):
-    tokenizer = read_tokenizer(make_bert(tmp_path / "bert")).build()
+    tokenizer = read_tokenizer(make_bert(tmp_path / "bert"))
     words = ["dog", "cat", "bird"]
     lines = [f"{words[i % 3]} ran\t{THREE.labels[i % 3]}\n" for i in range(120)]
     (tmp_path / "dev.tsv").write_text("".join(lines))
     dev = encode_file(tmp_path / "dev.tsv", THREE, tokenizer, 16)
-    return dev, [tokenizer.token_to_id(word) for word in words]
+    return dev, [tokenizer.pieces[word] for word in words]
 
 
 def test_a_teacher_with_permuted_labels_is_refused_and_told_the_permutation(three):

@@ -101,7 +101,7 @@ def test_all_stages_of_a_setting_work_on_every_glue_task(tmp_path, name, capsys)
             assert all(float(written[key]) == results[key] for key in names)
     # the dev score in run.json is that of the weights in the folder
     model = load_model(models / "kd" / name, task).eval()
-    dev = encode_file(data / task.dev_files[0], task, read_tokenizer(bert).build(), 32)
+    dev = encode_file(data / task.dev_files[0], task, read_tokenizer(bert), 32)
     logits = predict(model, dev, 1)
     if task.labels and task.metric != "matthews":
         accuracy = (logits.argmax(1) == dev.labels).mean()

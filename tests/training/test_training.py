@@ -41,7 +41,7 @@ class Bench:
         self.model = load_model(bert, COLA, new_classifier=True)
         write_cola(folder / "data")
         path = folder / "data" / "train.tsv"
-        self.file = encode_file(path, COLA, read_tokenizer(bert).build(), 32)
+        self.file = encode_file(path, COLA, read_tokenizer(bert), 32)
         self.saved = []
         self.rungs = []
         self.used = None
