@@ -29,9 +29,9 @@ from typing import TYPE_CHECKING
 from rosita.augmentation.file import AugmentedFile, write_subsets
 from rosita.augmentation.sources import check_tokenizer, glove_files, glove_hash, weights_hash
 from rosita.cli import ArgumentParser, run_script
-from rosita.data.tsv import TsvFile
+from rosita.data.records import content_hash, open_table
 from rosita.errors import RositaError
-from rosita.files import hold, sha256_file
+from rosita.files import hold
 from rosita.tasks import Task, find_task
 
 if TYPE_CHECKING:
@@ -48,7 +48,9 @@ RULES = 2
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     task = find_task(args.task_name)
-    train = TsvFile(Path(args.glue_dir) / task.name / task.train_file, task)
+    train = open_table(
+        Path(args.glue_dir) / task.name / task.train_file, task, labelled=task.train_labelled
+    )
     rows_in = sum(1 for _ in train.rows())  # every fault of the file shows before hours of work
     output = train.path.with_name("train_aug.tsv")
     check_tokenizer(args.pretrained_bert_model)
@@ -145,7 +147,7 @@ def resolve_settings(
         "N": args.N or task.augmentation_copies,
         "M": args.M,
         "p": args.p,
-        "train_sha256": sha256_file(train),
+        "train_sha256": content_hash(train),
         "model": weights_hash(folder) if has_head else NO_HEAD,
         "precision": args.precision,
         "tokenizer": tokenizer_hash(tokenizer),

@@ -32,6 +32,7 @@ class Task(BaseModel):
     dev_files: tuple[str, ...] = ("dev.tsv",)  # the first one chooses the best model
     test_files: tuple[str, ...] = ("test.tsv",)
     header: bool = True  # of train and dev; a test file always has one
+    train_labelled: bool = True  # False: only a teacher can say what train's rows are
     short_rows: bool = False  # rows with too few columns are skipped and counted (QQP)
     max_seq_length: int = Field(128, ge=3)
     train_batch_size: int = Field(32, ge=1)

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from rosita.data.records import RecordFile
 from rosita.data.tsv import Row, TsvFile
 from rosita.errors import RositaError
 from rosita.files import atomic_write, read_json, sync_folder, write_json
@@ -94,7 +95,9 @@ class AugmentedFile:
             if record.get(key) != value
         ]
 
-    def write(self, train: TsvFile, rows_in: int, grow: Grow, chunk_rows: int) -> dict[str, Any]:
+    def write(
+        self, train: TsvFile | RecordFile, rows_in: int, grow: Grow, chunk_rows: int
+    ) -> dict[str, Any]:
         """Grow the `rows_in` rows of `train` from where an earlier run was cut off; the record."""
         state = self._last_state()
         begin, end = (rows_in * number // self.shards for number in (self.shard, self.shard + 1))
@@ -163,7 +166,7 @@ class AugmentedFile:
     def _append(
         self,
         state: dict[str, Any],
-        train: TsvFile,
+        train: TsvFile | RecordFile,
         span: tuple[int, int],
         grow: Grow,
         chunk_rows: int,

@@ -14,6 +14,7 @@ from torch import Tensor
 from rosita.augmentation.candidates import CandidateFinder, Sampling, edited, sample_copies
 from rosita.data.batches import Encoded
 from rosita.data.encode import CHUNK_ROWS, token_columns
+from rosita.data.records import RecordFile
 from rosita.data.tsv import Row, TsvFile
 from rosita.progress import Bar
 
@@ -28,7 +29,7 @@ class FreshRows:
     alone. With `alternate` the even epochs (the first is 0) are plain.
     """
 
-    source: TsvFile
+    source: TsvFile | RecordFile
     plain: Encoded
     tokenizer: Tokenizer  # set to the length of `plain`
     finder: CandidateFinder

@@ -18,9 +18,10 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from rosita.data.batches import Encoded
+from rosita.data.records import RecordFile, content_bytes, content_hash, open_table
 from rosita.data.tsv import Row, TsvFile
 from rosita.errors import RositaError, nearest
-from rosita.files import sha256_file, write_json
+from rosita.files import write_json
 from rosita.progress import Bar
 from rosita.tasks import Task
 from rosita.tokenizer import TokenizerFiles
@@ -38,18 +39,18 @@ def encode_file(
     train_header: str | None = None,
     cache_dir: Path | None = None,
 ) -> Encoded:
-    """Token ids of a TSV file, from the cache beside it or made now and cached.
+    """Token ids of a table, from the cache beside it or made now and cached.
 
     The cache key is the hash of everything that decides the ids: the file's content, the
     tokenizer, the length, the columns and labels. A folder that cannot be written (read-only
     data) is replaced by one in the temporary directory. Raises `RositaError` naming file and line.
     """
-    source = TsvFile(path, task, labelled=labelled, train_header=train_header)
+    source = open_table(Path(path), task, labelled=labelled, train_header=train_header)
     if not source.path.exists():
         raise RositaError(f"{path} does not exist; see download_glue_data.py --data_dir")
     built = tokenizer.build()
     set_length(built, max_seq_length)
-    content = sha256_file(path)
+    content = content_hash(source.path)
     columns = task.text_columns_of(source.path.name)
     settings = [content, max_seq_length, columns, task.label_column, task.labels, labelled,
                 task.header, task.short_rows, train_header]  # fmt: skip
@@ -72,7 +73,7 @@ def _writable_cache(folder: Path) -> Path:
     return Path(tempfile.gettempdir()) / "rosita_cache"
 
 
-def _encode(source: TsvFile, tokenizer: Tokenizer, folder: Path) -> None:
+def _encode(source: TsvFile | RecordFile, tokenizer: Tokenizer, folder: Path) -> None:
     task = source.task
     kinds = {
         "ids": np.uint16 if max(tokenizer.get_vocab().values()) < 65536 else np.int32,
@@ -84,7 +85,7 @@ def _encode(source: TsvFile, tokenizer: Tokenizer, folder: Path) -> None:
     new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".new-"))
     try:
         files = {name: open(new / f"{name}.bin", "wb") for name in kinds}
-        size = source.path.stat().st_size
+        size = content_bytes(source.path)
         rows = 0
         with (
             _no_garbage_collection(),
@@ -123,7 +124,7 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 def _tokenized_chunks(
-    source: TsvFile, tokenizer: Tokenizer
+    source: TsvFile | RecordFile, tokenizer: Tokenizer
 ) -> Iterator[tuple[list[Row], list[Encoding]]]:
     """Chunks of rows and their tokens; the next one is tokenized while this one is worked on."""
     examples = source.rows()
@@ -140,7 +141,7 @@ def _tokenized_chunks(
 
 
 def _columns(
-    chunk: list[Row], encodings: list[Encoding], source: TsvFile
+    chunk: list[Row], encodings: list[Encoding], source: TsvFile | RecordFile
 ) -> dict[str, list | np.ndarray]:
     return {**token_columns(encodings), "labels": [_label(row, source) for row in chunk]}
 
@@ -154,7 +155,7 @@ def token_columns(encodings: list[Encoding]) -> dict[str, np.ndarray]:
     return {"ids": ids, "lengths": lengths, "first": lengths - second}
 
 
-def _label(row: Row, source: TsvFile) -> float:
+def _label(row: Row, source: TsvFile | RecordFile) -> float:
     if row.label is None:
         return -1
     labels = source.task.labels

@@ -23,11 +23,16 @@ class Row:
     label: str | None
 
 
+def _name(path: str) -> str:
+    return Path(path).name
+
+
 @dataclass
 class TsvFile:
     """A TSV file of a task, read lazily.
 
-    `labelled` is False for the test files, whose labels are hidden. A quote mark is a character;
+    `labelled` is False for the test files, whose labels are hidden, and for a training set without
+    labels. A quote mark is a character;
     a byte-order mark, CRLF line ends and blank lines at the end are accepted. Rows too short are
     an error, or skipped and counted in `skipped` where the task says so (QQP).
     `train_header` is given for a piece of a split file: its first line is a header only if it
@@ -91,7 +96,7 @@ class TsvFile:
     def _first_line_is_header(self, line: str) -> bool:
         if self.train_header is not None:
             return line == self.train_header
-        return self.task.header or not self.labelled
+        return self.task.header or self.path.name in map(_name, self.task.test_files)
 
     def _column(self, name: int | str) -> int:
         is_header, names = self.header is not None, self._first_line.split("\t")

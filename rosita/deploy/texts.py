@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from rosita.data.records import csv_rows, jsonl_rows
 from rosita.errors import RositaError, nearest
 
 INPUT_FORMATS = ("text", "tsv", "csv", "jsonl")
@@ -50,48 +49,29 @@ def read_texts(file: IO[str], name: str, form: str, columns: list[str]) -> Itera
         for line in file:
             yield (line.rstrip("\r\n"),)
     elif form == "jsonl":
-        yield from _read_jsonl(file, name, columns)
+        for number, record in jsonl_rows(file, name):
+            if missing := [key for key in columns if key not in record]:
+                hint = nearest(missing[0], list(record))
+                raise RositaError(f"{name} line {number} has no key {missing[0]!r}{hint}")
+            yield tuple(str(record[key]) for key in columns)
     else:
-        try:
-            yield from _read_table(file, name, form, columns)
-        except csv.Error as error:
-            raise RositaError(f"{name} cannot be read as {form}: {error}") from None
-
-
-def _read_jsonl(file: IO[str], name: str, columns: list[str]) -> Iterator[Texts]:
-    for number, line in enumerate(file, 1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise RositaError(f"{name} line {number} is not JSON: {error.msg}") from None
-        missing = [key for key in columns if not isinstance(row, dict) or key not in row]
-        if missing:
-            there = list(row) if isinstance(row, dict) else []
-            hint = nearest(missing[0], there)
-            raise RositaError(f"{name} line {number} has no key {missing[0]!r}{hint}")
-        yield tuple(str(row[key]) for key in columns)
+        yield from _read_table(file, name, form, columns)
 
 
 def _read_table(file: IO[str], name: str, form: str, columns: list[str]) -> Iterator[Texts]:
-    if form == "tsv":
-        reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-    else:
-        reader = csv.reader(file)
+    rows = csv_rows(file, name, form)
     if all(column.isdecimal() for column in columns):
         places = [int(column) for column in columns]
     else:
-        header = next(reader, [])
+        _, header = next(rows, (0, []))
         for column in columns:
             if column not in header:
                 hint = nearest(column, header)
                 raise RositaError(f"{name} has no column {column!r}; it has {header}{hint}")
         places = [header.index(column) for column in columns]
-    for row in reader:
-        if not row:
-            continue
+    for number, row in rows:
         if len(row) <= max(places):
             raise RositaError(
-                f"{name} line {reader.line_num}: {len(row)} columns, but column"
-                f" {max(places) + 1} is wanted"
+                f"{name} line {number}: {len(row)} columns, but column {max(places) + 1} is wanted"
             )
         yield tuple(row[place] for place in places)

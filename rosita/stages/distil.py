@@ -147,6 +147,15 @@ def check_pair(teacher: TaskModel, student: TaskModel, settings: KDSettings) -> 
                 f"teacher {teacher.path} has {name} {theirs}, student {student.path} has {ours};"
                 " the student must come from the same BERT"
             )
+    learns_labels = settings.label_weight or (
+        student.task.is_regression and settings.regression_target == "labels"
+    )
+    if learns_labels and not student.task.train_labelled:
+        name = "label_weight" if settings.label_weight else "regression_target labels"
+        raise RositaError(
+            f"{name} needs labels, and {student.task.name} has none in train (train_labelled is"
+            " false); leave it out"
+        )
     one_step = not settings.depth_or_width and not settings.compute_taylor
     if settings.target and one_step and student.shape != settings.target:
         raise RositaError(

@@ -100,6 +100,4 @@ def _dev(start: TaskModel, settings: ExportSettings) -> Encoded:
     cache = Path(settings.cache_dir) if settings.cache_dir else None
     path = Path(settings.data_dir) / start.task.dev_files[0]
     check_length(settings.max_seq_length, start.model.config)
-    return encode_file(
-        path, start.task, start.tokenizer, settings.max_seq_length, cache_dir=cache
-    )
+    return encode_file(path, start.task, start.tokenizer, settings.max_seq_length, cache_dir=cache)

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from rosita.checkpoint import TaskModel
 from rosita.config import FineTuneSettings
 from rosita.distillation.losses import LabelLoss
+from rosita.errors import RositaError
 from rosita.stages.inputs import load_data
 from rosita.stages.job import Job
 from rosita.stages.record import new_run
@@ -36,6 +37,11 @@ def score_stage(start: TaskModel, settings: FineTuneSettings, accelerator: Accel
 def _label_job(
     stage: str, start: TaskModel, settings: FineTuneSettings, accelerator: Accelerator
 ) -> Job:
+    if not start.task.train_labelled:
+        raise RositaError(
+            f"{start.task.name} has no labels in train (train_labelled is false): learn from a"
+            " teacher instead, with KD/train.py"
+        )
     data = load_data(settings, start.task, start.tokenizer, accelerator, start.model.config)
     run = new_run(stage, settings, data, {"model": start}, Path(settings.output_dir), accelerator)
     rows = settings.per_gpu_train_batch_size * settings.gradient_accumulation_steps

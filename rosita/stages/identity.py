@@ -9,8 +9,9 @@ from typing import Any
 
 from rosita.augmentation.sources import glove_hash
 from rosita.config import KDSettings, LoopSettings, decides
+from rosita.data.records import content_hash
 from rosita.errors import RositaError
-from rosita.files import read_json, sha256_file
+from rosita.files import read_json
 from rosita.provenance import Run, file_hashes, read_run
 from rosita.tasks import Task
 
@@ -65,7 +66,7 @@ def finished_already(
     names = [*train_file_names(data, task, aug_train, subsets), task.dev_files[0]]
     if not all((data / name).exists() for name in names):
         return False
-    *train, dev = (sha256_file(data / name) for name in names)
+    *train, dev = (content_hash(data / name) for name in names)
     hashes = earlier["identity"].get("parents", {})
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     identity = run_identity(stage, settings, task, hashes, train, dev, processes)

@@ -15,7 +15,7 @@ from rosita.checkpoint import TaskModel, check_length
 from rosita.config import KDSettings, LoopSettings
 from rosita.data.batches import Encoded, Sampler
 from rosita.data.encode import encode_file, set_length
-from rosita.data.tsv import TsvFile
+from rosita.data.records import open_table
 from rosita.model import RositaConfig
 from rosita.provenance import resolve_folder
 from rosita.tasks import Task
@@ -62,8 +62,9 @@ def with_fresh_rows(data: Data, settings: KDSettings, student: TaskModel) -> Dat
     tokenizer = student.tokenizer.build()
     set_length(tokenizer, settings.max_seq_length)
     plain = data.train[0]
+    source = open_table(plain.path, data.task, labelled=data.task.train_labelled)
     fresh = FreshRows(
-        TsvFile(plain.path, data.task), plain, tokenizer, finder,
+        source, plain, tokenizer, finder,
         Sampling(1, settings.aug_probability, settings.seed, settings.aug_edits),
         settings.fresh_augmentation == "alternate",
     )  # fmt: skip
@@ -87,7 +88,7 @@ def load_data(
         train = [
             encode_file(
                 folder / name, task, tokenizer, settings.max_seq_length,
-                train_header=header, cache_dir=cache,
+                labelled=task.train_labelled, train_header=header, cache_dir=cache,
             )
             for name in train_files or [task.train_file]
         ]  # fmt: skip
@@ -102,4 +103,5 @@ def load_data(
 
 def _train_header(folder: Path, task: Task) -> str | None:
     """The header of train.tsv, by which a headerless piece of a split file is told apart."""
-    return TsvFile(folder / task.train_file, task).header if task.header else None
+    train = open_table(folder / task.train_file, task, labelled=task.train_labelled)
+    return train.header if task.header else None

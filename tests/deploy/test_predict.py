@@ -90,7 +90,7 @@ def test_columns_of_tables_are_read_by_name_and_labels_written_whole(
         ("a.tsv", "n\ttext\n1\n", ["--text_columns", "text"], "line 2: 1 columns, but column 2"),
         ("a.jsonl", '{"text": 1}\n{\n', ["--text_columns", "text"], "line 2 is not JSON"),
         ("a.csv", "text\n" + "x" * 200_000, ["--text_columns", "text"], "field larger than"),
-        ("a.jsonl", "[1]\n", ["--text_columns", "text"], "line 1 has no key 'text'"),
+        ("a.jsonl", "[1]\n", ["--text_columns", "text"], "line 1 is no JSON object"),
         ("a.txt", "", [], "holds no text"),
         ("a.txt", "x\n", ["--max_seq_length", "999"], "the model has 64 positions"),
         ("a.txt", b"\xff\n", [], "is not UTF-8"),

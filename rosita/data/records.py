@@ -1,0 +1,276 @@
+"""Tables of other formats than GLUE's: CSV, JSONL, Parquet, a saved Hugging Face dataset."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any
+
+from rosita.data.tsv import Row, TsvFile
+from rosita.errors import RositaError, nearest
+from rosita.files import read_json, sha256_file
+from rosita.tasks import Task
+
+Record = tuple[int, dict[str, Any]]  # line or row number (from 1), values by column
+
+
+@dataclass
+class RecordFile:
+    """A file of a task whose columns have names, read lazily; used as a `TsvFile`.
+
+    Numbers and booleans become their JSON text, a class number of a Hugging Face dataset its name
+    if that is a label of the task. `labelled` is False for files whose labels are not wanted.
+    """
+
+    path: Path
+    task: Task
+    labelled: bool = True
+    skipped: int = field(default=0, init=False)  # none ever is
+
+    def __post_init__(self) -> None:
+        self.path = Path(self.path)
+
+    def rows(self) -> Iterator[Row]:
+        """Yield the rows in order; `RositaError` names the file, the line and the fault."""
+        texts, label = [self.names[place] for place in self.text_columns], None
+        if self.labelled:
+            label = self.names[self._place(self.task.label_column)]
+        number = 0
+        for number, record in self._records():
+            where = f"{self.path} {self._unit} {number}"
+            found = tuple(_value(record, name, where) for name in texts)
+            told = None if label is None else self._label(_value(record, label, where), label)
+            # what an augmented .tsv repeats of the row
+            fields = [" ".join(_plain(record.get(name)).split("\t")) for name in self.names]
+            yield Row(number, [" ".join(text.splitlines()) for text in fields], found, told)
+        if not number:
+            raise RositaError(f"{self.path} has no rows")
+
+    @property
+    def header(self) -> str:
+        """The names of the columns as the first line of a .tsv."""
+        return "\t".join(self.names)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The columns: those of the header, of the schema, of the first object."""
+        for _, record in self._records():
+            return list(record)
+        raise RositaError(f"{self.path} has no rows")
+
+    @cached_property
+    def text_columns(self) -> list[int]:
+        """Places of the text, or of both texts of a pair."""
+        return [self._place(name) for name in self.task.text_columns_of(self.path.name)]
+
+    @property
+    def _unit(self) -> str:
+        return "line" if self.path.suffix in (".csv", ".jsonl") else "row"
+
+    def _records(self) -> Iterator[Record]:
+        return (read_arrow if self.path.is_dir() else READERS[self.path.suffix])(self.path)
+
+    def _place(self, name: int | str) -> int:
+        names = self.names
+        if isinstance(name, int) and -len(names) <= name < len(names):
+            return name % len(names)
+        if name not in names:
+            hint = nearest(name, names) if isinstance(name, str) else ""
+            raise RositaError(f"{self.path} has no column {name!r}; it has {names}{hint}")
+        return names.index(name)
+
+    def _label(self, label: str, column: str) -> str:
+        classes = self._classes.get(column, ())
+        if label.isdecimal() and int(label) < len(classes):
+            named = classes[int(label)]
+            return named if named in (self.task.labels or ()) else label
+        return label
+
+    @cached_property
+    def _classes(self) -> dict[str, list[str]]:
+        """Of a Hugging Face dataset: the columns of class numbers, and the classes' names."""
+        info = self.path / "dataset_info.json"
+        if not info.exists():
+            return {}
+        features = read_json(info).get("features") or {}
+        return {name: kind["names"] for name, kind in features.items() if kind.get("names")}
+
+
+def open_table(
+    path: Path, task: Task, *, labelled: bool = True, train_header: str | None = None
+) -> TsvFile | RecordFile:
+    """A file of a task, by its name CSV, JSONL or Parquet, by GLUE's rules otherwise.
+
+    A folder is a split of a saved Hugging Face dataset. `train_header`: see `TsvFile`.
+    """
+    if path.suffix in READERS or path.is_dir():
+        return RecordFile(path, task, labelled)
+    return TsvFile(path, task, labelled, train_header)
+
+
+def content_hash(path: Path) -> str:
+    """Hexadecimal SHA-256 of a table's content; of a folder, over that of each file."""
+    if not path.is_dir():
+        return sha256_file(path)
+    digest = hashlib.sha256()
+    for file in [path / "dataset_info.json", *_arrow_files(path)]:
+        if file.exists():
+            digest.update(bytes.fromhex(sha256_file(file)))
+    return digest.hexdigest()
+
+
+def content_bytes(path: Path) -> int:
+    """Size of a table on disk."""
+    files = _arrow_files(path) if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files)
+
+
+# ---------------------------------------------------------------------- one format each
+
+
+def read_csv(path: Path) -> Iterator[Record]:
+    """The rows of a CSV with a header."""
+    with opened(path) as file:
+        rows = csv_rows(file, str(path), "csv")
+        _, header = next(rows, (0, []))
+        if len(set(header)) < len(header):
+            twice = next(name for name in header if header.count(name) > 1)
+            raise RositaError(f"{path} has the column {twice!r} twice")
+        for number, row in rows:
+            if len(row) != len(header):
+                raise RositaError(
+                    f"{path} line {number}: {len(row)} columns, but the header has {len(header)};"
+                    " put quotes around a text with a comma"
+                )
+            yield number, dict(zip(header, row, strict=True))
+
+
+def read_jsonl(path: Path) -> Iterator[Record]:
+    """The objects of a file with one on each line."""
+    with opened(path) as file:
+        yield from jsonl_rows(file, str(path))
+
+
+def read_parquet(path: Path) -> Iterator[Record]:
+    """The rows of a Parquet file."""
+    arrow = _pyarrow("parquet", path)
+    try:
+        batches = arrow.ParquetFile(path).iter_batches()
+        yield from _numbered(batches)
+    except (OSError, ValueError) as error:  # what pyarrow's own errors are too
+        raise RositaError(f"{path} cannot be read as Parquet: {_first_line(error)}") from None
+
+
+def read_arrow(folder: Path) -> Iterator[Record]:
+    """The rows of one split of a dataset that datasets' save_to_disk wrote."""
+    arrow = _pyarrow("ipc", folder)
+
+    def batches() -> Iterator[Any]:
+        for file in _arrow_files(folder):
+            with open(file, "rb") as stream:
+                yield from arrow.open_stream(stream)
+
+    try:
+        yield from _numbered(batches())
+    except (OSError, ValueError) as error:
+        raise RositaError(f"{folder} cannot be read as a dataset: {_first_line(error)}") from None
+
+
+READERS: dict[str, Callable[[Path], Iterator[Record]]] = {
+    ".csv": read_csv, ".jsonl": read_jsonl, ".parquet": read_parquet,
+}  # fmt: skip
+
+
+def csv_rows(file: IO[str], name: str, form: str) -> Iterator[tuple[int, list[str]]]:
+    """Line number and fields of each row of a CSV, or of a TSV without quotes."""
+    quoting = csv.QUOTE_NONE if form == "tsv" else csv.QUOTE_MINIMAL
+    reader = csv.reader(file, delimiter="\t" if form == "tsv" else ",", quoting=quoting)
+    try:
+        yield from ((reader.line_num, row) for row in reader if row)
+    except csv.Error as error:
+        raise RositaError(f"{name} line {reader.line_num}: not {form}: {error}") from None
+
+
+def jsonl_rows(file: IO[str], name: str) -> Iterator[Record]:
+    """Line number and object of each line; blank lines are passed over."""
+    for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise RositaError(f"{name} line {number} is not JSON: {error.msg}") from None
+        except RecursionError:
+            raise RositaError(f"{name} line {number} is nested too deeply") from None
+        if not isinstance(value, dict):
+            raise RositaError(f"{name} line {number} is no JSON object")
+        yield number, value
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[IO[str]]:
+    """A text file in UTF-8; what is not there or not UTF-8 is a `RositaError`."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            yield file
+    except FileNotFoundError:
+        raise RositaError(f"{path} does not exist") from None
+    except UnicodeDecodeError as error:
+        raise RositaError(f"{path} is not UTF-8 (byte {error.start} of a block)") from None
+    except OSError as error:
+        raise RositaError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _arrow_files(folder: Path) -> list[Path]:
+    """The data files of a saved split, in order."""
+    if not (folder / "state.json").exists():
+        splits = [path.name for path in sorted(folder.iterdir()) if (path / "state.json").exists()]
+        hint = f"; name one of its splits: {', '.join(splits)}" if splits else ""
+        raise RositaError(f"{folder} is no split of a saved dataset (no state.json){hint}")
+    state = read_json(folder / "state.json")
+    if state.get("_indices_files"):
+        raise RositaError(f"{folder} is a selection of rows; save it after flatten_indices()")
+    return [folder / Path(file["filename"]).name for file in state["_data_files"]]
+
+
+def _pyarrow(part: str, path: Path) -> Any:
+    try:
+        return __import__(f"pyarrow.{part}", fromlist=[part])
+    except ImportError:
+        raise RositaError(f"{path}: pyarrow is needed to read it: pip install pyarrow") from None
+
+
+def _numbered(batches: Iterator[Any]) -> Iterator[Record]:
+    number = 0
+    for batch in batches:
+        for record in batch.to_pylist():
+            number += 1
+            yield number, record
+
+
+def _value(record: dict[str, Any], name: str, where: str) -> str:
+    """The text in a column; numbers and booleans as JSON writes them."""
+    value = record.get(name)
+    if name not in record:
+        raise RositaError(f"{where} has no {name!r}{nearest(name, list(record))}")
+    if value is None or isinstance(value, (list, dict, bytes)):
+        raise RositaError(f"{where}: {name!r} is {value!r:.40}, but a text or number is wanted")
+    return _plain(value)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return str(int(value))  # a whole number of a column that has gaps
+    return "" if value is None else str(value)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]
