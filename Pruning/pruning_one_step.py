@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rosita.cli import ArgumentParser, run_script
+from rosita.config import LABEL_NAMES
 from rosita.errors import RositaError
 from rosita.provenance import require_finished, resolve_folder
 from rosita.pruning.shape import Shape, check_target
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     from rosita.checkpoint import TaskModel
     from rosita.stages.prune import prune_stage
 
-    start = TaskModel.open(source, task)
+    start = TaskModel.open(source, task, label_names=args.label_names)
     target = target_shape(args, start.model.config)
     scores, layers = choose(args, source, start.model, target)
     if args.from_scratch:
@@ -124,6 +125,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="keep the first layers, or those whose weights score most (position)")  # fmt: skip
     add("-from_scratch", action="store_true", help="random weights of that shape, as a baseline")
     add("-seed", type=int, default=42, help="of random importance and weights (42)")
+    add("-label_names", "--label_names", help=LABEL_NAMES)
     parser.add_argument("--overwrite_output_dir", action="store_true", help="start afresh")
     return parser.parse_args(argv)
 

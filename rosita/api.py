@@ -53,7 +53,7 @@ from rosita.tasks import Task, find_task
 _NOT_HERE = {
     "model_type", "model_name_or_path", "teacher_model", "student_model", "do_train", "do_eval",
     "do_predict", "is_prun", "compute_taylor", "do_lower_case", "classifier_activation", "fp16",
-    "overwrite_cache", "model",
+    "overwrite_cache", "model", "label_names",
 }  # fmt: skip
 Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -68,21 +68,24 @@ def load(
     new_classifier: bool = False,
     do_lower_case: bool | None = None,
     classifier_activation: str = "auto",
+    label_names: str | None = None,
     seed: int = 42,
 ) -> TaskModel:
     """Read a model folder, or the name of a BERT that download_bert.py fetched, in fp32 on the CPU.
 
     `task`: a GLUE task's name, or the path of a task.json. A pretrained BERT has no classifier:
-    `new_classifier` gives it a random one, drawn from `seed`. Raises `RositaError` for a missing
-    folder, weights that do not fit the config, other labels than the task's. Reads our format, a
-    plain BERT's and that of the authors' models.
+    `new_classifier` gives it a random one, drawn from `seed`. `label_names` is what the model calls
+    the task's labels, in the task's order, as "negative,positive". The folder decides the case:
+    `do_lower_case` is accepted and answered. Raises `RositaError` for a missing folder, weights
+    that do not fit the config, other labels than the task's. Reads our format, a plain BERT's and
+    that of the authors' models.
     """
     found = task if isinstance(task, Task) else find_task(task)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return TaskModel.open(
             folder, found, new_classifier=new_classifier, do_lower_case=do_lower_case,
-            classifier_activation=classifier_activation,
+            classifier_activation=classifier_activation, label_names=label_names,
         )  # fmt: skip
 
 

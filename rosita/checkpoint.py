@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -15,10 +16,12 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 from transformers.activations import ACT2FN
 
+from rosita.cli import is_first_process
 from rosita.errors import RositaError, nearest
 from rosita.files import atomic_write, read_json, read_torch
+from rosita.labels import asked_names, check_labels, set_names
 from rosita.model import RositaConfig, RositaForSequenceClassification, build_model
-from rosita.provenance import file_hashes, resolve_folder
+from rosita.provenance import file_hashes, resolve_folder, say_once
 from rosita.pruning.shape import Shape, parameter_count
 from rosita.tasks import Task
 from rosita.tokenizer import TokenizerFiles, read_tokenizer, save_tokenizer
@@ -53,6 +56,7 @@ def save_description(
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         for name in (WEIGHTS, REFERENCE_WEIGHTS):
             (folder / name).unlink(missing_ok=True)
+            _index(folder, name).unlink(missing_ok=True)
         with atomic_write(path) as file:
             file.write(text)
     save_tokenizer(folder, tokenizer, config.max_position_embeddings)
@@ -64,10 +68,13 @@ def load_model(
     *,
     new_classifier: bool = False,
     classifier_activation: str = "auto",
+    label_names: str | None = None,
 ) -> RositaForSequenceClassification:
     """Read a model folder strictly: every weight there, none too many, labels in the task's order.
 
     `new_classifier` allows a pretrained model without a classifier: it gets a new, random one.
+    `label_names`: what the model calls the task's labels, in the task's order, with commas between;
+    the model answers with them from then on, in whatever folder it is saved.
     Raises `RositaError` naming the folder, what is wrong with it, and what to do.
     """
     folder = resolve_folder(str(name_or_path))
@@ -80,8 +87,13 @@ def load_model(
             f" Pruning/run_glue.py --do_train --task_name {task.name} first"
         )
     config = _config(values, folder, task)
+    names = asked_names(label_names, task)
     if tuned:
-        _check_labels(values, state, task, folder)
+        count = len(state["classifier.weight"])
+        names, rows = check_labels(values, count, task, folder, names)
+        for name in {"classifier.weight", "classifier.bias"} & state.keys():
+            state[name] = state[name][rows]
+    set_names(config, task, names)
     if classifier_activation != "auto":
         config.classifier_activation = None if classifier_activation == "none" else "relu"
     elif is_bin and tuned:
@@ -117,29 +129,82 @@ def check_length(max_seq_length: int, config: RositaConfig) -> None:
         )
 
 
+def check_vocabulary(tokenizer: TokenizerFiles, rows: int, folder: Path) -> None:
+    """Raise `RositaError` that names the first piece for which the embedding has no row."""
+    if beyond := {number: piece for piece, number in tokenizer.pieces.items() if number >= rows}:
+        first = min(beyond)
+        raise RositaError(
+            f"{folder}: its tokenizer has {len(beyond)} more pieces than the model has rows in its"
+            f" embedding ({rows}), the first is {beyond[first]!r}, id {first}; take the tokenizer"
+            " that the model was trained with, or transformers' resize_token_embeddings"
+        )
+
+
+def _say_case(lower_cases: bool) -> None:
+    kind, flag = (
+        ("an uncased", "do_lower_case false") if lower_cases else ("a cased", "--do_lower_case")
+    )
+    say_once(
+        f"{kind} model, and it stays so: {flag} changes nothing, the model's own tokenizer decides",
+        file=sys.stderr,
+    )
+
+
 def _config_text(config: RositaConfig, task: Task) -> str:
-    config.id2label = dict(enumerate(task.labels or ("score",)))
-    config.label2id = {name: index for index, name in config.id2label.items()}
+    if not getattr(config, "task_labels", None):
+        set_names(config, task, None)
     config.architectures = ["RositaForSequenceClassification"]
     return json.dumps(config.to_dict(), indent=2, sort_keys=True, default=str) + "\n"
 
 
 def _read_state(folder: Path) -> tuple[dict[str, Tensor], bool]:
-    if (folder / WEIGHTS).exists():
-        path = folder / WEIGHTS
-    elif (folder / REFERENCE_WEIGHTS).exists():
-        path = folder / REFERENCE_WEIGHTS
-    else:
-        raise RositaError(f"{folder} has neither {WEIGHTS} nor {REFERENCE_WEIGHTS}; make it again")
-    is_bin = path.name == REFERENCE_WEIGHTS
+    files = weight_files(folder)
+    state = {name: value for path in files for name, value in _read_weights(path).items()}
+    return {_bert_name(name): value for name, value in state.items()}, files[0].suffix == ".bin"
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a folder's weights: one, or the shards that an index names.
+
+    Raises `RositaError` if there are none, or if a shard is missing.
+    """
+    for name in (WEIGHTS, REFERENCE_WEIGHTS):
+        if (folder / name).exists():
+            return [folder / name]
+        if (index := _index(folder, name)).exists():
+            return _shards(index)
+    raise RositaError(f"{folder} has neither {WEIGHTS} nor {REFERENCE_WEIGHTS}; make it again")
+
+
+def _index(folder: Path, name: str) -> Path:
+    """The file that names the shards of weights which would be called `name` in one piece."""
+    return folder / f"{name}.index.json"
+
+
+def _shards(index: Path) -> list[Path]:
+    values = read_json(index)
+    names = values.get("weight_map") if isinstance(values, dict) else None
+    if not isinstance(names, dict) or not names:
+        raise RositaError(f"{index} names no shards: it must have a weight_map")
+    shards = sorted(set(map(str, names.values())))
+    for name in shards:
+        if Path(name).name != name or not (index.parent / name).is_file():
+            raise RositaError(
+                f"{index.parent} has no {name}, which {index.name} names as a shard of the weights;"
+                " copy it there from where the others come from"
+            )
+    return [index.parent / name for name in shards]
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
-        state = read_torch(path) if is_bin else load_file(path)
+        state = read_torch(path) if path.suffix == ".bin" else load_file(path)
     except (SafetensorError, OSError) as error:
         reason = str(error).split("\n")[0][:100]
         raise RositaError(f"{path} cannot be read, it is cut off or altered: {reason}") from None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise RositaError(f"{path} does not hold a state dict of tensors")
-    return {_bert_name(name): value for name, value in state.items()}, is_bin
+    return state
 
 
 def _bert_name(name: str) -> str:
@@ -208,25 +273,6 @@ def _config(values: dict[str, Any], folder: Path, task: Task) -> RositaConfig:
         ]
         raise RositaError(f"{folder}/config.json makes no sense: {'; '.join(faults)}") from None
     return RositaConfig(**made, id2label=dict(enumerate(task.labels or ("score",))))
-
-
-def _check_labels(values: dict, state: dict[str, Tensor], task: Task, folder: Path) -> None:
-    count = len(state["classifier.weight"])
-    if count != task.num_labels:
-        raise RositaError(
-            f"{folder} has {count} labels, {task.name} has {task.num_labels}:"
-            " it was tuned on another task"
-        )
-    names = values.get("id2label") or {}
-    if not isinstance(names, dict) or not all(key.isdecimal() for key in names):
-        raise RositaError(f"{folder}/config.json: id2label must map numbers to names")
-    stored = [str(names[key]) for key in sorted(names, key=int)]
-    generic = [f"LABEL_{index}" for index in range(count)]
-    if stored and stored != generic and stored != list(task.labels or ("score",)):
-        raise RositaError(
-            f"{folder} has the labels {stored}, {task.name} has {list(task.labels or ['score'])}:"
-            " another task, or another order"
-        )
 
 
 def _is_from_kd(values: dict[str, Any]) -> bool:
@@ -299,20 +345,29 @@ class TaskModel:
         name_or_path: str | Path,
         task: Task,
         *,
-        new_classifier: bool = False,
         do_lower_case: bool | None = None,
-        classifier_activation: str = "auto",
+        **how: Any,
     ) -> TaskModel:
-        """Read a model folder, or the pretrained BERT of that name; see `load_model`."""
+        """Read a model folder, or the pretrained BERT of that name; `how`: see `load_model`.
+
+        The folder decides the case; `do_lower_case` that says otherwise is answered by a line.
+        """
         folder = resolve_folder(str(name_or_path))
         tokenizer = read_tokenizer(folder)
-        model = load_model(folder, task, new_classifier=new_classifier,
-                           classifier_activation=classifier_activation)  # fmt: skip
+        model = load_model(folder, task, **how)
+        check_vocabulary(tokenizer, model.config.vocab_size, folder)
+        if do_lower_case not in (None, tokenizer.lower_cases) and is_first_process():
+            _say_case(tokenizer.lower_cases)
         return cls(model, tokenizer, task, str(name_or_path))
 
     def files(self) -> dict[str, str]:
         """Hashes of the files that it was read from; none if it was made in memory."""
         return {} if self.path == IN_MEMORY else file_hashes(resolve_folder(self.path))
+
+    @property
+    def labels(self) -> list[str] | None:
+        """What it calls the task's labels, in the task's order; None in a regression."""
+        return None if self.task.is_regression else list(self.model.config.id2label.values())
 
     @property
     def shape(self) -> Shape:

@@ -45,6 +45,10 @@ def decides(kind: type[BaseModel]) -> list[str]:
     ]
 
 
+LABEL_NAMES = "names of the task's labels, in its order, as negative,positive (default: its own)"
+LOWER_CASE = "accepted and not needed: a model's own tokenizer decides"
+
+
 class LoopSettings(BaseModel):
     """What every run of the training loop has: the same names in every stage."""
 
@@ -57,6 +61,8 @@ class LoopSettings(BaseModel):
     cache_dir: str | None = setting(
         None, "folder for cached token ids (default: beside the data)", identity=False
     )
+    # no part of what decides a run: an order other than the model's gives its weights another hash
+    label_names: str | None = setting(None, LABEL_NAMES, identity=False)
     max_seq_length: int = setting(128, "tokens after which a text is cut", ge=3)
     learning_rate: float = setting(5e-5, "peak learning rate", gt=0)
     num_train_epochs: float = setting(3.0, "passes over the training data (scoring: 1)", gt=0)
@@ -112,7 +118,7 @@ class FineTuneSettings(LoopSettings):
                               ge=0, identity=False)  # fmt: skip
     is_prun: bool = setting(False, "the model given is a pruned one")
     compute_taylor: bool = setting(False, "score the weights, train nothing")
-    do_lower_case: bool | None = setting(None, "lower-case the text (default: as the model does)")
+    do_lower_case: bool | None = setting(None, LOWER_CASE)
     fp16: bool = setting(False, "the same as --precision fp16")
     overwrite_output_dir: bool = setting(
         False, "start afresh, whatever output_dir holds", identity=False
@@ -135,7 +141,7 @@ class KDSettings(LoopSettings):
 
     teacher_model: str = setting(..., "folder of the teacher, tuned on this task", identity=False)
     student_model: str = setting(..., "folder of the student to train", identity=False)
-    do_lower_case: bool | None = setting(None, "lower-case the text (default: as the model does)")
+    do_lower_case: bool | None = setting(None, LOWER_CASE)
     aug_train: bool = setting(False, "train on train_aug.tsv instead of train.tsv")
     fresh_augmentation: Literal["never", "alternate", "always"] = setting(
         "never", "replace words of train.tsv anew, by GloVe, in every other epoch or in each"
@@ -356,6 +362,7 @@ class ExportSettings(BaseModel):
         None, "pretrained model that the card names (default: what download_bert.py fetched)"
     )
     overwrite_output_dir: bool = setting(False, "replace what output_dir holds")
+    label_names: str | None = KDSettings.model_fields["label_names"]
     data_dir: str | None = KDSettings.model_fields["data_dir"]
     cache_dir: str | None = KDSettings.model_fields["cache_dir"]
     max_seq_length: int = KDSettings.model_fields["max_seq_length"]

@@ -181,14 +181,14 @@ def resolve_folder(name_or_path: str) -> Path:
             held.append(f"{folder} holds {model or 'another model'}"
                         " (download_bert.py --overwrite_output_dir replaces it); ")  # fmt: skip
         elif name_or_path == PRETRAINED and (folder / "config.json").exists():
-            _say_once(f"{name_or_path}: taken from {folder.resolve()}, put there by hand")
+            say_once(f"{name_or_path}: taken from {folder.resolve()}, put there by hand")
             return folder
     kind = "is a file, not a folder" if path.exists() else "does not exist"
     elsewhere = "" if "/" in name_or_path else "".join(held)
     raise RositaError(f"the model folder {name_or_path} {kind}; {elsewhere}{_maker(path)}")
 
 
-_say_once = functools.cache(print)  # a stage asks for its folder several times
+say_once = functools.cache(print)  # a stage asks for its folder several times
 
 
 # The folders of the README -> the script and flags that make each; the more special come first.

@@ -31,6 +31,8 @@ _RULES = {
     "strip_accents": ("é", "e"),
     "tokenize_chinese_chars": ("中", " 中 "),
 }
+# Texts that tokenizers of one vocabulary may read otherwise: case, accents, CJK, spaces, marks.
+_ODD_TEXTS = ("A", "É", "é", "中文", "a  b ", "a\tb", "don't", "ﬁ½", "a\u200bb", "\x07a", "")
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,22 @@ class TokenizerFiles:
     def pad_id(self) -> int:
         """The id that fills a batch up."""
         return self.pieces[self.special["pad"]]
+
+    def difference(self, other: TokenizerFiles) -> str | None:
+        """The first thing that the two read otherwise, for people; None if there is none."""
+        for piece, number in sorted(self.pieces.items(), key=lambda item: item[1]):
+            if other.pieces.get(piece) != number:
+                return (
+                    f"{piece!r} is id {number} of the one, {other.pieces.get(piece)} of the other"
+                )
+        if more := other.pieces.keys() - self.pieces.keys():
+            first = min(more, key=other.pieces.get)
+            return f"{first!r} is id {other.pieces[first]} of the other alone"
+        one, two = self.build(), other.build()
+        for text in _ODD_TEXTS:
+            if (a := one.encode(text).tokens) != (b := two.encode(text).tokens):
+                return f"{text!r} is {' '.join(a)} to the one, {' '.join(b)} to the other"
+        return None
 
     @cached_property
     def lower_cases(self) -> bool:
@@ -111,7 +129,8 @@ def _saved_config(tokenizer: TokenizerFiles, positions: int) -> dict[str, Any]:
     built = tokenizer.build()
     made = {f"{kind}_token": tokenizer.token(kind) for kind in KINDS}
     absent = {name: None for name, text in made.items() if text is None}  # or it would be added
-    config = {"model_max_length": positions, **made, **tokenizer.config, **absent}
+    config = {**made, **tokenizer.config, **absent}
+    config["model_max_length"] = min(positions, config.get("model_max_length") or positions)
     if _is_berts(built):
         return config | {"tokenizer_class": "BertTokenizer"} | _rules(built)
     return config | {"tokenizer_class": "PreTrainedTokenizerFast"}

@@ -16,7 +16,7 @@ ROWS = (  # from the top; a wing stands for all that is in it
     ("training", "augmentation", "budget"),
     ("deploy", "distillation", "runtime"),
     ("checkpoint", "evaluation", "config", "report"),
-    ("pruning", "data"),
+    ("pruning", "data", "labels"),
     ("tokenizer", "provenance", "tasks", "fetch"),
     ("files", "cli"),
     ("model", "errors", "progress", "tables", "templating"),

@@ -47,7 +47,7 @@ def choose_format(folder: Path, form: str = "auto") -> str:
     """The format to run of what the folder holds; `auto`: the first of `RUNNABLE` that is there."""
     if not folder.is_dir():
         raise RositaError(f"the model folder {folder} does not exist")
-    there = [name for name in RUNNABLE if weights_file(folder, name).exists()]
+    there = [name for name in RUNNABLE if _holds(folder, name)]
     if form == "auto" and there:
         return there[0]
     if form not in there:
@@ -55,6 +55,11 @@ def choose_format(folder: Path, form: str = "auto") -> str:
         known = f"it holds {', '.join(there)}" if there else "it holds no model"
         raise RositaError(f"{folder} has no {lacking}; {known} (Deploy/export.py makes others)")
     return form
+
+
+def _holds(folder: Path, form: str) -> bool:
+    file = weights_file(folder, form)
+    return file.exists() or file.with_name(f"{file.name}.index.json").exists()  # in shards
 
 
 def check_export_folder(output: Path, overwrite: bool) -> None:

@@ -58,7 +58,7 @@ def write_hub_folder(
         "AutoModelForSequenceClassification": "RositaForSequenceClassification",
     }
     # up to 4.48, pipelines looked here whether there is a tokenizer at all
-    config["tokenizer_class"] = "BertTokenizer"
+    config["tokenizer_class"] = read_json(folder / "tokenizer_config.json")["tokenizer_class"]
     config["auto_map"] = {auto: f"{Path(CODE).stem}.{name}" for auto, name in names.items()}
     write_json(folder / "config.json", config)
     with atomic_write(folder / CODE) as file:

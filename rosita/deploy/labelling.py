@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from rosita.checkpoint import read_config
+from rosita.checkpoint import BERT_BASE, check_vocabulary, read_config
 from rosita.data.encode import set_length
 from rosita.deploy.formats import choose_format, weights_file
 from rosita.deploy.onnx import OnnxModel
@@ -54,7 +54,7 @@ class TorchModel:
     def __init__(self, folder: Path) -> None:
         try:
             model = AutoModelForSequenceClassification.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True
+                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
             )
         except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).split("\n")[0][:120]
@@ -93,6 +93,7 @@ class Labeller:
         names = config.get("id2label") or {}
         self.labels = [str(names[key]) for key in sorted(names, key=int)]
         tokenizer = read_tokenizer(folder)
+        check_vocabulary(tokenizer, config.get("vocab_size", BERT_BASE.vocab_size), folder)
         self.pad_id = tokenizer.pad_id
         self.tokenizer: Tokenizer = tokenizer.build()
         set_length(self.tokenizer, max_seq_length)

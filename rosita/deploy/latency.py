@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rosita.checkpoint import REFERENCE_WEIGHTS, load_model
+from rosita.checkpoint import load_model, weight_files
 from rosita.data.batches import Encoded, batches_by_length
 from rosita.deploy.formats import weights_file
 from rosita.deploy.onnx import OnnxModel, export_onnx, quantize_onnx
@@ -58,8 +58,7 @@ def interleaved_latency(
 
 def weights_bytes(folder: Path) -> int:
     """Size on disk of a model folder's weights."""
-    files = list(folder.glob("*.safetensors")) or list(folder.glob(REFERENCE_WEIGHTS))
-    return sum(path.stat().st_size for path in files)
+    return sum(path.stat().st_size for path in weight_files(folder))
 
 
 def interleaved_seconds(
@@ -172,10 +171,10 @@ def onnx_answer(path: Path) -> Answer:
     return lambda inputs: model.logits(**inputs)
 
 
-def open_answer(folder: Path, form: str, task_name: str) -> Answer:
+def open_answer(folder: Path, form: str, task_name: str, label_names: str | None = None) -> Answer:
     """A folder's model in one format: pytorch, onnx or int8."""
     if form == "pytorch":
-        return torch_answer(load_model(folder, find_task(task_name)))
+        return torch_answer(load_model(folder, find_task(task_name), label_names=label_names))
     return onnx_answer(weights_file(folder, form))
 
 
@@ -201,7 +200,12 @@ def dev_logits(answer: Answer, dev: Encoded, name: str) -> np.ndarray:
 
 
 def peak_memory(
-    folder: Path, form: str, task_name: str, vocab_size: int, batch_shape: tuple[int, int]
+    folder: Path,
+    form: str,
+    task_name: str,
+    vocab_size: int,
+    batch_shape: tuple[int, int],
+    label_names: str | None = None,
 ) -> int | None:
     """Bytes that opening a model and answering one batch take, in a process of its own.
 
@@ -209,8 +213,8 @@ def peak_memory(
     process above what it held after its imports; None where the system does not tell it (Linux
     does).
     """
-    command = [sys.executable, "-c", _CHILD, folder, form, task_name, vocab_size, *batch_shape,
-               torch.get_num_threads()]  # fmt: skip
+    command = [sys.executable, "-c", _CHILD, folder, form, task_name, label_names or "",
+               vocab_size, *batch_shape, torch.get_num_threads()]  # fmt: skip
     package = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=package)
     if done.returncode:
@@ -220,7 +224,7 @@ def peak_memory(
     return None if printed == "None" else int(printed)
 
 
-def print_peak(folder: str, form: str, task_name: str, *sizes: str) -> None:
+def print_peak(folder: str, form: str, task_name: str, label_names: str, *sizes: str) -> None:
     """Print the peak for `peak_memory`; sizes: vocabulary, rows, tokens, threads."""
     vocab_size, batch_size, length, threads = map(int, sizes)
     if form != "pytorch":
@@ -231,7 +235,7 @@ def print_peak(folder: str, form: str, task_name: str, *sizes: str) -> None:
         print(None)
         return
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    answer = open_answer(Path(folder), form, task_name)
+    answer = open_answer(Path(folder), form, task_name, label_names or None)
     batch = random_batch(vocab_size, batch_size, length)
     for _ in range(2):
         answer(batch)

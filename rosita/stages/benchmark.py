@@ -49,6 +49,7 @@ class Comparison:
     max_seq_length: int | None = None  # of dev texts; None: the task's
     threads: int | None = None  # cores of one call; None: torch's
     seconds: float = 3.0  # of each timing
+    label_names: str | None = None  # what the models call the task's labels
 
 
 @dataclass
@@ -82,7 +83,7 @@ def compare_models(folders: dict[str, Path], asked: Comparison) -> dict[str, Any
 def open_formats(name: str, folder: Path, made: Path, asked: Comparison) -> list[Candidate]:
     """The model in each format; what the folder lacks is exported to `made`."""
     task = find_task(asked.task_name)
-    model = load_model(folder, task).eval()
+    model = load_model(folder, task, label_names=asked.label_names).eval()
     check_lengths(asked.lengths, model.config)
     lacking = [
         form
@@ -100,7 +101,7 @@ def open_formats(name: str, folder: Path, made: Path, asked: Comparison) -> list
         at = made if form in lacking else folder
         size = weights_bytes(at) if form == "pytorch" else weights_file(at, form).stat().st_size
         facts = {"bytes": size, "parameters": count, "shape": shape}
-        answer = open_answer(at, form, asked.task_name)
+        answer = open_answer(at, form, asked.task_name, asked.label_names)
         candidates.append(Candidate(name, form, at, model.config, dev, answer, facts))
     return candidates
 
@@ -109,7 +110,9 @@ def measure_facts(candidate: Candidate, asked: Comparison) -> None:
     """Add the peak memory and the dev score of a model in its format."""
     largest = max(asked.batch_sizes), max(asked.lengths)
     vocabulary = candidate.config.vocab_size
-    peak = peak_memory(candidate.folder, candidate.form, asked.task_name, vocabulary, largest)
+    peak = peak_memory(
+        candidate.folder, candidate.form, asked.task_name, vocabulary, largest, asked.label_names
+    )
     candidate.facts |= {"peak_memory_bytes": peak, "dev_score": None, "metric": None}
     if candidate.dev is None:
         return

@@ -7,7 +7,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from rosita.checkpoint import TaskModel
+from rosita.checkpoint import TaskModel, check_length
 from rosita.config import KDSettings
 from rosita.data.batches import Sampler
 from rosita.distillation.losses import DistillationLoss
@@ -136,17 +136,24 @@ def distil_plan(settings: KDSettings, student: TaskModel, sampler: Sampler) -> P
 
 
 def check_pair(teacher: TaskModel, student: TaskModel, settings: KDSettings) -> None:
-    """Teacher and student share hidden size and vocabulary; a shape that is named is the student's.
+    """Teacher and student read texts alike; where hidden states are learnt they have one size; a
+    shape that is named is the student's.
 
     Raises `RositaError`.
     """
-    for name in ("hidden_size", "vocab_size"):
-        theirs, ours = (getattr(one.model.config, name) for one in (teacher, student))
-        if theirs != ours:
-            raise RositaError(
-                f"teacher {teacher.path} has {name} {theirs}, student {student.path} has {ours};"
-                " the student must come from the same BERT"
-            )
+    if found := teacher.tokenizer.difference(student.tokenizer):
+        raise RositaError(
+            f"teacher {teacher.path} and student {student.path} read texts otherwise: {found};"
+            " the student must have its teacher's tokenizer"
+        )
+    check_length(settings.max_seq_length, teacher.model.config)
+    theirs, ours = (one.model.config.hidden_size for one in (teacher, student))
+    if settings.repr_distill and theirs != ours:
+        raise RositaError(
+            f"teacher {teacher.path} has hidden_size {theirs}, student {student.path} has {ours}:"
+            " repr_distill compares their hidden states and needs one size; such a teacher is"
+            " learnt by its logits alone: --pred_distill True --repr_distill False"
+        )
     learns_labels = settings.label_weight or (
         student.task.is_regression and settings.regression_target == "labels"
     )

@@ -56,6 +56,7 @@ def export_stage(start: TaskModel, settings: ExportSettings) -> dict[str, Any]:
         report = {
             "model": start.path,
             "task": start.task.name,
+            "labels": start.labels,
             "shape": str(start.shape),
             "parameters": start.parameters,
             "dev_rows": len(dev),

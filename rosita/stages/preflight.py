@@ -82,7 +82,7 @@ def check_label_order(
     raise RositaError(
         f"the labels of {folder} are in another order than {task.name}'s: dev accuracy"
         f" {right / rows:.3f}, below chance; reordered {reordered / rows:.3f} ({order}). Tune it"
-        " again, or reorder the rows of its classifier"
+        " again, or, if its labels have names, name them in the task's order by --label_names"
     )
 
 

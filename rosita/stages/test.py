@@ -37,13 +37,14 @@ class TestSettings(Protocol):
     do_lower_case: bool | None
     no_cuda: bool
     classifier_activation: str
+    label_names: str | None
 
 
 def open_for_test(folder: Path, task: Task, settings: TestSettings) -> TaskModel:
     """A model folder, on the device that tests it."""
     start = TaskModel.open(
         folder, task, do_lower_case=settings.do_lower_case,
-        classifier_activation=settings.classifier_activation,
+        classifier_activation=settings.classifier_activation, label_names=settings.label_names,
     )  # fmt: skip
     check_length(settings.max_seq_length, start.model.config)
     use_cuda = torch.cuda.is_available() and not settings.no_cuda

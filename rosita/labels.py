@@ -1,0 +1,77 @@
+"""What a model calls the labels of its task: the task's own names, or readable ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rosita.errors import RositaError
+from rosita.tasks import Task
+
+if TYPE_CHECKING:
+    from rosita.model import RositaConfig
+
+
+def asked_names(label_names: str | None, task: Task) -> list[str] | None:
+    """The names of --label_names; `RositaError` unless they are one for each of the labels."""
+    if label_names is None:
+        return None
+    if task.labels is None:
+        raise RositaError(f"--label_names: {task.name} is a regression and has no labels")
+    names = [name.strip() for name in label_names.split(",")]
+    if not all(names) or not len(set(names)) == len(names) == len(task.labels):
+        raise RositaError(
+            f"--label_names {label_names}: give {len(task.labels)} different names, one for each"
+            f" of {task.name}'s {', '.join(task.labels)}, in that order"
+        )
+    return names
+
+
+def check_labels(
+    config: dict[str, Any], count: int, task: Task, folder: Path, asked: list[str] | None
+) -> tuple[list[str] | None, list[int]]:
+    """What a tuned model calls the task's labels, in the task's order, None for the task's own
+    names; and the row of its classifier for each.
+
+    `config`: its config.json; `count`: the rows of its classifier; `asked`: the names that the
+    user gave. Raises `RositaError` if the model has other labels.
+    """
+    if count != task.num_labels:
+        raise RositaError(
+            f"{folder} has {count} labels, {task.name} has {task.num_labels}:"
+            " it was tuned on another task"
+        )
+    given = config.get("id2label") or {}
+    if not isinstance(given, dict) or not all(key.isdecimal() for key in given):
+        raise RositaError(f"{folder}/config.json: id2label must map numbers to names")
+    stored = [str(given[key]) for key in sorted(given, key=int)]
+    own, rows = list(task.labels or ("score",)), list(range(count))
+    if stored in ([], own, [f"LABEL_{index}" for index in rows]):
+        return asked, rows
+    if config.get("task_labels") == own:  # written by `set_names`: in the task's order
+        if not asked or asked == stored or set(asked) != set(stored):
+            return asked or stored, rows
+    elif asked and sorted(asked) == sorted(stored):
+        return asked, [stored.index(name) for name in asked]
+    if asked:
+        raise RositaError(
+            f"{folder} has the labels {stored}, --label_names has {asked}: give the folder's own,"
+            f" in the order of {task.name}'s {', '.join(own)}"
+        )
+    hint = (f"; if they mean the same, name them in the order of {', '.join(own)}:"
+            f" --label_names {','.join(stored)}") if task.labels else ""  # fmt: skip
+    raise RositaError(
+        f"{folder} has the labels {stored}, {task.name} has {own}: another task, or another order"
+        + hint
+    )
+
+
+def set_names(config: RositaConfig, task: Task, names: list[str] | None) -> None:
+    """Have the model answer with `names`, in the task's order; None: with the task's own.
+
+    `task_labels` beside other names says whose labels they are: the next stage needs no flag.
+    """
+    config.id2label = dict(enumerate(names or task.labels or ("score",)))
+    config.label2id = {name: index for index, name in config.id2label.items()}
+    if names and names != list(task.labels):
+        config.task_labels = list(task.labels)
