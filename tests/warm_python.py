@@ -9,12 +9,14 @@ the caller's files, folder and environment; any other call goes to the real inte
 from __future__ import annotations
 
 import atexit
+import gc
 import json
 import os
 import select
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -55,16 +57,17 @@ def call(path: str, arguments: list[str]) -> int:
     return answer[0] if answer else 1
 
 
-def serve(path: str) -> int | None:
-    """Load the libraries, then fork for each call; returns in the forks, with the exit code."""
+def serve(path: str) -> None:
+    """Load the libraries, then fork for each call, until the one who started this is gone."""
     load()
+    gc.freeze()  # a fork that collected what it shares with this process would copy it all
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(path)
     listener.listen(64)
     while True:
         ready, _, _ = select.select([listener, sys.stdin], [], [])
         if listener not in ready:
-            return None  # whoever started it is gone
+            return
         connection, _ = listener.accept()
         if os.fork():
             connection.close()
@@ -74,7 +77,7 @@ def serve(path: str) -> int | None:
         listener.close()
         script = os.fork()
         if not script:
-            return run(connection)
+            end(run(connection))
         _, status = os.waitpid(script, 0)
         code = os.waitstatus_to_exitcode(status)
         try:
@@ -82,6 +85,17 @@ def serve(path: str) -> int | None:
         except BrokenPipeError:
             pass  # the caller is gone
         os._exit(0)
+
+
+def end(code: int) -> None:
+    """End this fork as an interpreter does, but for tearing down modules: that takes a second."""
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
 
 
 def reaped() -> bool:
@@ -155,5 +169,6 @@ def run(connection: socket.socket) -> int:
 
 if __name__ == "__main__":
     if sys.argv[1] == "serve":
-        sys.exit(serve(sys.argv[2]))
-    sys.exit(call(sys.argv[2], sys.argv[3:]))
+        serve(sys.argv[2])
+    else:
+        sys.exit(call(sys.argv[2], sys.argv[3:]))
