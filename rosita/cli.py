@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import re
 import sys
@@ -77,6 +78,10 @@ def run_script(main: Callable[[], None]) -> None:
             "interrupted; the same command again goes on from the last saved state", file=sys.stderr
         )
         sys.exit(130)
+    finally:
+        # An interpreter that ends looks through all that torch and transformers ever made for
+        # circles of garbage, for a second; the system takes it back anyway.
+        gc.freeze()
 
 
 def add_flags(parser: argparse.ArgumentParser, kind: type[BaseModel]) -> None:
