@@ -1,0 +1,162 @@
+#!/usr/bin/env bash
+# Open an export of Deploy/export.py (formats hf, onnx and int8) in other people's programs, each
+# installed afresh from the registries, and compare their answers to those of Deploy/predict.py.
+#
+#   scripts/check_clients.sh models/export/CoLA                      all clients
+#   scripts/check_clients.sh models/export/CoLA onnxruntime openvino  some of them
+#
+# Clients: onnxruntime openvino transformers sentence-transformers optimum transformers.js (npm)
+set -euo pipefail
+if [ $# -lt 1 ] || [ ! -e "$1/onnx/model_int8.onnx" ] || [ ! -e "$1/modeling_rosita.py" ]; then
+    sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+fi
+EXPORT=$(realpath "$1")
+shift
+CLIENTS=("$@")
+[ $# -gt 0 ] || CLIENTS=(onnxruntime openvino transformers sentence-transformers optimum transformers.js)
+ROOT=$(realpath "$(dirname "$0")/..")
+PYTHON=$ROOT/.venv/bin/python
+[ -x "$PYTHON" ] || PYTHON=python3
+TORCH=$(grep '^torch' "$ROOT/requirements.txt")  # the CPU build that the project uses
+WORK=$(mktemp -d)
+trap 'rm -r "$WORK"' EXIT
+export HF_HUB_OFFLINE=1 HF_MODULES_CACHE="$WORK/modules"
+cd "$WORK"  # no folder of this project on the path
+printf '%s\n' "the film was a great joy to watch" "Müsste  schön — 日本語?" "the dog ran." > texts
+for form in onnx int8; do
+    "$PYTHON" "$ROOT/Deploy/predict.py" --model "$EXPORT" --format $form < texts > $form.tsv
+done
+
+install() {  # install ENVIRONMENT PACKAGE...: with pip, into a fresh environment
+    "${BASE_PYTHON:-python3}" -m venv "$1"
+    "$1/bin/python" -m pip install --quiet --disable-pip-version-check "${@:2}"
+}
+
+check() {  # check NAME EXPECTED TOLERANCE: what a client printed, label<TAB>probability a text
+    "$PYTHON" - "$@" <<'PY'
+import sys
+name, expected, tolerance = sys.argv[1:]
+ours, theirs = (
+    [line.rstrip("\n").split("\t") for line in open(file)] for file in (expected, "answer.tsv")
+)
+assert len(ours) == len(theirs), f"{name} gave {len(theirs)} answers to {len(ours)} texts"
+far = max(abs(float(a[1]) - float(b[1])) for a, b in zip(ours, theirs))
+same = [a[0] for a in ours] == [b[0] for b in theirs]
+assert same and far <= float(tolerance), f"{name} answers {theirs}, ours are {ours}"
+print(f"{name}: {len(ours)} labels equal, probabilities within {far:.1e}")
+PY
+}
+
+# ids, mask and token types of a text by `tokenizers` alone, and what makes logits an answer
+COMMON='
+import json, sys, numpy
+from tokenizers import Tokenizer
+folder = sys.argv[1]
+tokenizer = Tokenizer.from_file(f"{folder}/tokenizer.json")
+labels = json.load(open(f"{folder}/config.json"))["id2label"]
+def answer(run):
+    for text in open("texts"):
+        coded = tokenizer.encode(text.rstrip("\n"))
+        feed = {"input_ids": coded.ids, "attention_mask": coded.attention_mask,
+                "token_type_ids": coded.type_ids}
+        logits = run({name: numpy.array([value]) for name, value in feed.items()})[0]
+        odds = numpy.exp(logits - logits.max())
+        print(labels[str(logits.argmax())], (odds / odds.sum()).max(), sep="\t")
+'
+
+for client in "${CLIENTS[@]}"; do
+    case $client in
+    onnxruntime)
+        install ort onnxruntime tokenizers
+        ort/bin/python -c "$COMMON
+import onnxruntime
+session = onnxruntime.InferenceSession(f'{folder}/model_int8.onnx')
+answer(lambda feed: session.run(['logits'], feed)[0])" "$EXPORT/onnx" > answer.tsv
+        check "onnxruntime $(ort/bin/python -c 'import onnxruntime as o; print(o.__version__)'), int8" int8.tsv 2e-2 ;;
+    openvino)
+        install ov openvino tokenizers
+        ov/bin/python -c "$COMMON
+import openvino
+model = openvino.Core().compile_model(f'{folder}/model.onnx', 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
+answer(lambda feed: model(feed)['logits'])" "$EXPORT/onnx" > answer.tsv
+        check "OpenVINO $(ov/bin/python -c 'import openvino as o; print(o.__version__)')" onnx.tsv 1e-3 ;;
+    transformers)
+        install hf "$TORCH" transformers accelerate
+        hf/bin/python - "$EXPORT" > answer.tsv <<'PY'
+# pipeline, and Trainer: train, checkpoint, resume, save, open again
+import sys, torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, \
+    TrainingArguments, pipeline
+folder = sys.argv[1]
+for text in open("texts"):
+    found = pipeline("text-classification", folder, trust_remote_code=True)(text.rstrip("\n"))[0]
+    print(found["label"], found["score"], sep="\t")
+model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained(folder)
+rows = [{**tokenizer(text), "labels": number % 2} for number, text in enumerate(open("texts"))]
+def trainer(steps):
+    arguments = TrainingArguments("trained", max_steps=steps, save_steps=2, report_to=[],
+                                  per_device_train_batch_size=2, gradient_checkpointing=True)
+    return Trainer(model, arguments, train_dataset=rows, processing_class=tokenizer)
+trainer(2).train()
+last = trainer(4)
+last.train(resume_from_checkpoint=True)
+assert last.state.global_step == 4
+last.save_model("saved")
+again = AutoModelForSequenceClassification.from_pretrained("saved", trust_remote_code=True)
+for name, weight in again.state_dict().items():
+    assert torch.equal(weight, last.model.state_dict()[name].cpu()), name
+PY
+        check "transformers $(hf/bin/python -c 'import transformers as t; print(t.__version__)'), pipeline and Trainer" onnx.tsv 1e-3
+        # what the Trainer saved opens here as well
+        "$PYTHON" "$ROOT/Deploy/predict.py" --model saved --format pytorch < texts > /dev/null ;;
+    sentence-transformers)
+        install st "$TORCH" sentence-transformers
+        st/bin/python - "$EXPORT" > answer.tsv <<'PY'
+import sys, torch
+from sentence_transformers import CrossEncoder
+model = CrossEncoder(sys.argv[1], trust_remote_code=True)
+texts = [line.rstrip("\n") for line in open("texts")]
+found = model.predict(texts, activation_fn=torch.nn.Softmax(dim=-1))
+for row in found:
+    print(model.config.id2label[int(row.argmax())], row.max(), sep="\t")
+PY
+        check "sentence-transformers $(st/bin/python -c 'import sentence_transformers as s; print(s.__version__)'), CrossEncoder" onnx.tsv 1e-3 ;;
+    optimum)
+        install om "$TORCH" "optimum-onnx[onnxruntime]"
+        om/bin/python - "$EXPORT" > answer.tsv <<'PY'
+import sys, torch
+from optimum.onnxruntime import ORTModelForSequenceClassification
+from transformers import AutoTokenizer
+folder = f"{sys.argv[1]}/onnx"
+model = ORTModelForSequenceClassification.from_pretrained(folder, file_name="model.onnx")
+tokenizer = AutoTokenizer.from_pretrained(folder)
+for text in open("texts"):
+    odds = model(**tokenizer(text.rstrip("\n"), return_tensors="pt")).logits.softmax(-1)[0]
+    print(model.config.id2label[int(odds.argmax())], float(odds.max()), sep="\t")
+PY
+        check "optimum-onnx $(om/bin/pip show optimum-onnx 2>/dev/null | sed -n 's/^Version: //p')" onnx.tsv 1e-3 ;;
+    transformers.js)
+        npm install --silent --no-audit --no-fund --ignore-scripts @huggingface/transformers
+        for form in onnx:fp32:1e-3 int8:int8:2e-2; do  # int8 rounds by batch
+            IFS=: read -r expected dtype tolerance <<< "$form"
+            node --input-type=module - "$EXPORT/onnx" "$dtype" > answer.tsv <<'JS'
+import { readFileSync } from "node:fs";
+import { env, pipeline } from "@huggingface/transformers";
+const [folder, dtype] = process.argv.slice(2);
+env.allowRemoteModels = false;
+env.localModelPath = "/";
+const classify = await pipeline("text-classification", folder, { subfolder: "", dtype });
+for (const text of readFileSync("texts", "utf-8").trimEnd().split("\n")) {
+  const [found] = await classify(text);
+  console.log(`${found.label}\t${found.score}`);
+}
+JS
+            check "transformers.js $(node -p 'require("./node_modules/@huggingface/transformers/package.json").version'), $dtype" "$expected.tsv" "$tolerance"
+        done ;;
+    *)
+        echo "error: no client is called $client" >&2
+        exit 2 ;;
+    esac
+done
