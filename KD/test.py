@@ -17,7 +17,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from rosita.cli import ArgumentParser, add_flags, run_script
-from rosita.config import KDSettings, load_config, setting
+from rosita.config import load_config, setting, shared
 from rosita.errors import RositaError
 from rosita.provenance import resolve_folder
 from rosita.tasks import find_task
@@ -30,18 +30,18 @@ class TestSettings(BaseModel):
 
     student_model: str = setting(..., "model folder to test")
     output_dir: str | None = setting(None, "folder for the results (default: the model's)")
-    data_dir: str | None = setting(None, "folder of the task's .tsv files (default: data/TASK)")
-    cache_dir: str | None = KDSettings.model_fields["cache_dir"]
-    do_lower_case: bool | None = KDSettings.model_fields["do_lower_case"]
-    label_names: str | None = KDSettings.model_fields["label_names"]
+    data_dir: str = shared("data_dir")
+    cache_dir: str | None = shared("cache_dir")
+    do_lower_case: bool | None = shared("do_lower_case")
+    label_names: str | None = shared("label_names")
     do_eval: bool = setting(False, "score the dev files")
     do_predict: bool = setting(False, "predict the test files")
-    max_seq_length: int = KDSettings.model_fields["max_seq_length"]
-    eval_batch_size: int = KDSettings.model_fields["eval_batch_size"]
+    max_seq_length: int = shared("max_seq_length")
+    eval_batch_size: int = shared("eval_batch_size")
     submission_dir: str | None = setting(None, "collect the predictions for the GLUE server here")
     seed: int = setting(42, "accepted and not needed: testing draws nothing")
-    no_cuda: bool = KDSettings.model_fields["no_cuda"]
-    classifier_activation: str = KDSettings.model_fields["classifier_activation"]
+    no_cuda: bool = shared("no_cuda")
+    classifier_activation: str = shared("classifier_activation")
 
 
 def main(argv: list[str] | None = None) -> None:

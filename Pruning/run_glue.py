@@ -33,16 +33,18 @@ RETIRED = {  # flags of the published script -> what to do instead
     "--local_rank": "start the script by torchrun or accelerate launch; they number the processes",
     "--eval_all_checkpoints": "type --do_eval --model_name_or_path OUTPUT_DIR/checkpoint-N",
 }
+# What FineTuneSettings cannot be without; only training needs it typed, the rest has the model's.
+NO_OUTPUT = {"output_dir": "-"}
 
 
 def main(argv: list[str] | None = None) -> None:
     task, settings, flags = parse_args(argv)
     print(describe(settings, flags))
     if settings.compute_taylor:
-        compute_taylor(task, settings)
+        compute_taylor(task, settings, flags)
         return
     folder = resolve_folder(settings.model_name_or_path)
-    output = Path(settings.output_dir or folder)
+    output = Path(flags.get("output_dir") or folder)
     if settings.do_train:
         fine_tune(task, settings)
         folder = output
@@ -75,11 +77,11 @@ def fine_tune(task: Task, settings: FineTuneSettings) -> None:
               f" the model is in {Path(settings.output_dir)}")  # fmt: skip
 
 
-def compute_taylor(task: Task, settings: FineTuneSettings) -> None:
+def compute_taylor(task: Task, settings: FineTuneSettings, flags: dict[str, str]) -> None:
     """One pass over train.tsv: |w * sum over batches of |gradient||; no weight changes."""
     source = resolve_folder(settings.model_name_or_path)
     require_finished(source, task.name, "score a model tuned on this task")
-    folder = Path(settings.output_dir or source) / "taylor_score"
+    folder = Path(flags.get("output_dir") or source) / "taylor_score"
     there = settings.model_copy(update={"output_dir": str(folder)})
     if finished_already("taylor", there, task, {"model": source}):
         return
@@ -101,12 +103,12 @@ def parse_args(argv: list[str] | None) -> tuple[Task, FineTuneSettings, dict[str
         flags["num_train_epochs"] = default_epochs(task, flags)
     if flags.pop("fp16", "False").lower() == "true":
         flags["precision"] = "fp16"
-    settings = load_config(FineTuneSettings, task, flags)
+    settings = load_config(FineTuneSettings, task, NO_OUTPUT | flags)
     if not (settings.do_train or settings.do_eval or settings.do_predict
             or settings.compute_taylor):  # fmt: skip
         raise RositaError("nothing to do: give --do_train, --do_eval, --do_predict or"
                           " --compute_taylor True")  # fmt: skip
-    if settings.do_train and not settings.output_dir:
+    if settings.do_train and not flags.get("output_dir"):
         raise RositaError("--do_train needs --output_dir")
     if settings.do_train and settings.compute_taylor:
         raise RositaError("--compute_taylor True trains nothing: leave --do_train out")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.config import JsonDict
 
 from rosita.errors import RositaError, nearest
 from rosita.files import read_json
@@ -30,18 +31,22 @@ def configs_for(layers: int) -> Path:
     return CONFIGS if layers >= 8 else CONFIGS / "minilm"
 
 
+_INCIDENTAL: JsonDict = {"identity": False}
+
+
 def setting(default: Any, help: str, *, identity: bool = True, **limits: Any) -> Any:
     """A field of a settings class: its default, what `--help` says of it, and its limits.
 
     `identity`: it decides the outcome of a run; False for what says where and how to run.
     """
-    return Field(default, description=help, json_schema_extra={"identity": identity}, **limits)
+    extra = None if identity else _INCIDENTAL
+    return Field(default, description=help, json_schema_extra=extra, **limits)
 
 
 def decides(kind: type[BaseModel]) -> list[str]:
     """Names of the settings that decide the outcome of a run."""
     return [
-        name for name, field in kind.model_fields.items() if field.json_schema_extra["identity"]
+        name for name, field in kind.model_fields.items() if field.json_schema_extra != _INCIDENTAL
     ]
 
 
@@ -54,9 +59,7 @@ class LoopSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    data_dir: str | None = setting(
-        None, "folder of the task's .tsv files (default: data/TASK)", identity=False
-    )
+    data_dir: str = setting("data/TASK", "folder of the task's .tsv files", identity=False)
     output_dir: str = setting(..., "model folder to write", identity=False)
     cache_dir: str | None = setting(
         None, "folder for cached token ids (default: beside the data)", identity=False
@@ -87,6 +90,9 @@ class LoopSettings(BaseModel):
     dry_run: bool = setting(
         False, "check everything, print the plan and its time, write nothing", identity=False
     )
+    overwrite_output_dir: bool = setting(
+        False, "start afresh, whatever output_dir holds", identity=False
+    )
 
 
 class FineTuneSettings(LoopSettings):
@@ -98,8 +104,8 @@ class FineTuneSettings(LoopSettings):
     model_name_or_path: str = setting(
         ..., "model folder, or a name that download_bert.py fetched", identity=False
     )
-    output_dir: str | None = setting(
-        None, "model folder to write (scores: default beside model)", identity=False
+    output_dir: str = setting(
+        ..., "model folder to write, needed by do_train (default: the model's own)", identity=False
     )
     per_gpu_train_batch_size: int = setting(32, "rows per device and micro-batch", ge=1)
     per_gpu_eval_batch_size: int = setting(8, EVAL_ROWS, ge=1, identity=False)
@@ -120,9 +126,6 @@ class FineTuneSettings(LoopSettings):
     compute_taylor: bool = setting(False, "score the weights, train nothing")
     do_lower_case: bool | None = setting(None, LOWER_CASE)
     fp16: bool = setting(False, "the same as --precision fp16")
-    overwrite_output_dir: bool = setting(
-        False, "start afresh, whatever output_dir holds", identity=False
-    )
     overwrite_cache: bool = setting(
         False, "accepted and not needed: a cache is never stale", identity=False
     )
@@ -213,9 +216,6 @@ class KDSettings(LoopSettings):
     keep_layers: int | None = setting(None, "layers to keep", ge=1)
     ffn_hidden_dim: int | None = setting(None, "FFN units per layer to keep", ge=1)
     emb_hidden_dim: int | None = setting(None, "rank of the embedding (-1: not factorized)", ge=-1)
-    overwrite_output_dir: bool = setting(
-        False, "start afresh, whatever output_dir holds", identity=False
-    )
     classifier_activation: Literal["auto", "relu", "none"] = setting(
         "auto", "before the classifier (auto: relu for the reference's KD checkpoints)"
     )
@@ -246,8 +246,16 @@ class KDSettings(LoopSettings):
     @property
     def target(self) -> Shape | None:
         """The shape that keep_heads, keep_layers, ffn_hidden_dim, emb_hidden_dim name, or None."""
-        parts = (self.keep_heads, self.keep_layers, self.ffn_hidden_dim, self.emb_hidden_dim)
-        return None if None in parts else Shape(*parts)
+        heads, layers = self.keep_heads, self.keep_layers
+        ffn, rank = self.ffn_hidden_dim, self.emb_hidden_dim
+        if heads is None or layers is None or ffn is None or rank is None:
+            return None
+        return Shape(heads, layers, ffn, rank)
+
+    @property
+    def fresh_vectors(self) -> str | None:
+        """The vectors by which words are replaced anew in the epochs; None if they are not."""
+        return None if self.fresh_augmentation == "never" else self.glove_embs
 
 
 Settings = TypeVar("Settings", bound=BaseModel)
@@ -327,8 +335,9 @@ def _from_text(kind: type[BaseModel], name: str, text: str) -> Any:
         default = kind.model_fields[name].default
         if default is None:
             return None
+    annotation: Any = kind.model_fields[name].annotation
     try:
-        return TypeAdapter(kind.model_fields[name].annotation).validate_python(text)
+        return TypeAdapter(annotation).validate_python(text)
     except ValidationError as error:
         raise RositaError(f"--{name} {text}: {error.errors()[0]['msg']}") from None
 
@@ -348,6 +357,11 @@ def _complaints(error: ValidationError, sources: dict[str, str], path: object) -
     return "; ".join(faults)
 
 
+def shared(name: str) -> Any:
+    """A setting of training in another settings class: the same default, help and limits."""
+    return KDSettings.model_fields[name]
+
+
 class ExportSettings(BaseModel):
     """Settings of Deploy/export.py."""
 
@@ -362,7 +376,7 @@ class ExportSettings(BaseModel):
         None, "pretrained model that the card names (default: what download_bert.py fetched)"
     )
     overwrite_output_dir: bool = setting(False, "replace what output_dir holds")
-    label_names: str | None = KDSettings.model_fields["label_names"]
-    data_dir: str | None = KDSettings.model_fields["data_dir"]
-    cache_dir: str | None = KDSettings.model_fields["cache_dir"]
-    max_seq_length: int = KDSettings.model_fields["max_seq_length"]
+    label_names: str | None = shared("label_names")
+    data_dir: str = shared("data_dir")
+    cache_dir: str | None = shared("cache_dir")
+    max_seq_length: int = shared("max_seq_length")

@@ -147,6 +147,6 @@ def test_a_file_that_is_no_json_is_named_with_line_and_column(tmp_path):
 def test_switches_stand_alone_or_take_true_and_false():
     parser = argparse.ArgumentParser()
     add_flags(parser, FineTuneSettings)
-    line = "--model_name_or_path m --do_train --is_prun False --compute_taylor True"
+    line = "--model_name_or_path m --output_dir o --do_train --is_prun False --compute_taylor True"
     settings = load_config(FineTuneSettings, GLUE["CoLA"], vars(parser.parse_args(line.split())))
     assert settings.do_train and settings.compute_taylor and not settings.is_prun

@@ -42,8 +42,8 @@ def distil_stage(
     task = student.task
     names = train_file_names(Path(settings.data_dir), task, settings.aug_train, subsets)
     data = load_data(settings, task, student.tokenizer, accelerator, student.model.config, names)
-    if settings.fresh_augmentation != "never":
-        data = with_fresh_rows(data, settings, student)
+    if vectors := settings.fresh_vectors:
+        data = with_fresh_rows(data, settings, vectors, student)
     parents = {"teacher": teacher, "student": student}
     folder = Path(settings.output_dir)
     run = new_run(kd_stage(settings), settings, data, parents, folder, accelerator)
@@ -105,13 +105,13 @@ def followed_states(job: Job, objective: DistillationLoss) -> list[int]:
 def distil_plan(settings: KDSettings, student: TaskModel, sampler: Sampler) -> Plan:
     """How the loop runs: one-step students keep their shape, iterative ones follow a schedule."""
     steps = total_steps(settings, sampler)
-    schedule = None
-    if settings.depth_or_width and not settings.compute_taylor:
+    schedule, target = None, settings.target
+    if settings.depth_or_width and target and not settings.compute_taylor:
         # as the reference counts: rows / batch, the last partial batch as a fraction
         whole = settings.num_train_epochs * sampler.rows / sampler.batch_size
         schedule = PruningSchedule.plan(
             student.model.config,
-            settings.target,
+            target,
             settings.depth_or_width,
             settings.prun_period_proportion * whole,
         )

@@ -27,7 +27,7 @@ def run_identity(
 ) -> dict[str, Any]:
     """Everything that decides a run; `parents`: role -> hash of its weights, `train` and `dev`:
     hashes of the files."""
-    identity = {
+    identity: dict[str, Any] = {
         "stage": stage,
         "task": task.name,
         "labels": list(task.labels or ()) or "regression",
@@ -36,8 +36,8 @@ def run_identity(
         "parents": parents,
         "data": {"train": train, "dev": dev},
     }
-    if getattr(settings, "fresh_augmentation", "never") != "never":
-        identity["data"]["glove"] = glove_hash(settings.glove_embs)
+    if vectors := getattr(settings, "fresh_vectors", None):
+        identity["data"]["glove"] = glove_hash(vectors)
     return identity
 
 
@@ -85,7 +85,7 @@ def train_file_names(folder: Path, task: Task, aug_train: bool, subsets: bool) -
     """
     command = f"data_augmentation.py --task_name {task.name} --glue_dir {folder.parent}"
     if subsets:
-        names = []
+        names: list[str] = []
         while (folder / f"train_aug{len(names)}.tsv").exists():
             names.append(f"train_aug{len(names)}.tsv")
         if not names:

@@ -47,8 +47,11 @@ class Data:
         return Sampler(self.train, batch_size, seed, self.fresh.files if self.fresh else None)
 
 
-def with_fresh_rows(data: Data, settings: KDSettings, student: TaskModel) -> Data:
-    """The same data, drawn anew, alternately or always; candidates by the student's vocabulary."""
+def with_fresh_rows(data: Data, settings: KDSettings, vectors: str, student: TaskModel) -> Data:
+    """The same data, drawn anew, alternately or always.
+
+    Candidates are the neighbours by `vectors`, for words of the student's vocabulary.
+    """
     # heavy imports, only needed here: they bring transformers' BERT in
     from rosita.augmentation.candidates import CandidateFinder, Sampling
     from rosita.augmentation.fresh import FreshRows
@@ -56,7 +59,7 @@ def with_fresh_rows(data: Data, settings: KDSettings, student: TaskModel) -> Dat
 
     finder = CandidateFinder(
         load_tokenizer(resolve_folder(student.path)),
-        load_glove(settings.glove_embs),
+        load_glove(vectors),
         settings.aug_candidates,
     )
     tokenizer = student.tokenizer.build()

@@ -28,16 +28,31 @@ from rosita.tasks import DIAGNOSTIC, Task
 
 
 class TestSettings(Protocol):
-    """The settings that testing a model needs; every stage that tests has them."""
+    """The settings that testing a model needs; every stage that tests has them, frozen."""
 
-    data_dir: str
-    cache_dir: str | None
-    max_seq_length: int
-    eval_batch_size: int
-    do_lower_case: bool | None
-    no_cuda: bool
-    classifier_activation: str
-    label_names: str | None
+    @property
+    def data_dir(self) -> str: ...
+
+    @property
+    def cache_dir(self) -> str | None: ...
+
+    @property
+    def max_seq_length(self) -> int: ...
+
+    @property
+    def eval_batch_size(self) -> int: ...
+
+    @property
+    def do_lower_case(self) -> bool | None: ...
+
+    @property
+    def no_cuda(self) -> bool: ...
+
+    @property
+    def classifier_activation(self) -> str: ...
+
+    @property
+    def label_names(self) -> str | None: ...
 
 
 def open_for_test(folder: Path, task: Task, settings: TestSettings) -> TaskModel:
@@ -48,7 +63,7 @@ def open_for_test(folder: Path, task: Task, settings: TestSettings) -> TaskModel
     )  # fmt: skip
     check_length(settings.max_seq_length, start.model.config)
     use_cuda = torch.cuda.is_available() and not settings.no_cuda
-    start.model.to("cuda" if use_cuda else "cpu").eval()
+    start.model.eval().to(torch.device("cuda" if use_cuda else "cpu"))
     return start
 
 
