@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -12,6 +13,8 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from torch import nn
 
 from rosita.config import LoopSettings
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def start_accelerator(settings: LoopSettings) -> Accelerator:
@@ -46,8 +49,7 @@ def keep_freed_memory() -> None:
     Otherwise it hands large blocks back to the system, and every step of a model of BERT-base's
     size spends a fifth of its time on page faults for the gradients that it frees and takes again.
     """
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if hasattr(libc, "mallopt"):
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         trim_threshold, mmap_threshold = -1, -3  # malloc.h
         libc.mallopt(mmap_threshold, 32 << 20)  # the largest it takes
         libc.mallopt(trim_threshold, 2**31 - 1)
@@ -59,13 +61,13 @@ def has_bf16(no_cuda: bool) -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def freeze(model: nn.Module, accelerator: Accelerator) -> nn.Module:
+def freeze(model: Model, accelerator: Accelerator) -> Model:
     """A teacher on the run's device, without gradients; its linear layers in the run's precision.
 
     Autocast would cast these weights anew in every step: it keeps the casts of trained ones only.
     Embeddings and LayerNorm stay in fp32, so that the results are autocast's.
     """
-    model = model.eval().requires_grad_(False).to(accelerator.device)
+    model.eval().requires_grad_(False).to(accelerator.device)
     dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
     if accelerator.mixed_precision in dtypes:
         cast_linear_layers(model, dtypes[accelerator.mixed_precision])

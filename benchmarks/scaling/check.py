@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from scaling.simulator import (
     LAUNCHES_REST,
@@ -35,7 +36,7 @@ from scaling.simulator import (
 
 from rosita.config import KDSettings
 from rosita.data.batches import Batch, Encoded, Sampler
-from rosita.distillation.losses import DistillationLoss
+from rosita.distillation.losses import DistillationLoss, Objective
 from rosita.distillation.teacher import Said, Teacher
 from rosita.evaluation import predict
 from rosita.model import RositaConfig, RositaForSequenceClassification
@@ -142,15 +143,18 @@ class Remembering(Teacher):
         pass
 
     def say(self, batch: Batch, states: bool) -> Said:
-        return Said(torch.zeros(len(batch.rows), 2), None)
+        return Said(torch.zeros(len(batch.rows), 2), ())
 
 
-def set_up(one: Job, **more: object):
+def set_up(
+    one: Job, **more: object
+) -> tuple[RositaForSequenceClassification, Objective, Sampler, Plan, Accelerator]:
     """Model, objective, sampler, plan and accelerator of a job, random weights."""
     AcceleratorState._reset_state(reset_partial_state=True)
     given = settings(num_train_epochs=1, **more)
     accelerator = start_accelerator(given)
     data = random_rows(max(one.rows, STEPS * one.batch), one.tokens)
+    teacher: Teacher
     if one.cached:
         teacher = Remembering()
     else:
@@ -185,7 +189,8 @@ def measure_evaluation(one: Job) -> float:
 def measure_epoch(one: Job) -> float:
     """Seconds of the loop over all rows once, from start to end: what disturbs it counts."""
     with tempfile.TemporaryDirectory() as folder:
-        training = Training(*set_up(one), Path(folder))
+        model, objective, sampler, plan, accelerator = set_up(one)
+        training = Training(model, objective, sampler, plan, accelerator, Path(folder))
         start = time.perf_counter()
         training.run()
         return time.perf_counter() - start

@@ -12,12 +12,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from numpy.lib.format import open_memmap
-from torch import Tensor, nn
+from torch import Tensor
 
 from rosita.data.batches import Batch, Encoded, batches_by_length
 from rosita.errors import RositaError
 from rosita.evaluation import check_finite
 from rosita.files import partial_name, remove_leftovers
+from rosita.model import RositaForSequenceClassification
 from rosita.progress import Bar
 
 TOKENS = 4096  # of a batch that the teacher looks at
@@ -27,10 +28,10 @@ STATE = np.dtype(np.float16)  # of a kept hidden state: finer than the bf16 that
 @dataclass
 class Said:
     """A teacher's answer to a batch: logits (rows, num_labels), hidden states by their number
-    (rows, length, hidden; 0 is the embedding output) where they were asked for."""
+    (rows, length, hidden; 0 is the embedding output), none where they were not asked for."""
 
     logits: Tensor
-    states: Mapping[int, Tensor] | Sequence[Tensor] | None
+    states: Mapping[int, Tensor] | Sequence[Tensor]
 
 
 class Teacher:
@@ -39,8 +40,9 @@ class Teacher:
     The model is in evaluation mode and gets no gradients.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model.eval().requires_grad_(False)
+    def __init__(self, model: RositaForSequenceClassification) -> None:
+        self.model = model.eval()
+        self.model.requires_grad_(False)
         self._memory: dict[Encoded, _Memory] = {}
 
     @property
@@ -50,12 +52,12 @@ class Teacher:
 
     def say(self, batch: Batch, states: bool) -> Said:
         """Its logits of a batch, and with `states` its hidden states."""
-        memory = self._memory.get(batch.file)
+        memory = None if batch.file is None else self._memory.get(batch.file)
         if memory and (memory.states or not states):
             return memory.recall(batch)
         with torch.no_grad():
             found = self.model(**batch.inputs, output_hidden_states=states)
-        return Said(found.logits, found.hidden_states)
+        return Said(found.logits, found.hidden_states or ())
 
     def remember(
         self,
@@ -84,13 +86,14 @@ class Teacher:
                 _write(self.model, file, paths, states, accelerator)
             arrays = {kind: np.load(path, mmap_mode="r") for kind, path in paths.items()}
             kept = {number: arrays["states"][:, i] for i, number in enumerate(states or ())}
-            self._memory[file] = _Memory(arrays["logits"], kept)
+            self._memory[file] = _Memory(file, arrays["logits"], kept)
 
 
 @dataclass
 class _Memory:
     """What was said of a file: (rows, num_labels), and by state number (tokens, hidden)."""
 
+    file: Encoded
     logits: np.ndarray
     states: dict[int, np.ndarray]
 
@@ -99,7 +102,7 @@ class _Memory:
         logits = torch.from_numpy(np.asarray(self.logits[batch.rows]))
         padded = {}
         if self.states:
-            tokens, mask = batch.file.token_places(batch.rows)
+            tokens, mask = self.file.token_places(batch.rows)
         for number, kept in self.states.items():
             state = torch.zeros(*mask.shape, kept.shape[1])
             state[torch.from_numpy(mask)] = torch.from_numpy(kept[tokens]).float()
@@ -112,7 +115,7 @@ def states_bytes(files: list[Encoded], states: list[int], hidden_size: int) -> i
     return sum(len(file.ids) for file in files) * len(states) * hidden_size * STATE.itemsize
 
 
-def _reserve(path: Path, shape: tuple[int, ...], dtype: type) -> None:
+def _reserve(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
     """Make the array file at its full size; `RositaError` if the disk has no room for it."""
     array = open_memmap(path, "w+", dtype, shape)
     array.flush()
@@ -129,7 +132,7 @@ def _reserve(path: Path, shape: tuple[int, ...], dtype: type) -> None:
 
 
 def _write(
-    teacher: nn.Module,
+    teacher: RositaForSequenceClassification,
     file: Encoded,
     paths: dict[str, Path],
     states: list[int] | None,
@@ -137,7 +140,9 @@ def _write(
 ) -> None:
     """Fill new arrays, each process its rows, and put them in place when all are done."""
     config = teacher.config
-    kinds = {"logits": ((len(file), config.num_labels), np.float32)}
+    kinds: dict[str, tuple[tuple[int, ...], np.dtype]] = {
+        "logits": ((len(file), config.num_labels), np.dtype(np.float32))
+    }
     if states:
         kinds["states"] = ((len(file.ids), len(states), config.hidden_size), STATE)
     names = [partial_name(path) for path in paths.values()]
@@ -166,8 +171,8 @@ def _write(
 
 @torch.inference_mode()
 def _fill(
-    arrays: dict[str, np.ndarray],
-    teacher: nn.Module,
+    arrays: dict[str, np.memmap],
+    teacher: RositaForSequenceClassification,
     file: Encoded,
     states: list[int],
     accelerator: Accelerator,

@@ -42,14 +42,14 @@ class Cut:
     """What a pruning keeps: decided once; weights, moments and the record all follow it.
 
     `layers` are numbered as in the model that is cut, whose config is `config`. For each of them
-    `heads` and `units` hold the kept indices, ascending; None where all of them stay.
+    `heads` and `units` hold the kept indices, ascending; both are empty where all of them stay.
     """
 
     config: RositaConfig
     shape: Shape  # afterwards
     layers: list[int]
-    heads: list[Tensor] | None
-    units: list[Tensor] | None
+    heads: list[Tensor]
+    units: list[Tensor]
 
     @classmethod
     def decide(
@@ -67,8 +67,8 @@ class Cut:
         check_target(config, target)
         kept = list(range(target.keep_layers)) if layers is None else layers
         if not needs_scores(config, target):
-            return cls(config, target, kept, None, None)
-        if scores is None:
+            return cls(config, target, kept, [], [])
+        if not scores:
             raise RositaError(f"cutting heads or FFN units down to {target} needs Taylor scores")
         count = config.num_attention_heads
         heads = [top_units(head_scores(scores, n, count), target.keep_heads) for n in kept]
@@ -81,10 +81,10 @@ class Cut:
         `state`: weights, or anything of their shapes, by parameter name.
         """
         left = _keep_layers(state, self.layers)
-        for new in range(len(self.layers) if self.heads else 0):
+        for new, (heads, units) in enumerate(zip(self.heads, self.units, strict=True)):
             prefix = f"bert.encoder.layer.{new}."
-            _keep_heads(left, f"{prefix}attention.", self.heads[new], self.config.head_dim)
-            _keep_ffn_units(left, prefix, self.units[new])
+            _keep_heads(left, f"{prefix}attention.", heads, self.config.head_dim)
+            _keep_ffn_units(left, prefix, units)
         return left
 
     @torch.no_grad()

@@ -27,7 +27,9 @@ CUT_MATRICES = MATRICES[3:]
 _SCORED = re.compile(r"bert\.(encoder\.layer\.\d+\.(.+)\.weight)")
 
 
-def scored_weights(model: nn.Module, matrices: tuple[str, ...] = MATRICES) -> dict[str, Tensor]:
+def scored_weights(
+    model: nn.Module, matrices: tuple[str, ...] = MATRICES
+) -> dict[str, nn.Parameter]:
     """The weights that get a score: parameter name without `bert.` -> the parameter itself."""
     found = {}
     for name, weight in model.named_parameters():
@@ -47,7 +49,10 @@ class TaylorImportance:
     """
 
     def __init__(
-        self, model: nn.Module, matrices: tuple[str, ...] = MATRICES, by_unit: bool = False
+        self,
+        model: RositaForSequenceClassification,
+        matrices: tuple[str, ...] = MATRICES,
+        by_unit: bool = False,
     ) -> None:
         self.matrices = matrices
         self.by_unit = by_unit
@@ -60,7 +65,8 @@ class TaylorImportance:
     def add(self, model: nn.Module) -> None:
         """Add |gradient| of every scored weight; call once after each step's backward."""
         weights = scored_weights(model, self.matrices)
-        gradients = [weights[name].grad for name in self.sums]
+        # of all of them: below, lists of different length are refused
+        gradients = [g for name in self.sums if (g := weights[name].grad) is not None]
         if self.by_unit:
             for (name, total), gradient in zip(self.sums.items(), gradients, strict=True):
                 total += self._of_units(name, weights[name] * gradient)

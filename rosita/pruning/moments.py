@@ -24,7 +24,7 @@ def surviving_moments(
     Those of an embedding that is factorized now, or again (`rotated`), are left out: its new
     factors have no history.
     """
-    names = {weight: name for name, weight in model.named_parameters()}
+    names: dict[Tensor, str] = {weight: name for name, weight in model.named_parameters()}
     found: Moments = {}
     for weight, state in optimizer.state.items():
         for kind, value in state.items():

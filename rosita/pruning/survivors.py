@@ -27,7 +27,7 @@ def all_units(config: RositaConfig) -> Survivors:
 
 
 def follow(
-    survivors: Survivors, cut: Cut, scores: dict[str, Tensor] | None
+    survivors: Survivors, cut: Cut, scores: dict[str, Tensor]
 ) -> tuple[Survivors, list[dict[str, Any]]]:
     """The survivors of a pruning, and its record, a dict per kept layer.
 
@@ -36,7 +36,7 @@ def follow(
     model's units (None: none lives), "ffn_kept" the share of each slice that is kept. Empty where
     neither heads nor units are cut.
     """
-    if cut.heads is None:
+    if not cut.heads:
         return {**survivors, "layers": [survivors["layers"][old] for old in cut.layers]}, []
     layers, record = [], []
     for old, heads, units in zip(cut.layers, cut.heads, cut.units, strict=True):

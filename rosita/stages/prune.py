@@ -26,7 +26,7 @@ def prune_stage(
 
     `layers`: those that are kept, if not the first ones.
     """
-    config = start.model.config
+    config, scores = start.model.config, scores or {}
     cut = Cut.decide(config, target, scores, layers)
     pruned = replace(start, model=cut.of_model(start.model), path=str(folder))
     before, after = (weights_hash(one.model.state_dict()) for one in (start, pruned))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 
 from rosita.model import RositaSelfAttention
+
+Model = TypeVar("Model", bound=nn.Module)
 
 SHORT = 128  # tokens up to which written-out attention beats the fused kernel in bf16 (measured)
 
@@ -43,7 +47,7 @@ class CpuSelfAttention(RositaSelfAttention):
         return self.dropout(scores.softmax(dim=-1)) @ value
 
 
-def fast_on_cpu(model: nn.Module) -> nn.Module:
+def fast_on_cpu(model: Model) -> Model:
     """The same model, in place, with the modules above where it has their parents.
 
     They hold the same weights and settings, so only their class changes; on another device they do

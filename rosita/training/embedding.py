@@ -29,6 +29,8 @@ def used_tokens(files: list[Encoded], vocab_size: int) -> Tensor:
 class CompactEmbedding(nn.Module):
     """An embedding that holds the rows of the used tokens only; takes the usual token ids."""
 
+    lookup: Tensor  # token id -> row
+
     def __init__(self, full: nn.Embedding, used: Tensor) -> None:
         super().__init__()
         self.weight = nn.Parameter(full.weight.detach()[used].clone())
@@ -44,9 +46,10 @@ class CompactEmbedding(nn.Module):
 class Vocabulary:
     """Shrinks a model's embedding to the used tokens, and restores the whole model."""
 
+    rest: Tensor  # from `shrink` on: the whole table as it was before training
+
     def __init__(self, used: Tensor) -> None:
         self.used = used
-        self.rest: Tensor | None = None  # the whole table as it was before training
         self.decay = 1.0  # what weight decay has made of the unused rows since
 
     def shrink(self, model: RositaForSequenceClassification) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
@@ -17,10 +17,10 @@ from rosita.data.batches import Batch, Sampler, Step, steps_of
 from rosita.distillation.losses import Objective
 from rosita.errors import RositaError
 from rosita.evaluation import Scores
-from rosita.model import RositaConfig, RositaForSequenceClassification
+from rosita.model import RositaForSequenceClassification
 from rosita.progress import Bar
 from rosita.pruning.cut import Cut
-from rosita.pruning.importance import CUT_MATRICES, TaylorImportance
+from rosita.pruning.importance import CUT_MATRICES, MATRICES, TaylorImportance
 from rosita.pruning.moments import Moments, put_moments, surviving_moments
 from rosita.pruning.shape import Shape
 from rosita.pruning.survivors import all_units, follow
@@ -36,6 +36,9 @@ from rosita.training.optimizer import (
 from rosita.training.plan import Plan, Progress, total_steps
 from rosita.training.signals import agree_to_stop, stop_on_signal
 from rosita.training.state import resume, save_state
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 CHECK_STEPS = 20  # losses are read from the device, and checked, this often at least
 LOGGED_POINTS = 200  # points of the loss curve that run.json and TensorBoard get
@@ -91,7 +94,7 @@ class Training:
         self.total_steps = total_steps(plan.settings, sampler)
         self.unread: list[tuple[int, dict[str, Tensor]]] = []  # losses still on the device
         self.started = time.perf_counter()
-        self.writer = None
+        self.writer: SummaryWriter | None = None
         self.use(model)
 
     # ------------------------------------------------------------------ the outline
@@ -110,9 +113,9 @@ class Training:
                 self.accelerator.process_index, self.accelerator.num_processes,
             )  # fmt: skip
             for step in steps:
-                shape = self.plan.schedule.due(step.number) if self.plan.schedule else None
-                if shape:
-                    self._prune(step.number, shape, bar)
+                schedule = self.plan.schedule
+                if schedule and (shape := schedule.due(step.number)):
+                    self._prune(step.number, shape, schedule.period, bar)
                 self._update(step)
                 self.progress.step = step.number
                 bar.update()
@@ -150,7 +153,7 @@ class Training:
                 " (max_steps?); no model was written"
             )
         self._last_evaluation(bar)
-        if (self.progress.best or {}).get("collapsed"):
+        if self.progress.best.get("collapsed"):
             bar.write(COLLAPSED)
         self.progress.seconds += time.perf_counter() - self.started
         if self.writer:
@@ -180,7 +183,7 @@ class Training:
                     sums[name] = sums[name] + value if name in sums else value
         self.unread.append((step.number, sums))
         self.accelerator.unscale_gradients(self.optimizer)  # fp16; once only, so clipped below
-        if self.importance and gradients_are_finite(self.accelerator, self.student):
+        if self.importance.sums and gradients_are_finite(self.accelerator, self.student):
             self.importance.add(self.student)
         if not self.plan.update and self.accelerator.scaler:
             self.accelerator.scaler.update()
@@ -215,14 +218,16 @@ class Training:
 
     # ------------------------------------------------------------------ pruning
 
-    def _prune(self, step: int, shape: Shape, bar: Bar) -> None:
-        """Swap the model for a smaller one; importance, and mostly the optimizer, start afresh."""
+    def _prune(self, step: int, shape: Shape, gathered: int, bar: Bar) -> None:
+        """Swap the model for a smaller one; importance, and mostly the optimizer, start afresh.
+
+        `gathered`: the steps over which importance was summed up.
+        """
         rate = self.rate(step - 1)
         self.read_losses()
         if self.plan.save_ladder:
             self._save_rung(bar)
-        period = self.plan.schedule.period
-        scores = self.importance and self.importance.scores(self.student, divide_by=period)
+        scores = self.importance.scores(self.student, divide_by=gathered)
         cut = Cut.decide(self.config, shape, scores)
         living = self.progress.survivors or all_units(self.config)
         self.progress.survivors, layers = follow(living, cut, scores)
@@ -248,15 +253,16 @@ class Training:
 
     def use(self, model: RositaForSequenceClassification) -> None:
         """Train `model` from now on: a new optimizer, importance from zero."""
-        self.config: RositaConfig = model.config
+        self.config = model.config
         model = fast_on_cpu(model.to(self.accelerator.device).train())
         schedule, by_unit = self.plan.schedule, self.plan.score_by_unit
-        self.importance = None
+        scored: tuple[str, ...] = ()  # matrices
         if not self.plan.update:
-            self.importance = TaylorImportance(model, by_unit=by_unit)
+            scored = MATRICES
         elif schedule and schedule.depth_or_width == "width":
             if Shape.of(model.config) != schedule.target:
-                self.importance = TaylorImportance(model, CUT_MATRICES, by_unit)
+                scored = CUT_MATRICES
+        self.importance = TaylorImportance(model, scored, by_unit)
         if self.vocabulary:
             self.vocabulary.shrink(model)
         optimizer = build_optimizer(model, self.settings)
@@ -282,7 +288,7 @@ class Training:
             **({"collapsed": True} if scores.collapsed else {}),
         }
         candidate = not self.plan.schedule or shape == self.plan.schedule.target
-        if candidate and (progress.best is None or rank(entry) > rank(progress.best)):
+        if candidate and (not progress.best or rank(entry) > rank(progress.best)):
             progress.best = entry
             progress.last_gain = progress.step
             if self.save and self.accelerator.is_main_process:
@@ -304,7 +310,7 @@ class Training:
         return next((e for e in reversed(self.progress.history) if e["kind"] == kind), None)
 
     def _out_of_patience(self) -> bool:
-        if not self.plan.patience or self.progress.best is None:
+        if not self.plan.patience or not self.progress.best:
             return False
         waited = self.progress.step - self.progress.last_gain
         return waited >= self.plan.patience * self.sampler.steps_per_epoch

@@ -24,8 +24,8 @@ def learning_rate(plan: Plan, progress: Progress, total: int, done: int) -> floa
     if plan.lr_schedule == "none":
         return peak
     if plan.lr_schedule == "warmup_linear" and progress.anchor_rate is not None:
-        left = max(1, total - progress.anchor_step)
-        return progress.anchor_rate * max(0.0, (total - done) / left)
+        whole = max(1, total - progress.anchor_step)
+        return progress.anchor_rate * max(0.0, (total - done) / whole)
     if done < plan.warmup_steps:
         return peak * done / plan.warmup_steps
     begin = plan.warmup_steps

@@ -35,7 +35,7 @@ class Progress:
     """Where a run stands; part of the saved state."""
 
     step: int = 0
-    best: dict[str, Any] | None = None  # {"step", "score", and every metric}; see `loop.rank`
+    best: dict[str, Any] = field(default_factory=dict)  # "step", "score", every metric; see `rank`
     last_gain: int = 0  # step of the last better score, or of the last pruning
     anchor_step: int = 0  # the rate decays from here, from anchor_rate (None: the peak)
     anchor_rate: float | None = None

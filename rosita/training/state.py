@@ -45,7 +45,7 @@ def save_state(training: Training) -> None:
             "vocabulary": training.vocabulary.state_dict() if training.vocabulary else None,
             "shape": str(Shape.of(training.config)),
             "optimizer": training.optimizer.state_dict(),
-            "importance": training.importance.state_dict() if training.importance else None,
+            "importance": training.importance.state_dict(),
             "scaler": scaler.state_dict() if scaler else None,
             "progress": progress,
             "random": everyone,
@@ -64,8 +64,7 @@ def resume(training: Training) -> None:
     if training.vocabulary:
         training.vocabulary.load_state_dict(state["vocabulary"])
     training.optimizer.load_state_dict(state["optimizer"])
-    if training.importance:
-        training.importance.load_state_dict(state["importance"])
+    training.importance.load_state_dict(state["importance"])
     if state["scaler"]:
         training.accelerator.scaler.load_state_dict(state["scaler"])
     training.progress = Progress(**state["progress"])

@@ -313,7 +313,7 @@ def test_moments_go_through_a_pruning_with_their_weights_or_begin_from_zero(benc
     training.optimizer.step()
     for weight in training.student.parameters():  # a moment that tells whose it is
         training.optimizer.state[weight]["exp_avg"].copy_(weight.detach())
-    training._prune(5, Shape(2, 3, 20, 8), tqdm(disable=True))
+    training._prune(5, Shape(2, 3, 20, 8), 1, tqdm(disable=True))
     state = training.optimizer.state
     if not keep:
         assert not state
