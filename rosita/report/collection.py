@@ -25,15 +25,19 @@ from rosita.report.runs import (
 
 LATENCY_FILE = "benchmark.json"  # of Deploy/benchmark.py, in the folder of the models
 
+
 # The only values of the paper that this project quotes: abstract and results of the article.
-PUBLISHED = {
-    "source": "published (Liu et al., 2021), BERT-base",
-    "tasks": ["CoLA", "SST-2", "QQP", "QNLI", "MNLI"],
-    "parameters_before": 109e6,
-    "parameters_after": 14.5e6,
-    "times_smaller": 7.5,
-    "score_kept_percent": 98.5,
-}
+@dataclass(frozen=True)
+class Published:
+    source: str = "published (Liu et al., 2021), BERT-base"
+    tasks: tuple[str, ...] = ("CoLA", "SST-2", "QQP", "QNLI", "MNLI")
+    parameters_before: float = 109e6
+    parameters_after: float = 14.5e6
+    times_smaller: float = 7.5
+    score_kept_percent: float = 98.5
+
+
+PUBLISHED = Published()
 
 
 @dataclass(eq=False)
@@ -51,25 +55,27 @@ class Group:
         return min((model.label for model in self.members), key=lambda label: (len(label), label))
 
     @property
-    def distinct(self) -> list[Model]:
-        """The finished members with a dev score; copies of the same weights count once."""
-        found: dict[str, Model] = {}
+    def distinct(self) -> list[tuple[Model, float]]:
+        """The finished members and their dev scores; copies of the same weights count once."""
+        found: dict[str, tuple[Model, float]] = {}
         for model in self.members:
-            if model.record.finished and model.record.dev_score is not None:
-                found.setdefault(model.record.weights or model.name, model)
+            record = model.record
+            if record.finished and record.dev_score is not None:
+                found.setdefault(record.weights or model.name, (model, record.dev_score))
         return list(found.values())
 
     @property
     def scores(self) -> list[float]:
-        return [model.record.dev_score for model in self.distinct]
+        return [score for _, score in self.distinct]
 
     @property
     def seeds(self) -> list[Any]:
-        return [model.seed for model in self.distinct]
+        return [model.seed for model, _ in self.distinct]
 
     @property
-    def mean(self) -> float | None:
-        return statistics.fmean(self.scores) if self.scores else None
+    def mean(self) -> float:
+        """Mean over seeds, of which one at least must be scored: see `Report.scored`."""
+        return statistics.fmean(self.scores)
 
     @property
     def deviation(self) -> float | None:
@@ -88,7 +94,7 @@ class Comparison:
 
     group: Group
     reference: Group
-    times_smaller: float | None
+    times_smaller: float
     kept_percent: float | None
 
 
@@ -110,7 +116,7 @@ class Report:
     @property
     def scored(self) -> list[Group]:
         """The groups with a dev score."""
-        return [group for group in self.groups if group.mean is not None]
+        return [group for group in self.groups if group.scores]
 
     @property
     def comparisons(self) -> list[Comparison]:
@@ -123,13 +129,13 @@ class Report:
     def comparison(self, group: Group) -> Comparison | None:
         """The group beside what it was compressed from; None for a model that is no smaller."""
         reference = group.first.reference()
-        if not reference or group.mean is None:
+        if not reference or not group.scores:
             return None
         large, small = reference.record.parameters, group.first.record.parameters
         if not large or not small or small >= large:
             return None
         top = self.group_of(reference)
-        kept = 100 * group.mean / top.mean if top.mean and top.mean > 0 else None
+        kept = 100 * group.mean / top.mean if top.scores and top.mean > 0 else None
         return Comparison(group, top, large / small, kept)
 
 
@@ -211,11 +217,12 @@ def _find_parent(role: str, link: Link, others: list[Model], root: Path) -> Pare
     """By the hash of the weights; among equal ones, and without a hash, by the path."""
     equal = [other for other in others if link.weights and other.record.weights == link.weights]
     if equal:
-        found, how = match_path(link.path, equal, root) or equal[0], "weights"
-    elif found := match_path(link.path, others, root) or _downloaded(link.path, others):
+        same = match_path(link.path, equal, root) or equal[0]
+        return Parent(role, link.path, link.weights, "weights", same)
+    found = match_path(link.path, others, root) or _downloaded(link.path, others)
+    how = "absent"
+    if found:
         how = "changed" if found.record.weights and link.weights else "path"
-    else:
-        how = "absent"
     return Parent(role, link.path, link.weights, how, found)
 
 
@@ -233,7 +240,7 @@ def _join_names(models: list[Model]) -> None:
     named = [(model, parent) for model in models for parent in model.parents]
     found = {parent.weights: parent for _, parent in named if parent.model and parent.weights}
     for model, parent in named:
-        twin = found.get(parent.weights)
+        twin = found.get(parent.weights or "")
         if parent.how == "absent" and twin and twin.model is not model:
             parent.how, parent.model = twin.how, twin.model
     absent = [parent for _, parent in named if parent.how == "absent"]
@@ -256,8 +263,9 @@ def recipe(model: Model, above: tuple[str, ...] = ()) -> str:
     settings = {key: value for key, value in record.identity.settings.items() if key != "seed"}
     parents = {}
     for parent in model.parents:
-        known = parent.model and parent.model.name not in above
-        inner = recipe(parent.model, (*above, model.name)) if known else None
+        inner = None
+        if parent.model and parent.model.name not in above:
+            inner = recipe(parent.model, (*above, model.name))
         parents[parent.role] = inner or parent.weights or parent.path
     own = [record.stage, record.task, record.shape, settings, record.identity.data.get("dev")]
     if not parents and not settings:

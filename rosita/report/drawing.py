@@ -7,12 +7,13 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axis import Axis
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -21,7 +22,7 @@ from rosita.templating import printable
 WIDTH = 5.0  # inches of 72 units: text of 12 units stays 11 pixels on a phone
 PALETTE = ["#2f7ed8", "#e07b00", "#1a9e77", "#d6457b", "#8a63d2", "#7a8c1e", "#c2543a", "#2a9fb8"]
 _INK, LINE = "#010203", "#040506"  # stand for the page's colours, light or dark
-_STYLE = {
+_STYLE: dict[Any, Any] = {  # matplotlib types the keys, every one by name
     "font.size": 12, "axes.titlesize": 12, "axes.labelsize": 12, "legend.fontsize": 11,
     "xtick.labelsize": 11, "ytick.labelsize": 11, "svg.fonttype": "none",
     "svg.hashsalt": "rosita", "text.color": _INK, "axes.labelcolor": _INK, "axes.titlecolor": _INK,
@@ -47,9 +48,14 @@ def words(text: str) -> str:
 
 
 def new_figure(height: float) -> Figure:
-    figure = Figure(figsize=(WIDTH, height))
-    FigureCanvasAgg(figure)  # measures text
-    return figure
+    return Figure(figsize=(WIDTH, height))
+
+
+def renderer_of(figure: Figure) -> RendererAgg:
+    """What measures the texts of a figure, once it is laid out."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return canvas.get_renderer()
 
 
 def to_svg(figure: Figure, title: str) -> Markup:

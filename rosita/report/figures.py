@@ -16,8 +16,17 @@ from matplotlib.ticker import MaxNLocator
 
 from rosita.errors import RositaError
 from rosita.pruning.shape import Shape
-from rosita.report.drawing import LINE, PALETTE, drawing, log_ticks, new_figure, to_svg, words
-from rosita.report.runs import Entry, Model
+from rosita.report.drawing import (
+    LINE,
+    PALETTE,
+    drawing,
+    log_ticks,
+    new_figure,
+    renderer_of,
+    to_svg,
+    words,
+)
+from rosita.report.runs import Entry, Layer, Model
 from rosita.report.texts import duration, metric_label, shortened
 
 
@@ -68,8 +77,7 @@ def pareto(points: list[Point], x_label: str, y_label: str, title: str) -> Marku
 
 def _name_points(figure: Figure, axes: Axes, points: list[Point]) -> None:
     """A name beside each mark, at the first place where it hides least."""
-    figure.canvas.draw()
-    renderer, inside = figure.canvas.get_renderer(), axes.get_window_extent()
+    renderer, inside = renderer_of(figure), axes.get_window_extent()
     marks = [tuple(axes.transData.transform((point.x, point.y))) for point in points]
     taken: list[Any] = []
     sides = [(9, 0), (-9, 0), (0, 11), (0, -11), (9, 13), (9, -13), (-9, 13), (-9, -13)]
@@ -121,7 +129,9 @@ def curves(model: Model, start: Shape | None, hidden_size: int | None) -> Markup
     """Loss, dev score and, for a run that pruned, its shape over the steps; None without any."""
     with drawing():
         figure = curves_figure(model, start, hidden_size)
-        return figure and to_svg(figure, f"loss, score and shape of {model.name} over its steps")
+        if not figure:
+            return None
+        return to_svg(figure, f"loss, score and shape of {model.name} over its steps")
 
 
 def curves_figure(model: Model, start: Shape | None, hidden_size: int | None) -> Figure | None:
@@ -158,8 +168,13 @@ def prunings(history: list[Entry]) -> list[int]:
     return [entry.step for entry in history if entry.kind == "pruning" and entry.step]
 
 
-def evaluations(history: list[Entry]) -> list[Entry]:
-    return [entry for entry in history if entry.kind == "dev" and entry.score is not None]
+def evaluations(history: list[Entry]) -> list[tuple[int, float]]:
+    """The (step, score) of every evaluation on dev."""
+    return [
+        (entry.step, entry.score)
+        for entry in history
+        if entry.kind == "dev" and entry.score is not None
+    ]
 
 
 def shape_parts(
@@ -201,9 +216,10 @@ def _draw_losses(entries: list[Entry], axes: Axes) -> None:
                 handlelength=1.2, columnspacing=1.2)  # fmt: skip
 
 
-def _draw_scores(entries: list[Entry], metric: str | None, axes: Axes) -> None:
-    steps, scores = [entry.step for entry in entries], [100 * entry.score for entry in entries]
-    axes.plot(steps, scores, color=PALETTE[2], marker="o", markersize=3.5, linewidth=1.6)
+def _draw_scores(points: list[tuple[int, float]], metric: str | None, axes: Axes) -> None:
+    steps, scores = zip(*points, strict=True)
+    percent = 100 * np.array(scores)
+    axes.plot(steps, percent, color=PALETTE[2], marker="o", markersize=3.5, linewidth=1.6)
     axes.set_ylabel(words(metric_label(metric).removeprefix("dev ")))
 
 
@@ -222,16 +238,16 @@ def _draw_sizes(
 
 def importance(model: Model) -> list[tuple[str, Markup]]:
     """Heat maps of a pruning, as (caption, svg): heads, then FFN units; [] if nothing is known."""
-    entries = [e for e in model.record.history if e.kind == "pruning" and e.layers]
-    if not entries:
+    cuts = [e.layers for e in model.record.history if e.kind == "pruning" and e.layers]
+    if not cuts:
         return []
     with drawing():
-        found = [_heads(entries, model.name), _ffn(entries, model.name)]
+        found = [_heads(cuts, model.name), _ffn(cuts, model.name)]
     return [picture for picture in found if picture]
 
 
-def _heads(entries: list[Entry], name: str) -> tuple[str, Markup] | None:
-    score, cut = head_grids(entries)
+def _heads(cuts: list[list[Layer]], name: str) -> tuple[str, Markup] | None:
+    score, cut = head_grids(cuts)
     if not np.isfinite(score).any():
         return None
     figure = new_figure(1.1 + 0.27 * len(score))
@@ -239,25 +255,28 @@ def _heads(entries: list[Entry], name: str) -> tuple[str, Markup] | None:
     _heat(figure, axes, score, "viridis", 1)
     for (layer, head), when in np.ndenumerate(cut):
         light = score[layer, head] > 0.6
-        text = "●" if when == 0 else str(when) if len(entries) > 1 else ""
+        text = "●" if when == 0 else str(when) if len(cuts) > 1 else ""
         axes.text(head, layer, text, ha="center", va="center", fontsize=9,
                   color="#000000" if light else "#ffffff")  # fmt: skip
     axes.set(xlabel="head", xticks=range(score.shape[1]))
-    axes.set_xticklabels(range(1, score.shape[1] + 1))
+    axes.set_xticklabels([str(number) for number in range(1, score.shape[1] + 1)])
     caption = "Heads. ● is kept" + (
-        f"; a number says in which of {len(entries)} prunings it went, its colour how important it"
-        " was then." if len(entries) > 1 else "; the others were cut in one step."
+        f"; a number says in which of {len(cuts)} prunings it went, its colour how important it"
+        " was then." if len(cuts) > 1 else "; the others were cut in one step."
     )  # fmt: skip
     return caption, to_svg(figure, f"importance of the heads of {name}")
 
 
-def head_grids(entries: list[Entry]) -> tuple[np.ndarray, np.ndarray]:
-    """(layers, heads): last known score over its layer's largest; pruning that cut it, 0 kept."""
-    ids = [head for entry in entries for layer in entry.layers for head in layer.heads_before]
-    size = (max(len(entry.layers) for entry in entries), max(ids, default=-1) + 1)
+def head_grids(cuts: list[list[Layer]]) -> tuple[np.ndarray, np.ndarray]:
+    """(layers, heads): last known score over its layer's largest; pruning that cut it, 0 kept.
+
+    `cuts`: the layers of each pruning.
+    """
+    ids = [head for layers in cuts for layer in layers for head in layer.heads_before]
+    size = (max(map(len, cuts)), max(ids, default=-1) + 1)
     score, cut = np.full(size, np.nan), np.zeros(size, dtype=int)
-    for number, entry in enumerate(entries, 1):
-        for row, layer in enumerate(entry.layers):
+    for number, layers in enumerate(cuts, 1):
+        for row, layer in enumerate(layers):
             known = {
                 head: value
                 for head, value in zip(layer.heads_before, layer.head_scores or [], strict=False)
@@ -271,9 +290,9 @@ def head_grids(entries: list[Entry]) -> tuple[np.ndarray, np.ndarray]:
     return score, cut
 
 
-def _ffn(entries: list[Entry], name: str) -> tuple[str, Markup] | None:
-    score = _rows([layer.ffn_scores for layer in entries[0].layers])
-    kept = _rows([layer.ffn_kept for layer in entries[-1].layers])
+def _ffn(cuts: list[list[Layer]], name: str) -> tuple[str, Markup] | None:
+    score = _rows([layer.ffn_scores for layer in cuts[0]])
+    kept = _rows([layer.ffn_kept for layer in cuts[-1]])
     with np.errstate(all="ignore"):
         score = score / np.nanmax(np.where(np.isfinite(score), score, 0), axis=1, keepdims=True)
     most = 10 * np.ceil(10 * np.max(np.nan_to_num(kept))) or 100
@@ -314,7 +333,7 @@ def _heat(figure: Figure, axes: Axes, grid: np.ndarray, colors: str, top: float)
     bar = figure.colorbar(image, ax=axes, ticks=[0, top], pad=0.02, fraction=0.05)
     bar.outline.set_visible(False)
     axes.set(ylabel="layer", yticks=range(len(grid)))
-    axes.set_yticklabels(range(1, len(grid) + 1))
+    axes.set_yticklabels([str(number) for number in range(1, len(grid) + 1)])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
 

@@ -112,7 +112,7 @@ def _lines(group: Group, rungs: int) -> list[str]:
     record = group.first.record
     made = how_made(group.first) if record.finished else "unfinished"
     ladder = f"ladder of {rungs}" if rungs else ""
-    facts = [score_text(group) if group.mean is not None else "", ladder]
+    facts = [score_text(group) if group.scores else "", ladder]
     return [group.label, record.shape or record.model or "", made, " · ".join(filter(None, facts))]
 
 

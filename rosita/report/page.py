@@ -146,12 +146,15 @@ def _tradeoffs(report: Report) -> list[Picture]:
         title = f"{task}: score against parameters"
         svg = pareto(points, "million parameters", label, title)
         pictures.append(Picture(title, svg, _error_note(groups)))
-        if report.latency:
-            pictures.append(_latency_picture(report, task, label, colors))
+        if cell := latency_slice(report):
+            pictures.append(_latency_picture(report, task, label, cell, colors))
     return pictures
 
 
-def _latency_picture(report: Report, task: str, label: str, colors: dict[str, str]) -> Picture:
+def _latency_picture(
+    report: Report, task: str, label: str, cell: tuple[int, int], colors: dict[str, str]
+) -> Picture:
+    """Score against latency; `cell`: the batch size and length of `latency_slice`."""
     points, formats = [], []
     for row, model in latency_rows(report):
         score = row.dev_score
@@ -167,10 +170,9 @@ def _latency_picture(report: Report, task: str, label: str, colors: dict[str, st
     title = f"{task}: score against latency"
     if not points:
         return Picture(title, None)
-    batch, length = latency_slice(report)
     marks = {"o": "circle", "s": "square", "D": "diamond", "^": "triangle"}
     kinds = ", ".join(f"{marks[MARKERS.get(f, '^')]} {f}" for f in dict.fromkeys(formats))
-    note = f"Batch {batch}, {length} tokens; {kinds}."
+    note = f"Batch {cell[0]}, {cell[1]} tokens; {kinds}."
     return Picture(title, pareto(points, "median milliseconds", label, title), note)
 
 
@@ -216,7 +218,8 @@ def _trees(report: Report) -> list[tuple[str, Tree]]:
 
 def _curves(report: Report) -> tuple[Gallery, Gallery]:
     """Iterative runs and the others; one run of each group."""
-    iterative, others = [], []
+    iterative: list[Group] = []
+    others: list[Group] = []
     for group in report.groups:
         record = group.first.record
         if record.stage != "ladder" and evaluations(record.history):
@@ -256,14 +259,13 @@ def _times(report: Report) -> Gallery:
     """A bar per stage, in the order in which one needs the other."""
     pictures = []
     for task in report.tasks:
-        groups = [group for group in report.groups
-                  if group.first.record.task == task and group.seconds is not None]  # fmt: skip
-        if not groups:
-            continue
+        groups = [group for group in report.groups if group.first.record.task == task]
         groups.sort(key=lambda group: len(group.first.ancestors()))
-        title = f"{task}: time of each stage"
-        svg = times([(group.label, group.seconds) for group in groups], title)
-        pictures.append(Picture(title, svg, "By each run's own clock; mean over seeds."))
+        bars = [(group.label, group.seconds) for group in groups if group.seconds is not None]
+        if bars:
+            title = f"{task}: time of each stage"
+            svg = times(bars, title)
+            pictures.append(Picture(title, svg, "By each run's own clock; mean over seeds."))
     return Gallery(pictures)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rosita.report.collection import PUBLISHED, Comparison, Group, Report
@@ -43,7 +43,7 @@ def results(report: Report, task: str, ladders: bool | None = None) -> Table:
         if group.first.record.task == task
         and ladders in (None, group.first.record.stage == "ladder")
     ]  # fmt: skip
-    groups.sort(key=lambda group: (-(group.first.record.parameters or 0), -(group.mean or 0)))
+    groups.sort(key=lambda group: (-(group.first.record.parameters or 0), -group.mean))
     measured = latency_slice(report)
     metric = groups[0].first.record.metric if groups else None
     columns = ["model", metric_label(metric), "of reference", "parameters", "smaller"]
@@ -69,10 +69,9 @@ def results(report: Report, task: str, ladders: bool | None = None) -> Table:
 def beside_paper(report: Report) -> Table:
     """The published values, marked as such, above ours: averages over the tasks we have."""
     rows = [[
-        PUBLISHED["source"], f"{PUBLISHED['times_smaller']}x",
-        percent(PUBLISHED["score_kept_percent"]),
-        f"{millions(PUBLISHED['parameters_before'])} → {millions(PUBLISHED['parameters_after'])}",
-        "BERT-base", "a2_l8_f512_e128", ", ".join(PUBLISHED["tasks"]),
+        PUBLISHED.source, f"{PUBLISHED.times_smaller}x", percent(PUBLISHED.score_kept_percent),
+        f"{millions(PUBLISHED.parameters_before)} → {millions(PUBLISHED.parameters_after)}",
+        "BERT-base", "a2_l8_f512_e128", ", ".join(PUBLISHED.tasks),
     ]]  # fmt: skip
     for (label, shape), found in by_label(report).items():
         first = found[0]
@@ -80,7 +79,7 @@ def beside_paper(report: Report) -> Table:
         rows.append([
             f"ours: {label}", f"{first.times_smaller:.1f}x", percent(average_kept(found)),
             f"{millions(large)} → {millions(small)}", base_name(first.group.first), shape,
-            ", ".join(beside.group.first.record.task for beside in found),
+            ", ".join(beside.group.first.record.task or "–" for beside in found),
         ])  # fmt: skip
     columns = ["model", "smaller", "score kept", "parameters", "from", "shape", "average over"]
     return Table(columns, rows, words=(0, 4, 5, 6), marked=0)
@@ -93,12 +92,14 @@ def by_label(report: Report) -> dict[tuple[str, str], list[Comparison]]:
         record = beside.group.first.record
         if record.stage != "ladder":
             tasks = found.setdefault((beside.group.label, record.shape or "–"), {})
-            tasks.setdefault(record.task, beside)
+            tasks.setdefault(record.task or "–", beside)
     return {key: list(tasks.values()) for key, tasks in found.items()}
 
 
 def average_kept(found: list[Comparison]) -> float | None:
     """Average score over the tasks, in percent of the references' average; None if that is <= 0."""
+    if not all(beside.reference.scores for beside in found):
+        return None
     ours = statistics.fmean(beside.group.mean for beside in found)
     theirs = statistics.fmean(beside.reference.mean for beside in found)
     return 100 * ours / theirs if theirs > 0 else None
@@ -220,7 +221,7 @@ def milliseconds(report: Report, group: Group) -> float | None:
 def numbers(report: Report) -> dict[str, Any]:
     """Everything the report shows, for report.json; what is not finite becomes null."""
     found = {
-        "published": PUBLISHED,
+        "published": asdict(PUBLISHED),
         "models": [_model_numbers(model) for model in report.models],
         "groups": [_group_numbers(report, group) for group in report.groups],
         "latency": [
@@ -259,7 +260,7 @@ def _group_numbers(report: Report, group: Group) -> dict[str, Any]:
         "label": group.label,
         "members": [model.name for model in group.members],
         "n": len(group.scores),
-        "mean": group.mean,
+        "mean": group.mean if group.scores else None,
         "standard_deviation": group.deviation,
         "seconds": group.seconds,
         "reference": beside.reference.label if beside else None,

@@ -55,7 +55,7 @@ def percent(share: float | None) -> str:
 
 def score_text(group: Group) -> str:
     """`91.4`, or over seeds `91.2 ± 0.3 (n = 3)`: the score times 100."""
-    if group.mean is None:
+    if not group.scores:
         return "–"
     if group.deviation is None:
         return f"{100 * group.mean:.1f}"

@@ -34,7 +34,7 @@ from rosita.report.figures import (
 )
 from rosita.report.lineage import lineage
 from rosita.report.page import markdown, page
-from rosita.report.runs import Entry, Record
+from rosita.report.runs import Entry, Layer, Record
 from rosita.report.tables import beside_paper, latency_slice, numbers, over_seeds, results
 from rosita.templating import markdown_text
 
@@ -356,8 +356,7 @@ def test_the_front_is_what_no_other_point_dominates(pairs):
 
 
 def test_the_head_map_has_each_heads_last_score_and_the_pruning_that_cut_it():
-    entries = [Entry(step=number, shape="x", layers=[layer]) for number, layer in enumerate(LAYERS)]
-    score, cut = head_grids(entries)
+    score, cut = head_grids([[Layer(**layer)] for layer in LAYERS])
     np.testing.assert_allclose(score, [[5 / 10, 1 / 4, 1 / 10, 10 / 10]])
     np.testing.assert_array_equal(cut, [[0, 1, 2, 0]])
 
