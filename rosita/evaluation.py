@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from rosita.data.batches import Encoded, batches_by_length
+from rosita.data.batches import Encoded, batches_by_length, in_file_order
 from rosita.errors import RositaError
 from rosita.files import atomic_write, write_json
 from rosita.progress import Bar
@@ -162,17 +162,16 @@ def predict(
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
-    logits: np.ndarray | None = None
+    order = list(batches_by_length(data, batch_size * EVAL_TOKENS_PER_ROW))
+    answers = []
     bar = Bar(total=len(data), desc=progress, unit="row", disable=progress is None)
-    for rows in batches_by_length(data, batch_size * EVAL_TOKENS_PER_ROW):
+    for rows in order:
         bar.update(len(rows))
         batch = data.batch(rows).to(device)
-        found = model(**batch.inputs).logits.float().cpu().numpy()
-        if logits is None:
-            logits = np.empty((len(data), found.shape[1]), dtype=np.float32)
-        logits[rows] = found
+        answers.append(model(**batch.inputs).logits.float().cpu().numpy())
     bar.close()
     model.train(was_training)
+    logits = in_file_order(order, answers)
     check_finite(logits, data)
     return logits
 

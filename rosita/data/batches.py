@@ -159,6 +159,11 @@ def batches_by_length(file: Encoded, tokens: int) -> Iterator[np.ndarray]:
         begin += size
 
 
+def in_file_order(rows: list[np.ndarray], values: list[np.ndarray]) -> np.ndarray:
+    """The values (rows, ...) of batches of row numbers that together are a file, in its order."""
+    return np.concatenate(values)[np.argsort(np.concatenate(rows))]
+
+
 @dataclass
 class Step:
     """One process's part of an optimizer step; `counts` are those of the whole global batch."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from rosita.checkpoint import load_model, weight_files
-from rosita.data.batches import Encoded, batches_by_length
+from rosita.data.batches import Encoded, batches_by_length, in_file_order
 from rosita.deploy.formats import weights_file
 from rosita.deploy.onnx import OnnxModel, export_onnx, quantize_onnx
 from rosita.errors import RositaError
@@ -188,12 +188,9 @@ def write_onnx(model: RositaForSequenceClassification, folder: Path, forms: list
 
 def dev_logits(answer: Answer, dev: Encoded, name: str) -> np.ndarray:
     """Logits (rows, num_labels) of dev, in its order."""
-    logits = None
-    for rows in Bar(list(batches_by_length(dev, EVAL_TOKENS)), desc=f"dev {name}", delay=1):
-        found = answer(dev.batch(rows).inputs)
-        if logits is None:
-            logits = np.empty((len(dev), found.shape[1]), dtype=np.float32)
-        logits[rows] = found
+    order = list(batches_by_length(dev, EVAL_TOKENS))
+    bar = Bar(order, desc=f"dev {name}", delay=1)
+    logits = in_file_order(order, [answer(dev.batch(rows).inputs) for rows in bar])
     if not np.isfinite(logits).all():
         raise RositaError(f"{name} gives NaN or infinite logits on {dev.path}")
     return logits
@@ -239,7 +236,8 @@ def print_peak(folder: str, form: str, task_name: str, label_names: str, *sizes:
     batch = random_batch(vocab_size, batch_size, length)
     for _ in range(2):
         answer(batch)
-    print(_status("VmHWM") - before)
+    peak = _status("VmHWM")
+    print(None if peak is None else peak - before)
 
 
 def _status(name: str) -> int | None:

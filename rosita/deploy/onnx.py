@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rosita.data.batches import Encoded, batches_by_length
+from rosita.data.batches import Encoded, batches_by_length, in_file_order
 from rosita.deploy.formats import FORMATS, weights_file
 from rosita.errors import RositaError
 from rosita.evaluation import predict, score
@@ -145,9 +145,7 @@ def compare(
     batches = [dev.batch(rows).inputs for rows in order]
     formats = {}
     for name, other in exported.items():
-        logits = np.empty_like(expected)
-        for rows, answer in zip(order, other.answer(batches), strict=True):
-            logits[rows] = answer
+        logits = in_file_order(order, other.answer(batches))
         if not np.isfinite(logits).all():
             raise RositaError(f"{name} gives NaN or infinite logits on {dev.path}")
         if task.is_regression:
