@@ -24,7 +24,7 @@ from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rosita.augmentation.file import AugmentedFile, write_subsets
 from rosita.augmentation.sources import check_tokenizer, glove_files, glove_hash, weights_hash
@@ -127,7 +127,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def resolve_settings(
     args: argparse.Namespace, task: Task, train: Path, tokenizer: BertTokenizer
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """All that decides the result; it is saved beside it."""
     from rosita.augmentation.masked_lm import has_masked_lm_head, tokenizer_hash
 
@@ -156,7 +156,7 @@ def resolve_settings(
 
 
 def load_finder(
-    args: argparse.Namespace, settings: dict[str, object], tokenizer: BertTokenizer, cache: Path
+    args: argparse.Namespace, settings: dict[str, Any], tokenizer: BertTokenizer, cache: Path
 ) -> CandidateFinder:
     """The source of candidates, with its models in memory."""
     from rosita.augmentation.candidates import CandidateFinder

@@ -38,7 +38,7 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first one there is t
 OPTIONAL = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
             "added_tokens.json")  # fmt: skip
 
-Get = Callable[[str], None]  # brings one file by name; raises Absent if the source has none
+Get = Callable[[str], object]  # brings one file by name; raises Absent if the source has none
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -245,7 +245,7 @@ def write_vocabulary(folder: Path) -> None:
     if not isinstance(ids, dict) or sorted(ids.values()) != list(range(len(ids))):
         raise RositaError("tokenizer.json holds no WordPiece vocabulary; add vocab.txt to --source")
     with atomic_write(folder / "vocab.txt") as file:
-        file.writelines(f"{piece}\n" for piece in sorted(ids, key=ids.get))
+        file.writelines(f"{piece}\n" for piece in sorted(ids, key=ids.__getitem__))
 
 
 def write_run(folder: Path, model: str, source: str) -> None:

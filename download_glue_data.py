@@ -103,7 +103,7 @@ def task_names(text: str) -> list[str]:
     asked = [name.strip() for name in text.split(",") if name.strip()]
     if not asked:
         raise RositaError("--tasks is empty; name tasks such as CoLA,SST-2, or all")
-    names = []
+    names: list[str] = []
     for name in asked:
         if name.lower() == "all":
             names += SOURCES
@@ -188,7 +188,8 @@ def fetch_file(file: str, staging: Path, name: str, mirror: str | None, access: 
 def assemble(name: str, arrived: list[Path], folder: Path) -> None:
     """Make the task's files in `folder` from what arrived."""
     if name == "MRPC":
-        split_mrpc(*arrived, folder)
+        train, test, dev_ids = arrived
+        split_mrpc(train, test, dev_ids, folder)
     elif name == "diagnostic":
         with writing(folder):
             shutil.copyfile(arrived[0], folder / AX.test_files[0])

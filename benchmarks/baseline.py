@@ -18,7 +18,11 @@ from torch import Tensor, nn
 
 from rosita.data.batches import Encoded
 from rosita.distillation.losses import layer_map
-from rosita.model import RositaForSequenceClassification, RositaSelfAttention
+from rosita.model import (
+    RositaForSequenceClassification,
+    RositaIntermediate,
+    RositaSelfAttention,
+)
 
 
 class WrittenOutAttention(nn.Module):
@@ -54,9 +58,10 @@ def written_out(model: RositaForSequenceClassification) -> RositaForSequenceClas
         for name, part in owner.named_children():
             if isinstance(part, nn.Dropout):
                 setattr(owner, name, nn.Dropout(part.p))
-    for layer in model.bert.encoder.layer:
-        layer.attention.self = WrittenOutAttention(layer.attention.self)
-        layer.intermediate.activation = WrittenOutGelu()
+            elif isinstance(part, RositaSelfAttention):
+                setattr(owner, name, WrittenOutAttention(part))
+        if isinstance(owner, RositaIntermediate):
+            owner.activation = WrittenOutGelu()
     return model
 
 
@@ -78,7 +83,7 @@ def distillation_steps(
     repr_distill: bool = True,
 ) -> Iterator[int]:
     """Distil step by step; yields the rows of each step after it is done."""
-    groups = {True: [], False: []}
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for name, weight in student.named_parameters():
         groups["bias" in name or "LayerNorm" in name].append(weight)
     optimizer = torch.optim.AdamW(

@@ -6,6 +6,7 @@ import time
 from copy import deepcopy
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import baseline
 import torch
@@ -31,7 +32,7 @@ from torch import nn
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
-    BertTokenizerFast,
+    BertTokenizer,
     DataCollatorWithPadding,
     Trainer,
     TrainerCallback,
@@ -56,8 +57,8 @@ BATCH, WARM = 32, 4
 class Clock(DistillationLoss):
     """The distillation loss; notes when each step begins, and its rows."""
 
-    def __init__(self, *arguments: object) -> None:
-        super().__init__(*arguments)
+    def __init__(self, teacher: Teacher, pred_distill: bool, repr_distill: bool) -> None:
+        super().__init__(teacher, pred_distill, repr_distill)
         self.begun: list[tuple[float, int]] = []
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, LossSum]:
@@ -95,7 +96,7 @@ def ours(
 class DistillingTrainer(Trainer):
     """What a user would write today: Trainer, its padding collator, a distillation loss."""
 
-    def __init__(self, teacher: nn.Module, **arguments: object) -> None:
+    def __init__(self, teacher: nn.Module, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.teacher = teacher
 
@@ -122,7 +123,7 @@ class StepTimes(TrainerCallback):
 
 def with_trainer(teacher, student, data: Encoded, steps: int, folder: Path):
     """Rows and seconds of transformers' Trainer over `steps` steps."""
-    words = BertTokenizerFast(vocab=str(folder / "vocab.txt"))
+    words = BertTokenizer(vocab=str(folder / "vocab.txt"))
     rows = [
         {"input_ids": data.ids[data.offsets[i] : data.offsets[i + 1]].tolist(), "labels": 0}
         for i in range(min(len(data), (steps + WARM + 2) * BATCH))
@@ -185,7 +186,7 @@ def compare(
     ]
 
 
-def _sizes(config: RositaConfig) -> dict[str, int]:
+def _sizes(config: RositaConfig) -> dict[str, Any]:
     names = "hidden_size num_hidden_layers num_attention_heads intermediate_size vocab_size"
     return {name: getattr(config, name) for name in names.split()}
 

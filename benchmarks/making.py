@@ -6,6 +6,7 @@ import csv
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -55,13 +56,15 @@ def augmentation(quick: bool, folder: Path) -> list[Result]:
     texts = [texts[i] for i in np.random.default_rng(0).permutation(len(texts))]
     torch.manual_seed(0)
     bert = BertForMaskedLM(BertConfig()).eval()
-    pieces = [words.cls_token_id, words.sep_token_id, words.mask_token_id, words.pad_token_id]
-    special = SpecialPieces(*pieces[:3], pieces[3])
+    special = SpecialPieces(
+        cls=words.cls_token_id, sep=words.sep_token_id, mask=words.mask_token_id,
+        pad=words.pad_token_id,
+    )  # fmt: skip
     few = split_sentences(texts[: 6 if quick else 24], words)
     many = split_sentences(texts[: 60 if quick else 256], words)  # the first are the few
-    _one_place_at_a_time(bert, few[:1], pieces)
+    _one_place_at_a_time(bert, few[:1], special)
     plain_answers: list[np.ndarray] = []
-    plain = seconds_of(lambda: plain_answers.extend(_one_place_at_a_time(bert, few, pieces)))
+    plain = seconds_of(lambda: plain_answers.extend(_one_place_at_a_time(bert, few, special)))
     weights = sum(w.numel() for w in bert.bert.encoder.parameters() if w.dim() == 2)
     tokens = sum((2 * len(s.pieces) + 3) * len(s.places) for s in many)
     found = []
@@ -89,13 +92,15 @@ def _queries(sentences: list) -> list[Query]:
     return [Query(s.pieces, place) for s in sentences for place in s.places.values()]
 
 
-def _one_place_at_a_time(bert, sentences: list, pieces: list[int]) -> list[np.ndarray]:
+def _one_place_at_a_time(
+    bert: BertForMaskedLM, sentences: list, special: SpecialPieces
+) -> list[np.ndarray]:
     """Batch 1, gradients on, the output layer at every place: the reference's way."""
-    cls, sep, mask, _ = pieces
+    cls, sep = special.cls, special.sep
     found = []
     for query in _queries(sentences):
         hidden = list(query.pieces)
-        hidden[query.place] = mask
+        hidden[query.place] = special.mask
         ids = torch.tensor([[cls, *hidden, sep, *query.pieces, sep]])
         types = torch.tensor([[0] * (len(hidden) + 2) + [1] * (len(hidden) + 1)])
         logits = bert(input_ids=ids, token_type_ids=types).logits
@@ -298,7 +303,7 @@ def one_epoch(folder: str, rows: str) -> None:
 
 if __name__ == "__main__":
     job, *arguments = sys.argv[1:]
-    jobs = {
+    jobs: dict[str, Callable[..., None]] = {
         "full_svd": lambda words: full_svd(int(words)),
         "prune_process": prune_process,
         "read_process": read_process,

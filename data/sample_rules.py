@@ -24,8 +24,7 @@ class Slots(NamedTuple):
 def _slots(text: str) -> Slots:
     key, bar, rest = text.partition(" | ")
     if not bar:
-        key, rest = text.split()[:2], text.split()[2:]
-        return Slots(_kinds(key), _kinds(rest))
+        return Slots(_kinds(text.split()[:2]), _kinds(text.split()[2:]))
     return Slots(_kinds(key.split()), _kinds(rest.split()))
 
 

@@ -57,7 +57,7 @@ def examples(task: str, file: str) -> tuple[Example, ...]:
     split, _, matched = file.removesuffix(".tsv").partition("_")
     draw = Draw(f"{task}/{file}", split)
     words = MISMATCHED if matched == "mismatched" else WORDS
-    labels = GLUE[task].labels
+    labels = GLUE[task].outputs
     taken = _sentences(task, SPLITS[: SPLITS.index(split)])
     found: dict[tuple[str, ...], Example] = {}
     while len(found) < SIZES[task][SPLITS.index(split)]:
@@ -177,14 +177,17 @@ def parse_tasks(text: str) -> list[str]:
     if text.strip().lower() == "all":
         return list(PAPER_TASKS)
     names = [name.strip() for name in text.split(",") if name.strip()]
+    found = []
     for name in names or [text]:
-        if glue_task_name(name) not in PAPER_TASKS:
+        task = glue_task_name(name)
+        if task is None or task not in PAPER_TASKS:
             known = list(PAPER_TASKS)
             raise RositaError(
                 f"--tasks {name!r} has no sample; choose from all, {', '.join(known)}"
                 f"{nearest(name, known)}"
             )
-    return list(dict.fromkeys(glue_task_name(name) for name in names))
+        found.append(task)
+    return list(dict.fromkeys(found))
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -85,8 +85,8 @@ def scratch(lab: StageLab) -> Path:
 
 def copies(lab: StageLab, count: int) -> Path:
     """As many steps as 12 epochs without augmentation."""
-    flags = {"data_dir": lab.augment(count), "aug_train": True}
-    return setting1(lab, f"copies_{count}", num_train_epochs=12 / (1 + count), **flags)
+    name, epochs = f"copies_{count}", 12 / (1 + count)
+    return setting1(lab, name, num_train_epochs=epochs, data_dir=lab.augment(count), aug_train=True)
 
 
 def fresh(lab: StageLab, epochs: int, how: str = "alternate") -> Path:

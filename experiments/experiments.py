@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from chains import (
     SHAPE,
@@ -45,7 +46,7 @@ REFERENCES = {
     "recipe": ("settings", "setting1"),
 }
 # what the published KD scripts do, and the configs of minilm/ do otherwise
-PUBLISHED = {
+PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
     "minilm": ("as the configs of minilm/ have it", {}),
     "uncorrected": ("Adam without bias correction", {"bias_correction": False}),
     "clip_tensor": ("gradients clipped tensor by tensor", {"clip": "tensor"}),

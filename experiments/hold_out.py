@@ -74,7 +74,7 @@ def hold_out(sentences: list[list[str]], count: int, seed: int, min_words: int =
 
 def parts(words: list[str], known: dict[str, list[int]]) -> list[str]:
     """The runs of words of a sentence that are rows themselves; the sentence is one of them."""
-    found = {}
+    found: dict[str, None] = {}
     for begin in range(len(words)):
         for end in range(begin + 1, len(words) + 1):
             text = " ".join(words[begin:end])

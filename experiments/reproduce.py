@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -127,9 +128,9 @@ def measure_serving(task: str, results: Path) -> None:
     for record in (r for found in groups for r in found if r["seed"] == SERVED_SEED):
         lab = StageLab(task, record["data"], SERVED_SEED)
         folder = MODELS / record["stages"][-1]["folder"]
-        rows = f"{record['train_rows']:,} rows"
+        taught = f"{record['train_rows']:,} rows"
         tuned = lab.models / f"bert_ft-{TEACHER_SEED}"
-        for name, model in ((f"teacher, {rows}", tuned), (f"{record['name']}, {rows}", folder)):
+        for name, model in ((f"teacher, {taught}", tuned), (f"{record['name']}, {taught}", folder)):
             if read_run(model).get("finished"):
                 models[str(model)] = name
     served = results / f"serving-{task}.json"
@@ -184,12 +185,11 @@ def by_source(
     }
 
 
-def short_run(folder: Path) -> dict[str, object]:
+def short_run(folder: Path) -> dict[str, Any]:
     """A stage's run.json: its curves, no lists of heads and units, no paths of this machine."""
     run = read_run(folder)
-    kept = {name: run[name] for name in (
-        "stage", "shape", "parameters", "metric", "dev_score", "best", "steps", "seconds",
-        "weights", "versions") if name in run}  # fmt: skip
+    names = "stage shape parameters metric dev_score best steps seconds weights versions".split()
+    kept = {name: run[name] for name in names if name in run}
     settings = run.get("identity", {}).get("settings", {})
     return {**kept, "settings": settings, **curves(run.get("history", []))}
 

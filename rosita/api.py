@@ -127,13 +127,15 @@ def score(
         folder = model_folder / "taylor_score"
         given = {"num_train_epochs": 1, **settings}
         if teacher is None:
-            resolved = _settings(FineTuneSettings, start.task, given, data_dir, folder)
-            score_stage(_copy(start), resolved, _accelerator(resolved))
+            by_label = _settings(FineTuneSettings, start.task, given, data_dir, folder)
+            score_stage(_copy(start), by_label, _accelerator(by_label))
         else:
             resolved = _settings(KDSettings, start.task, given, data_dir, folder)
-            resolved = resolved.model_copy(update={"compute_taylor": True})
-            distil_stage(_copy(teacher), _copy(start), resolved, _accelerator(resolved))
-        return {} if resolved.dry_run else load_scores(folder / "taylor.pkl", start.model)
+            by_teacher = resolved.model_copy(update={"compute_taylor": True})
+            distil_stage(_copy(teacher), _copy(start), by_teacher, _accelerator(by_teacher))
+        if settings.get("dry_run"):
+            return {}
+        return load_scores(folder / "taylor.pkl", start.model)
 
 
 def prune(

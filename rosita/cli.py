@@ -7,7 +7,7 @@ import gc
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext, redirect_stdout
 from typing import Any, NoReturn
 
@@ -30,18 +30,19 @@ class ArgumentParser(argparse.ArgumentParser):
         self.retired = retired or {}
 
     def parse_known_args(
-        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
-    ) -> tuple[argparse.Namespace, list[str]]:
+        self, args: Iterable[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
         """As argparse; a retired flag raises `RositaError` with its hint.
 
         Looked for by name before argparse parses: as options they would make abbreviations of
         other flags ambiguous (--data, by --data_url), and left to it, abbreviate others themselves.
         """
-        for word in sys.argv[1:] if args is None else args:
+        words = sys.argv[1:] if args is None else list(args)
+        for word in words:
             flag = word.split("=")[0]
             if flag in self.retired:
                 raise RositaError(f"{flag} is not a flag of this script: {self.retired[flag]}")
-        return super().parse_known_args(args, namespace)
+        return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
         flags = [flag for action in self._actions for flag in action.option_strings]
@@ -90,7 +91,7 @@ def add_flags(parser: argparse.ArgumentParser, kind: type[BaseModel]) -> None:
         is_switch = bool in (field.annotation, *getattr(field.annotation, "__args__", ()))
         default = "" if field.is_required() else f" (default: {field.default})"
         text = f"{field.description}{default}".replace("%", "%%")
-        more = {"nargs": "?", "const": "True"} if is_switch else {}
+        more: dict[str, Any] = {"nargs": "?", "const": "True"} if is_switch else {}
         parser.add_argument(
             f"--{name}", default=argparse.SUPPRESS, help=text, metavar=name.upper(), **more
         )

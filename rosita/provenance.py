@@ -255,5 +255,5 @@ def weights_hash(state: dict[str, Tensor]) -> str:
     for name in sorted(state):
         weight = state[name].detach().cpu().contiguous()
         digest.update(f"{name} {weight.dtype} {list(weight.shape)}\n".encode())
-        digest.update(weight.flatten().view(torch.uint8).numpy())
+        digest.update(weight.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

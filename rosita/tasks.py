@@ -56,9 +56,14 @@ class Task(BaseModel):
         return self.labels is None
 
     @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the logits: the labels, or "score" for regression."""
+        return ("score",) if self.labels is None else self.labels
+
+    @property
     def num_labels(self) -> int:
         """Number of logits: one per label, one for regression."""
-        return 1 if self.labels is None else len(self.labels)
+        return len(self.outputs)
 
     def text_columns_of(self, file: str) -> tuple[int | str, ...]:
         """Text columns of one of the task's files: a test file may have other columns."""

@@ -15,6 +15,7 @@ import argparse
 import re
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from rosita.cli import ArgumentParser, run_script
@@ -51,10 +52,13 @@ def update_document(path: Path, tables: dict[str, str]) -> None:
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     for name, made in tables.items():
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
-        text = re.sub(pattern, lambda match, made=made: f"{match[1]}{made}\n{match[2]}", text,
-                      flags=re.DOTALL)  # fmt: skip
+        text = re.sub(pattern, partial(_filled, made=made), text, flags=re.DOTALL)
     with atomic_write(path) as file:
         file.write(text)
+
+
+def _filled(markers: re.Match, made: str) -> str:
+    return f"{markers[1]}{made}\n{markers[2]}"
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

@@ -100,7 +100,7 @@ class Step:
             "exchange": self.total - max(compute, self.launch) - self.evaluation - self.saving,
             "evaluation": self.evaluation,
         }
-        return max(parts, key=parts.get)
+        return max(parts, key=parts.__getitem__)
 
 
 def bert(name: str) -> RositaConfig:

@@ -13,6 +13,8 @@ import numpy as np
 from rosita.model import RositaConfig
 from rosita.pruning.shape import Shape
 
+Numbers = int | np.ndarray  # the same for all shapes, or of each (n,)
+
 _POWERS_OF_TEN = 10 ** np.arange(1, 18, dtype=np.int64)
 
 
@@ -42,7 +44,8 @@ def file_bytes(config: RositaConfig, rows: np.ndarray) -> np.ndarray:
     """Size of each shape's model.safetensors (n,): 8 bytes, the header, fp32 weights."""
     found = np.zeros(len(rows), dtype=np.int64)
     for group, weights in _weights(config, rows):
-        end = header = 0
+        end: Numbers = 0
+        header: Numbers = 0
         for name, shape in sorted(weights.items()):
             begin, end = end, end + 4 * _numbers(shape)
             fixed = len(f'"{name}":{{"dtype":"F32","shape":[],"data_offsets":[,]}},')
@@ -73,7 +76,9 @@ def shape_macs(config: RositaConfig, rows: np.ndarray, length: int) -> np.ndarra
     return layers * layer + factor + hidden**2 + hidden * config.num_labels
 
 
-def _weights(config: RositaConfig, rows: np.ndarray) -> Iterator[tuple[np.ndarray, dict]]:
+def _weights(
+    config: RositaConfig, rows: np.ndarray
+) -> Iterator[tuple[np.ndarray, dict[str, tuple[Numbers, ...]]]]:
     """(mask of the rows, weights by name) for all rows with the same names; sizes may be arrays."""
     for layers in np.unique(rows[:, 1]):
         for dense in (True, False):
@@ -84,11 +89,13 @@ def _weights(config: RositaConfig, rows: np.ndarray) -> Iterator[tuple[np.ndarra
                 yield group, named
 
 
-def _named_weights(config: RositaConfig, layers: int, heads, ffn, rank) -> dict[str, tuple]:
+def _named_weights(
+    config: RositaConfig, layers: int, heads: np.ndarray, ffn: np.ndarray, rank: np.ndarray | None
+) -> dict[str, tuple[Numbers, ...]]:
     hidden, width = config.hidden_size, heads * config.head_dim
-    found: dict[str, tuple] = {}
+    found: dict[str, tuple[Numbers, ...]] = {}
 
-    def linear(name: str, outputs, inputs) -> None:
+    def linear(name: str, outputs: Numbers, inputs: Numbers) -> None:
         found[f"{name}.weight"], found[f"{name}.bias"] = (outputs, inputs), (outputs,)
 
     def norm(name: str) -> None:
@@ -117,9 +124,9 @@ def _named_weights(config: RositaConfig, layers: int, heads, ffn, rank) -> dict[
     return found
 
 
-def _numbers(shape: tuple) -> int | np.ndarray:
+def _numbers(shape: tuple[Numbers, ...]) -> Numbers:
     return shape[0] if len(shape) == 1 else shape[0] * shape[1]
 
 
-def _digits(value: int | np.ndarray) -> int | np.ndarray:
+def _digits(value: Numbers) -> Numbers:
     return 1 + np.searchsorted(_POWERS_OF_TEN, value, side="right")

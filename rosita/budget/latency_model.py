@@ -6,7 +6,10 @@ import hashlib
 import json
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -70,7 +73,7 @@ def shape_latencies(
     The lower quartile of the runs: other processes only ever add to a time. The word ids of
     `batch` must lie below `VOCABULARY`.
     """
-    calls = {}
+    calls: dict[str, Callable[[], object]] = {}
     with tempfile.TemporaryDirectory() as root:
         for shape in Bar(shapes, desc="build", delay=1):
             shaped = shaped_config(config, shape)
@@ -82,7 +85,7 @@ def shape_latencies(
                 folder = Path(root, str(shape))
                 write_onnx(model, folder, [form])
                 answer = onnx_answer(weights_file(folder, form))
-            calls[str(shape)] = lambda answer=answer: answer(batch)
+            calls[str(shape)] = partial(answer, batch)
         print(f"timing {len(calls)} shapes in turn ...", file=sys.stderr)
         seconds = interleaved_seconds(calls, budget=budget)
     return {name: 1000 * float(np.percentile(times, 25)) for name, times in seconds.items()}
@@ -140,7 +143,7 @@ class LatencyModel:
         weights = fit_latency(features(self.config, fitted, self.length), times)
         return features(self.config, rows, self.length) @ weights
 
-    def held_out(self) -> list[dict[str, str | float]]:
+    def held_out(self) -> list[dict[str, Any]]:
         """Prediction against measurement for the shapes that were never fitted."""
         names = list(self.times["held_out"])
         predicted = self.predict(rows_of([Shape.parse(name) for name in names]))

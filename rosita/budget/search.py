@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -126,7 +127,8 @@ def spread(rows: np.ndarray, count: int) -> list[Shape]:
     from scipy.stats import qmc
 
     axes = [np.unique(column) for column in rows.T]
-    largest = Shape(*(int(axis[-1]) for axis in axes[:3]), int(axes[3][0]))
+    heads, layers, ffn = (int(axis[-1]) for axis in axes[:3])
+    largest = Shape(heads, layers, ffn, int(axes[3][0]))
     smallest = Shape(*(int(axis[0]) for axis in axes))
     found = dict.fromkeys((largest, smallest))
     for point in qmc.Sobol(4, rng=0).random_base2(8):
@@ -199,7 +201,7 @@ class Table:
         """Mask (n,) of the rows with this shape: one or none."""
         return (self.rows == rows_of([Shape.parse(name)])).all(axis=1)
 
-    def ranking(self, budget: dict[str, float | str]) -> np.ndarray:
+    def ranking(self, budget: dict[str, Any]) -> np.ndarray:
         """Indices of the shapes that fit: most Taylor score first; of equals, fewer parameters.
 
         `budget`: keys of `BUDGETS` -> the most allowed, "shape" -> the only name allowed. Raises
@@ -214,7 +216,7 @@ class Table:
         if not fitting.any():
             hopeless = [name for name in limits if not fits[name].any()] or list(limits)
             cost = np.where(asked, getattr(self, hopeless[0]), np.inf)
-            found = self.line(cost.argmin())
+            found = self.line(int(cost.argmin()))
             flags = " and ".join(f"{BUDGETS[name]} {limits[name]:,}" for name in hopeless)
             raise RositaError(
                 f"no shape fits {flags}: the smallest, {found['shape']}, has"
@@ -224,7 +226,7 @@ class Table:
         order = np.lexsort((self.parameters, -self.kept))
         return order[fitting[order]]
 
-    def line(self, index: int) -> dict[str, str | int | float]:
+    def line(self, index: int) -> dict[str, Any]:
         """One shape, as plan.json has it."""
         return {
             "shape": str(shape_of(self.rows[index])), "taylor_score_kept": float(self.kept[index]),

@@ -42,7 +42,7 @@ def draw_benchmark(rows: list[dict[str, Any]], path: Path) -> None:
 def _scores_by_latency(axes: Axes, rows: list[dict[str, Any]]) -> None:
     """Dev score against latency: a colour a model, a marker a format."""
     models, formats = ({row[key]: None for row in rows} for key in ("model", "format"))
-    colours = pyplot.get_cmap("tab10" if len(models) <= 10 else "tab20").colors
+    colours = matplotlib.color_sequences["tab10" if len(models) <= 10 else "tab20"]
     colour, marker = dict(zip(models, cycle(colours))), dict(zip(formats, cycle("osD^vP")))
     for row in rows:
         axes.scatter(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import IO
 
@@ -26,7 +27,8 @@ def open_input(path: str) -> Iterator[IO[str]]:
     """stdin for `-`, or a file; what is not UTF-8 or not there is a `RositaError`."""
     try:
         if path == "-":
-            sys.stdin.reconfigure(encoding="utf-8-sig")
+            if isinstance(sys.stdin, TextIOWrapper):  # what stands in for it is text already
+                sys.stdin.reconfigure(encoding="utf-8-sig")
             yield sys.stdin
         else:
             with open(path, encoding="utf-8-sig", newline="") as file:

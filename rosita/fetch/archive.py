@@ -9,6 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 from rosita.errors import RositaError
 from rosita.fetch.download import need_space, writing
@@ -120,7 +121,7 @@ def _copy(packed: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _read(source: zipfile.ZipExtFile) -> bytes:
+def _read(source: IO[bytes]) -> bytes:
     """The next bytes of an entry; a fault of the archive is not to be taken for one of the disk."""
     try:
         return source.read(CHUNK)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,12 +132,13 @@ def time_all(
     candidates: list[Candidate], batch_size: int, length: int, seconds: float
 ) -> list[dict[str, Any]]:
     """A row per candidate for one batch size and length, all of them timed in turn."""
-    calls = {}
+    calls: dict[str, Callable[[], object]] = {}
     for number, candidate in enumerate(candidates):
-        source = candidate.dev or candidate.config.vocab_size
-        make_batch = dev_batch if candidate.dev else random_batch
-        batch = make_batch(source, batch_size, length)
-        calls[str(number)] = lambda answer=candidate.answer, batch=batch: answer(batch)
+        if candidate.dev:
+            batch = dev_batch(candidate.dev, batch_size, length)
+        else:
+            batch = random_batch(candidate.config.vocab_size, batch_size, length)
+        calls[str(number)] = partial(candidate.answer, batch)
     print(f"timing batch {batch_size} x {length} ...", file=sys.stderr)
     rows = []
     timed = interleaved_seconds(calls, budget=seconds).values()

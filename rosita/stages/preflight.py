@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from rosita.data.batches import Batch, Encoded, Sampler
 from rosita.distillation.losses import LossSum, Objective
@@ -57,7 +57,8 @@ def check_label_order(
     A dev accuracy below chance is that or bad luck; it is refused where bad luck is out of the
     question and another order is better than chance. `folder` is the teacher's, for the message.
     """
-    if task.is_regression:
+    labels = task.labels
+    if labels is None:  # a regression
         return
     from scipy.optimize import linear_sum_assignment  # heavy imports, only needed here
     from scipy.stats import binomtest
@@ -75,7 +76,7 @@ def check_label_order(
     if binomtest(reordered, rows, chance, alternative="greater").pvalue > NO_CHANCE:
         return
     order = ", ".join(
-        f"its {task.labels[output]!r} is {task.labels[label]!r}"
+        f"its {labels[output]!r} is {labels[label]!r}"
         for output, label in zip(outputs, meant, strict=True)
         if output != label
     )
@@ -110,7 +111,7 @@ def show_plan(
     accelerator: Accelerator,
     dev: Encoded,
     eval_batch_size: int,
-    used=None,
+    used: Tensor | None = None,
 ) -> None:
     """Print what a run would do, and how long: a few steps and part of dev are timed.
 
@@ -141,7 +142,16 @@ def show_plan(
     print(f"  disk        {disk_needed(model.config) / 1e6:,.0f} MB at most")
 
 
-def _timed(model, objective, sampler, plan, accelerator, dev, eval_batch_size, used):
+def _timed(
+    model: RositaForSequenceClassification,
+    objective: Objective,
+    sampler: Sampler,
+    plan: Plan,
+    accelerator: Accelerator,
+    dev: Encoded,
+    eval_batch_size: int,
+    used: Tensor | None,
+) -> tuple[float, float]:
     """Seconds of one step and of one evaluation."""
     settings = plan.settings.model_copy(
         update={"max_steps": WARM_STEPS + TIMED_STEPS + 1, "save_state_steps": 10**9}
