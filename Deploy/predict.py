@@ -12,6 +12,7 @@ Writes  output            label<TAB>probability per row, in order; JSONL if its 
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,6 +51,8 @@ def main(argv: list[str] | None = None) -> None:
 def open_output(path: str) -> Iterator[IO[str]]:
     """stdout for `-`, or a file that appears whole or not at all."""
     if path == "-":
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")  # as its input is, whatever the locale says
         yield sys.stdout
     else:
         with atomic_write(path) as file:

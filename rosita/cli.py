@@ -15,6 +15,9 @@ from pydantic import BaseModel
 
 from rosita.errors import RositaError, nearest
 
+# Packages that a part of the scripts needs -> the extra of pyproject.toml that brings them.
+EXTRAS = {"matplotlib": "report", "boto3": "s3", "botocore": "s3", "onnx": "export",
+          "onnxruntime": "export"}  # fmt: skip
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMgG]?)([bB]?)")
 _SCALE = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
@@ -73,6 +76,16 @@ def run_script(main: Callable[[], None]) -> None:
     except RositaError as error:
         who = "" if first else f" (process {os.environ['RANK']})"
         print(f"error{who}: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package not in EXTRAS:
+            raise
+        print(
+            f"error: {package} is not installed, and this needs it:"
+            f' pip install -e ".[{EXTRAS[package]}]"',
+            file=sys.stderr,
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         print(

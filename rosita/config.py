@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.config import JsonDict
 
 from rosita.errors import RositaError, nearest
@@ -17,6 +26,9 @@ from rosita.tasks import Task, glue_task_name
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PATHS = ("teacher_model", "student_model", "data_dir", "output_dir", "cache_dir", "glove_embs")
+TENSORBOARD = "tensorboard"
+TRACKERS = (TENSORBOARD, "wandb", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab",
+            "trackio")  # fmt: skip
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 # rosita.evaluation.predict batches by length: what it bounds is the padded tokens of a batch
@@ -87,12 +99,35 @@ class LoopSettings(BaseModel):
     score_by: Literal["weight", "unit"] = setting(
         "weight", "Taylor score: |weight x gradient|, or of their sum over a head or FFN unit"
     )
+    report_to: str = setting(
+        TENSORBOARD, f"where curves are drawn: some of {', '.join(TRACKERS)}; or none",
+        identity=False,
+    )  # fmt: skip
     dry_run: bool = setting(
         False, "check everything, print the plan and its time, write nothing", identity=False
     )
     overwrite_output_dir: bool = setting(
         False, "start afresh, whatever output_dir holds", identity=False
     )
+
+    @field_validator("report_to")
+    @classmethod
+    def _is_installed(cls, value: str) -> str:
+        """Trackers that are known and there; the default one may be missing, which the run says."""
+        names = value.replace(" ", "").split(",")
+        if names == ["none"]:
+            return value
+        for name in names:
+            if name not in TRACKERS:
+                raise ValueError(f"{name!r} is not one of {', '.join(TRACKERS)}, none")
+            if name != TENSORBOARD and not find_spec(name):
+                raise ValueError(f"{name} is not installed: pip install {name}")
+        return ",".join(names)
+
+    @property
+    def trackers(self) -> list[str]:
+        """The trackers of `report_to`."""
+        return [] if self.report_to == "none" else self.report_to.split(",")
 
 
 class FineTuneSettings(LoopSettings):

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -25,6 +25,7 @@ from rosita.pruning.moments import Moments, put_moments, surviving_moments
 from rosita.pruning.shape import Shape
 from rosita.pruning.survivors import all_units, follow
 from rosita.training.cpu import fast_on_cpu
+from rosita.training.curves import Curves
 from rosita.training.embedding import Vocabulary
 from rosita.training.optimizer import (
     build_optimizer,
@@ -36,9 +37,6 @@ from rosita.training.optimizer import (
 from rosita.training.plan import Plan, Progress, total_steps
 from rosita.training.signals import agree_to_stop, stop_on_signal
 from rosita.training.state import resume, save_state
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 CHECK_STEPS = 20  # losses are read from the device, and checked, this often at least
 LOGGED_POINTS = 200  # points of the loss curve that run.json and TensorBoard get
@@ -94,7 +92,7 @@ class Training:
         self.total_steps = total_steps(plan.settings, sampler)
         self.unread: list[tuple[int, dict[str, Tensor]]] = []  # losses still on the device
         self.started = time.perf_counter()
-        self.writer: SummaryWriter | None = None
+        self.curves: Curves | None = None
         self.use(model)
 
     # ------------------------------------------------------------------ the outline
@@ -156,8 +154,8 @@ class Training:
         if self.progress.best.get("collapsed"):
             bar.write(COLLAPSED)
         self.progress.seconds += time.perf_counter() - self.started
-        if self.writer:
-            self.writer.close()
+        if self.curves:
+            self.curves.close()
         self.accelerator.wait_for_everyone()  # the best model is written by the main process
 
     @property
@@ -356,19 +354,15 @@ class Training:
 
     def _record(self, entry: dict[str, Any]) -> None:
         self.progress.history.append(entry)
-        if not self.writer:
-            return
-        for name, value in entry.items():
-            if isinstance(value, float):
-                self.writer.add_scalar(name, value, entry["step"])
-        self.writer.add_scalar("learning_rate", self.rate(entry["step"] - 1), entry["step"])
+        if self.curves:
+            self.curves.add(entry, self.rate(entry["step"] - 1))
 
     def _open_log(self, log_dir: Path | None) -> None:
         if log_dir and self.accelerator.is_main_process:
-            from torch.utils.tensorboard import SummaryWriter  # heavy import
-
-            # steps after the saved state are drawn again: the earlier points are dropped
-            self.writer = SummaryWriter(str(log_dir), purge_step=self.progress.step + 1)
+            self.curves = Curves(
+                self.settings.trackers, log_dir, self.accelerator, self.progress.step,
+                self.settings.model_dump(mode="json"),
+            )  # fmt: skip
 
     def _bar(self) -> Bar:
         return Bar(

@@ -38,8 +38,8 @@ def save_state(training: Training) -> None:
 
         everyone = gather_object([random])
     if training.accelerator.is_main_process:
-        if training.writer:
-            training.writer.flush()
+        if training.curves:
+            training.curves.flush()
         state = {
             "model": training.whole_model.state_dict(),
             "vocabulary": training.vocabulary.state_dict() if training.vocabulary else None,
