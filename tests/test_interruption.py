@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, error_line, make_bert, run_script, write_cola
+from conftest import REPOSITORY, error_line, make_bert, python, run_script, write_cola
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +30,10 @@ def tuned(tmp_path_factory) -> Path:
 
 
 def iterative(root: Path, output: Path) -> list[str]:
-    """The command of an iterative width pruning of 4 -> 2 heads over 96 steps."""
+    """The arguments of an iterative width pruning of 4 -> 2 heads over 96 steps."""
     tuned = root / "models" / "bert_ft" / "CoLA"
     return [
-        sys.executable, str(REPOSITORY / "KD" / "train.py"), "--task_name", "CoLA",
+        str(REPOSITORY / "KD" / "train.py"), "--task_name", "CoLA",
         "--data_dir", str(root / "data" / "CoLA"), "--teacher_model", str(tuned),
         "--student_model", str(tuned), "--output_dir", str(output),
         "--pred_distill", "--repr_distill", "--num_train_epochs", "48", "--eval_step", "7",
@@ -55,11 +55,12 @@ def result(folder: Path) -> tuple[bytes, dict]:
 def test_a_killed_run_goes_on_and_ends_with_bitwise_the_same(tuned, tmp_path, number):
     whole = tuned / "whole"
     if not whole.exists():
-        subprocess.run(iterative(tuned, whole), check=True, capture_output=True)
+        run_script(*iterative(tuned, whole))
     command = iterative(tuned, tmp_path / "cut")
     kills = 0
     while kills < 2:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen([python(), *command], stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.DEVNULL)  # fmt: skip
         state = tmp_path / "cut" / "last" / "state.pt"
         before = state.stat().st_mtime_ns if state.exists() else 0
         while process.poll() is None:
@@ -72,7 +73,8 @@ def test_a_killed_run_goes_on_and_ends_with_bitwise_the_same(tuned, tmp_path, nu
         assert code == (-9 if number == signal.SIGKILL else 130), "the run ended before the kill"
         assert not json.loads((tmp_path / "cut" / "run.json").read_text())["finished"]
         kills += 1
-    again = subprocess.run(command, capture_output=True, text=True)
+    # an interpreter of its own: neither hash seed nor anything else is that of the others
+    again = subprocess.run([sys.executable, *command], capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert "going on from step" in again.stdout
     assert result(tmp_path / "cut") == result(whole)
@@ -81,12 +83,13 @@ def test_a_killed_run_goes_on_and_ends_with_bitwise_the_same(tuned, tmp_path, nu
 
 def test_a_second_run_into_the_same_folder_is_told_who_holds_it(tuned, tmp_path):
     command = iterative(tuned, tmp_path / "held")
-    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    first = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL,
+                             stderr=subprocess.DEVNULL)  # fmt: skip
     while not (tmp_path / "held" / "run.json").exists():
         assert first.poll() is None
         time.sleep(0.01)
     os.kill(first.pid, signal.SIGSTOP)
-    second = subprocess.run(command, capture_output=True, text=True)
+    second = run_script(*command, ok=False)
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     assert f"is being written by process {first.pid}" in error_line(second)

@@ -13,6 +13,7 @@ import gc
 import json
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -44,7 +45,7 @@ def start(folder: Path) -> Path:
 
 
 def call(path: str, arguments: list[str]) -> int:
-    """Have the server run a script; its exit code."""
+    """Have the server run a script; its exit code. Signals to this process reach the script."""
     if not arguments or not arguments[0].endswith(".py"):
         os.execv(sys.executable, [sys.executable, *arguments])
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
@@ -53,6 +54,9 @@ def call(path: str, arguments: list[str]) -> int:
         data = json.dumps(request).encode()
         socket.send_fds(connection, [len(data).to_bytes(8, "big")], [0, 1, 2])
         connection.sendall(data)
+        script = int.from_bytes(connection.recv(4), "big")
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, _: os.kill(script, number))
         answer = connection.recv(1)
     return answer[0] if answer else 1
 
@@ -73,18 +77,44 @@ def serve(path: str) -> None:
             connection.close()
             while reaped():
                 pass
-            continue
-        listener.close()
-        script = os.fork()
-        if not script:
-            end(run(connection))
-        _, status = os.waitpid(script, 0)
-        code = os.waitstatus_to_exitcode(status)
-        try:
-            connection.sendall(bytes([code if code >= 0 else 128 - code]))
-        except BrokenPipeError:
-            pass  # the caller is gone
-        os._exit(0)
+        else:
+            listener.close()
+            attend(connection)
+
+
+def attend(connection: socket.socket) -> None:
+    """In a fork: run the script of a call in another, and answer with its exit code."""
+    request, files = receive(connection)
+    script = os.fork()
+    if not script:
+        connection.close()
+        end(run(request, files))
+    for file in files:
+        os.close(file)
+    connection.sendall(script.to_bytes(4, "big"))
+    threading.Thread(target=kill_with_caller, args=(connection, script), daemon=True).start()
+    _, status = os.waitpid(script, 0)
+    code = os.waitstatus_to_exitcode(status)
+    try:
+        connection.sendall(bytes([code if code >= 0 else 128 - code]))
+    except BrokenPipeError:
+        pass  # the caller is gone
+    os._exit(0)
+
+
+def receive(connection: socket.socket) -> tuple[dict, list[int]]:
+    """What a caller asks for, and its stdin, stdout and stderr."""
+    size, files, _, _ = socket.recv_fds(connection, 8, 3)
+    data, wanted = b"", int.from_bytes(size, "big")
+    while len(data) < wanted:
+        data += connection.recv(1 << 16)
+    return json.loads(data), files
+
+
+def kill_with_caller(connection: socket.socket, script: int) -> None:
+    """Wait until the caller ends: a SIGKILL to it is meant for the script."""
+    connection.recv(1)
+    os.kill(script, signal.SIGKILL)
 
 
 def end(code: int) -> None:
@@ -129,15 +159,10 @@ def load() -> None:
     assert torch.utils.tensorboard
 
 
-def run(connection: socket.socket) -> int:
+def run(request: dict, files: list[int]) -> int:
     """In the fork: become the caller's python, run the script; its exit code."""
     import runpy
 
-    size, files, _, _ = socket.recv_fds(connection, 8, 3)
-    data, wanted = b"", int.from_bytes(size, "big")
-    while len(data) < wanted:
-        data += connection.recv(1 << 16)
-    request = json.loads(data)
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
