@@ -100,7 +100,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--pretrained_bert_model", default="models/bert_pt", help="folder of a pretrained BERT")
-    add("--glove_embs", default="glove/glove.42B.300d.txt", help="text file, or npy + parquet")
+    add("--glove_embs", default="glove/glove.42B.300d.txt", help="word vectors:"
+        " a text file (GloVe, word2vec, fastText), or npy + parquet")  # fmt: skip
     add("--glue_dir", default="data", help="folder that holds TASK/train.tsv")
     add("--task_name", required=True, help="a GLUE task, or the path of your own task.json")
     add("--N", type=int, help="copies per sentence (default: the task's; CoLA 30, SST-2 20, ...)")

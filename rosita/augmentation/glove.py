@@ -1,4 +1,4 @@
-"""GloVe vectors: read from text or from npy + parquet, nearest neighbours by cosine."""
+"""Word vectors, such as GloVe's: read from text or npy + parquet; nearest neighbours by cosine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rosita.augmentation.sources import HOW_TO_GET, glove_files
+from rosita.augmentation.sources import advice, glove_files
 from rosita.errors import RositaError
 
 FIRST_WORDS = 100_000  # the file is ordered by frequency; what comes later is mostly noise
@@ -63,7 +63,8 @@ class Glove:
 def load_glove(path: str | Path, first_words: int = FIRST_WORDS) -> Glove:
     """Read the first words of a text file, or of a folder with one .npy and one .parquet file.
 
-    Text: a word and its numbers per line. Parquet: the words in a column `index`, in the order of
+    Text: a word and its numbers per line; before them, as in word2vec's and fastText's files, there
+    may be a line with the counts of both. Parquet: the words in a column `index`, in the order of
     the matrix's rows. Raises `RositaError` for a missing file or one of another kind.
     """
     files = glove_files(path)
@@ -72,26 +73,29 @@ def load_glove(path: str | Path, first_words: int = FIRST_WORDS) -> Glove:
     else:
         words, vectors = _read_matrix(*files, first_words)
     if not np.isfinite(vectors).all():
-        raise RositaError(f"{path} holds NaN or infinite numbers; {HOW_TO_GET} again")
+        raise RositaError(f"{path} holds NaN or infinite numbers{advice(path)}")
     return Glove(words, vectors)
 
 
 def _read_text(path: Path, first_words: int) -> tuple[list[str], np.ndarray]:
     words: list[str] = []
     with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
-        dimensions = len(file.readline(100_000).split(" ")) - 1
-        file.seek(0)
+        first = file.readline(100_000).rstrip().split(" ")
+        counted = len(first) == 2 and all(number.isdecimal() for number in first)
+        dimensions = int(first[1]) if counted else len(first) - 1
         if not 2 <= dimensions <= 4096:
-            raise RositaError(f"{path} line 1 is not a word and its numbers; {HOW_TO_GET}")
+            raise RositaError(f"{path} line 1 is not a word and its numbers{advice(path)}")
+        if not counted:
+            file.seek(0)
         vectors = np.empty((first_words, dimensions), dtype=np.float32)
         for number, line in enumerate(islice(file, first_words)):
             # From the right: some words of the larger GloVe files contain spaces.
-            word, *numbers = line.rstrip("\r\n").rsplit(" ", dimensions)
+            word, *numbers = line.rstrip().rsplit(" ", dimensions)
             try:
                 vectors[number] = np.array(numbers, dtype=np.float32)
             except ValueError:
-                fault = f"is not a word and {dimensions} numbers"
-                raise RositaError(f"{path} line {number + 1} {fault}; {HOW_TO_GET}") from None
+                fault = f"line {number + 1 + counted} is not a word and {dimensions} numbers"
+                raise RositaError(f"{path} {fault}{advice(path)}") from None
             words.append(word)
     return words, vectors[: len(words)]
 
@@ -105,9 +109,10 @@ def _read_matrix(matrix: Path, index: Path, first_words: int) -> tuple[list[str]
         column = pyarrow.parquet.read_table(index, columns=["index"]).column("index")
         vectors = np.load(matrix, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, KeyError, EOFError, pyarrow.ArrowException) as error:
-        raise RositaError(f"cannot read {matrix} with {index}: {error}; {HOW_TO_GET}") from None
+        raise RositaError(f"cannot read {matrix} with {index}: {error}{advice(matrix)}") from None
     if vectors.ndim != 2 or len(vectors) != len(column):
         raise RositaError(
-            f"{matrix} has shape {vectors.shape}, but {index} has {len(column)} words; {HOW_TO_GET}"
+            f"{matrix} has shape {vectors.shape}, but {index} has {len(column)} words"
+            f"{advice(matrix)}"
         )
     return column.slice(0, first_words).to_pylist(), vectors[:first_words]

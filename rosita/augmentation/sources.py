@@ -8,7 +8,6 @@ from pathlib import Path
 from rosita.errors import RositaError
 from rosita.files import sha256_file
 
-HOW_TO_GET = "get it with `python download_glove.py`"
 _HASHED_BYTES = 1 << 20
 
 
@@ -42,7 +41,7 @@ def glove_files(path: str | Path) -> tuple[Path, ...]:
     """The text file, or the matrix and the words, that `path` (a file or a folder) stands for."""
     path = Path(path)
     if not path.exists():
-        raise RositaError(f"--glove_embs {path} does not exist; {HOW_TO_GET}")
+        raise RositaError(f"--glove_embs {path} does not exist{advice(path)}")
     if path.is_file() and path.suffix not in (".npy", ".parquet"):
         return (path,)
     folder = path if path.is_dir() else path.parent
@@ -54,8 +53,15 @@ def glove_files(path: str | Path) -> tuple[Path, ...]:
         return (texts[0],)
     raise RositaError(
         f"{folder} must hold one .npy and one .parquet file, or one .txt file; it has"
-        f" {len(matrices)}, {len(indexes)} and {len(texts)}; {HOW_TO_GET}"
+        f" {len(matrices)}, {len(indexes)} and {len(texts)}{advice(folder)}"
     )
+
+
+def advice(path: str | Path) -> str:
+    """What to type for vectors that are not there or damaged, as far as `path` looks like GloVe."""
+    if "glove" in Path(path).resolve().name.lower():
+        return "; get GloVe's with `python download_glove.py`"
+    return "; name a text file of GloVe, word2vec or fastText: a word and its numbers a line"
 
 
 def glove_hash(path: str | Path) -> str:

@@ -325,6 +325,33 @@ def test_text_and_npy_with_parquet_give_the_same_neighbours(tmp_path):
     assert glove_hash(package) != glove_hash(tmp_path / "g.txt")
 
 
+def test_text_files_of_word2vec_and_fasttext_give_the_vectors_of_glove(tmp_path):
+    """Theirs begin with a line of counts; word2vec ends lines with a blank, fastText may."""
+    make_glove(tmp_path / "glove.txt", WORDS)
+    lines = (tmp_path / "glove.txt").read_text().splitlines()
+    expected = load_glove(tmp_path / "glove.txt")
+    for ending in (" \n", "\n", " \r\n"):
+        text = "".join(f"{line}{ending}" for line in (f"{len(WORDS)} 8", *lines))
+        (tmp_path / "cc.vec").write_text(text, newline="")
+        found = load_glove(tmp_path / "cc.vec")
+        assert found.words == expected.words
+        np.testing.assert_array_equal(found.vectors, expected.vectors)
+    (tmp_path / "cc.vec").write_text("2 3\na 1 2 3 \nb 1 2 \n")
+    with pytest.raises(RositaError, match="line 3 is not a word and 3 numbers"):
+        load_glove(tmp_path / "cc.vec")
+
+
+@pytest.mark.parametrize("name", ["glove.6B.50d", "glove.42B.300d.txt", "cc.de.300.vec"])
+def test_only_a_file_that_is_called_glove_is_advised_to_be_downloaded(tmp_path, name):
+    for content in (None, "one line of text\n"):
+        if content:
+            (tmp_path / name).write_text(content)
+        with pytest.raises(RositaError) as error:
+            load_glove(tmp_path / name)
+        assert ("download_glove.py" in str(error.value)) == ("glove" in name)
+        assert ("text file of GloVe, word2vec or fastText" in str(error.value)) != ("glove" in name)
+
+
 def test_words_with_spaces_are_read_whole(tmp_path):
     (tmp_path / "g.txt").write_text("a 1 2 3\n. . . 4 5 6\nb 7 8 9\n")
     assert load_glove(tmp_path / "g.txt").words == ["a", ". . .", "b"]
@@ -528,7 +555,7 @@ class Cut(BaseException):
     """Stands for a kill: nothing but the finally blocks runs."""
 
 
-@pytest.mark.parametrize("where", ["write_json", "tqdm.update", "os.fsync", "os.replace", "unlink"])
+@pytest.mark.parametrize("where", ["write_json", "Bar.update", "os.fsync", "os.replace", "unlink"])
 def test_a_run_cut_off_anywhere_ends_with_the_same_bytes(home, model, monkeypatch, where):
     whole = run(home, model)
     folder = home / "CoLA"
@@ -553,7 +580,7 @@ def cut_after(patch, where: str, survived: int) -> None:
     """Let `where` be called so many times, then raise in its stead."""
     owner, name = {
         "write_json": (augmented_file, "write_json"),
-        "tqdm.update": (augmented_file.tqdm, "update"),
+        "Bar.update": (augmented_file.Bar, "update"),
         "os.fsync": (augmented_file.os, "fsync"),
         "os.replace": (augmented_file.os, "replace"),
         "unlink": (augmented_file.Path, "unlink"),
