@@ -8,7 +8,8 @@ word of several pieces one of its M nearest GloVe neighbours; each with probabil
 sentence (TinyBERT's augmentation; ROSITA distils on its output). A sentence that a draw leaves
 unchanged is a row too where its text differs: lower case, blanks around punctuation.
 
-Reads   GLUE_DIR/TASK/train.tsv, a BERT folder (without masked-LM head: GloVe for every word), GloVe
+Reads   GLUE_DIR/TASK/train.tsv, a BERT folder (without masked-LM head: vectors for every word),
+        the word vectors of GloVe, word2vec or fastText
 Writes  GLUE_DIR/TASK/train_aug.tsv (same columns and header), train_aug.json (how it was made);
         with --subset_rows R also train_aug0.tsv, train_aug1.tsv, ... of R rows each;
         cache/ (answers of the masked language model, for a second run)
@@ -20,6 +21,7 @@ process makes a part; the file is the same.
 from __future__ import annotations
 
 import argparse
+import os
 from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
@@ -27,15 +29,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rosita.augmentation.file import AugmentedFile, write_subsets
-from rosita.augmentation.sources import check_tokenizer, glove_files, glove_hash, weights_hash
-from rosita.cli import ArgumentParser, run_script
-from rosita.data.records import content_hash, open_table
+from rosita.augmentation.sentences import Splitter, tokenizer_hash
+from rosita.augmentation.sources import (
+    check_tokenizer,
+    glove_files,
+    glove_hash,
+    has_masked_lm_head,
+    weights_hash,
+)
+from rosita.cli import ArgumentParser, is_first_process, run_script
+from rosita.data.records import RecordFile, content_hash, open_table
+from rosita.data.tsv import TsvFile
 from rosita.errors import RositaError
-from rosita.files import hold
+from rosita.files import hold, read_json
+from rosita.provenance import file_hashes
 from rosita.tasks import Task, find_task
+from rosita.tokenizer import read_tokenizer
 
 if TYPE_CHECKING:
-    from transformers import BertTokenizer
+    from accelerate import PartialState
 
     from rosita.augmentation.candidates import CandidateFinder
 
@@ -55,43 +67,59 @@ def main(argv: list[str] | None = None) -> None:
     output = train.path.with_name("train_aug.tsv")
     check_tokenizer(args.pretrained_bert_model)
     glove_files(args.glove_embs)
-    # heavy imports: the complaints above come without them
-    from accelerate import PartialState
-
-    from rosita.augmentation.candidates import Sampling, augment_rows
-    from rosita.augmentation.masked_lm import load_tokenizer
-    from rosita.runtime import only_cpu
-
-    tokenizer = load_tokenizer(args.pretrained_bert_model)
-    settings = resolve_settings(args, task, train.path, tokenizer)
+    files = file_hashes(args.pretrained_bert_model)
+    settings = resolve_settings(args, task, train.path, known_model(output, files))
 
     cache = output.with_name("cache")
-    processes = PartialState(cpu=only_cpu(), timeout=timedelta(days=1))
-    first = processes.is_main_process
+    augmented = AugmentedFile(
+        output, settings, int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")),
+        lambda: processes().wait_for_everyone(), {"files": files},
+    )  # fmt: skip
     lock = hold(cache / "augmentation.lock", f"{cache.parent} is being augmented by")
-    with lock if first else nullcontext():
-        augmented = AugmentedFile(output, settings, processes.process_index,
-                                  processes.num_processes, processes.wait_for_everyone)  # fmt: skip
+    with lock if is_first_process() else nullcontext():
         if augmented.is_finished() and not args.overwrite:
             augmented.clear_leftovers()
             print(f"{output} is finished, nothing to do")
         else:
             if not args.overwrite:
                 augmented.refuse_to_overwrite()
-            finder = load_finder(args, settings, tokenizer, cache)
-            sampling = Sampling(settings["N"], args.p, args.seed)
-            grow = partial(
-                augment_rows, columns=train.text_columns, finder=finder, sampling=sampling
-            )
-            record = augmented.write(train, rows_in, grow, args.chunk_rows)
-            skipped = f" ({train.skipped} short rows skipped)" if train.skipped else ""
-            print(
-                f"{output}: {rows_in} rows{skipped} -> {record['rows_out']} rows"
-                f" in {record['seconds']} s"
-            )
-        if args.subset_rows and first:
+            processes()  # those of torchrun find each other before hours of work
+            finder = load_finder(args, settings, cache)
+            write(augmented, train, rows_in, finder, args)
+        if args.subset_rows and is_first_process():
             number = write_subsets(output, args.subset_rows, train.header is not None)
             print(f"{number} subsets of {args.subset_rows} rows: train_aug0.tsv ... beside it")
+
+
+def write(
+    augmented: AugmentedFile,
+    train: TsvFile | RecordFile,
+    rows_in: int,
+    finder: CandidateFinder,
+    args: argparse.Namespace,
+) -> None:
+    """Write the augmented file, and say how many rows it has."""
+    from rosita.augmentation.candidates import Sampling, augment_rows
+
+    sampling = Sampling(augmented.settings["N"], args.p, args.seed)
+
+    grow = partial(augment_rows, columns=train.text_columns, finder=finder, sampling=sampling)
+    record = augmented.write(train, rows_in, grow, args.chunk_rows)
+    skipped = f" ({train.skipped} short rows skipped)" if train.skipped else ""
+    print(
+        f"{augmented.path}: {rows_in} rows{skipped} -> {record['rows_out']} rows"
+        f" in {record['seconds']} s"
+    )
+
+
+def processes() -> PartialState:
+    """Those of torchrun, or this one alone."""
+    # heavy imports: complaints and "is finished" come without them
+    from accelerate import PartialState
+
+    from rosita.runtime import only_cpu
+
+    return PartialState(cpu=only_cpu(), timeout=timedelta(days=1))
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -126,20 +154,39 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def resolve_settings(
-    args: argparse.Namespace, task: Task, train: Path, tokenizer: BertTokenizer
-) -> dict[str, Any]:
-    """All that decides the result; it is saved beside it."""
-    from rosita.augmentation.masked_lm import has_masked_lm_head, tokenizer_hash
+def known_model(output: Path, files: dict[str, str]) -> dict[str, str] | None:
+    """What the record of an augmented file says of its model, if that is of the same files."""
+    path = output.with_suffix(".json")
+    record = read_json(path) if path.exists() else {}
+    if record.get("files") != files:
+        return None
+    return {name: record[name] for name in ("model", "tokenizer")}
 
+
+def read_model(folder: str) -> dict[str, str]:
+    """What decides a model's answers: its weights, if they have a masked-LM head, its tokenizer."""
+    return {
+        "model": weights_hash(folder) if has_masked_lm_head(folder) else NO_HEAD,
+        "tokenizer": tokenizer_hash(read_tokenizer(folder)),
+    }
+
+
+def resolve_settings(
+    args: argparse.Namespace,
+    task: Task,
+    train: Path,
+    model: dict[str, str] | None,
+) -> dict[str, Any]:
+    """All that decides the result; it is saved beside it. `model`: as `read_model` gives it."""
     folder = args.pretrained_bert_model
-    has_head = has_masked_lm_head(folder)
-    if not has_head and args.require_mlm:
-        raise RositaError(
-            f"{folder} has no masked-LM head (no weight cls.predictions.*); give a pretrained BERT"
-            " that has one, as `python download_bert.py` fetches, or leave out --require_mlm"
-        )
-    if not has_head:
+    model = model or read_model(folder)
+    if model["model"] == NO_HEAD:
+        if args.require_mlm:
+            raise RositaError(
+                f"{folder} has no masked-LM head (no weight cls.predictions.*); give a pretrained"
+                " BERT that has one, as `python download_bert.py` fetches, or leave out"
+                " --require_mlm"
+            )
         print(f"{folder} has no masked-LM head: every word takes its GloVe neighbours")
     return {
         "task": task.name,
@@ -149,30 +196,28 @@ def resolve_settings(
         "M": args.M,
         "p": args.p,
         "train_sha256": content_hash(train),
-        "model": weights_hash(folder) if has_head else NO_HEAD,
+        **model,
         "precision": args.precision,
-        "tokenizer": tokenizer_hash(tokenizer),
         "glove": glove_hash(args.glove_embs),
     }
 
 
-def load_finder(
-    args: argparse.Namespace, settings: dict[str, Any], tokenizer: BertTokenizer, cache: Path
-) -> CandidateFinder:
+def load_finder(args: argparse.Namespace, settings: dict[str, Any], cache: Path) -> CandidateFinder:
     """The source of candidates, with its models in memory."""
     from rosita.augmentation.candidates import CandidateFinder
     from rosita.augmentation.glove import load_glove
     from rosita.augmentation.masked_lm import AnswerCache, load_masked_lm
 
-    glove = load_glove(args.glove_embs)
+    tokenizer = read_tokenizer(args.pretrained_bert_model)
+    splitter, glove = Splitter(tokenizer), load_glove(args.glove_embs)
     if settings["model"] == NO_HEAD:
-        return CandidateFinder(tokenizer, glove, args.M)
+        return CandidateFinder(splitter, glove, args.M)
     masked_lm = load_masked_lm(
         args.pretrained_bert_model, tokenizer, args.batch_tokens, args.precision
     )
     answers = AnswerCache(cache / "augmentation.sqlite3")
     key = f"{settings['model']} {settings['tokenizer']}" + " bf16" * (args.precision == "bf16")
-    return CandidateFinder(tokenizer, glove, args.M, masked_lm, answers, key)
+    return CandidateFinder(splitter, glove, args.M, masked_lm, answers, key)
 
 
 if __name__ == "__main__":

@@ -32,8 +32,8 @@ from common import (
 )
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 
-from rosita.augmentation.candidates import split_sentences
-from rosita.augmentation.masked_lm import MaskedLM, Query, SpecialPieces
+from rosita.augmentation.masked_lm import Frame, MaskedLM, Query
+from rosita.augmentation.sentences import Splitter
 from rosita.config import KDSettings
 from rosita.data.batches import Sampler
 from rosita.data.encode import encode_file
@@ -51,27 +51,25 @@ M = 15
 
 def augmentation(quick: bool, folder: Path) -> list[Result]:
     """Candidates of the masked LM, BERT-base's shape: one place at a time against batches."""
-    words = _bert_tokenizer(folder)
+    files = tokenizer()
+    splitter, frame = Splitter(files), Frame.of(files)
     texts = [row[3] for row in _rows(cola(folder))]
     texts = [texts[i] for i in np.random.default_rng(0).permutation(len(texts))]
     torch.manual_seed(0)
     bert = BertForMaskedLM(BertConfig()).eval()
-    special = SpecialPieces(
-        cls=words.cls_token_id, sep=words.sep_token_id, mask=words.mask_token_id,
-        pad=words.pad_token_id,
-    )  # fmt: skip
-    few = split_sentences(texts[: 6 if quick else 24], words)
-    many = split_sentences(texts[: 60 if quick else 256], words)  # the first are the few
-    _one_place_at_a_time(bert, few[:1], special)
+    pieces = [files.pieces[files.token(kind)] for kind in ("cls", "sep", "mask")]
+    few = splitter.split(texts[: 6 if quick else 24])
+    many = splitter.split(texts[: 60 if quick else 256])  # the first are the few
+    _one_place_at_a_time(bert, few[:1], pieces)
     plain_answers: list[np.ndarray] = []
-    plain = seconds_of(lambda: plain_answers.extend(_one_place_at_a_time(bert, few, special)))
+    plain = seconds_of(lambda: plain_answers.extend(_one_place_at_a_time(bert, few, pieces)))
     weights = sum(w.numel() for w in bert.bert.encoder.parameters() if w.dim() == 2)
     tokens = sum((2 * len(s.pieces) + 3) * len(s.places) for s in many)
     found = []
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         if name == "bf16" and auto_dtype() != dtype:
             continue
-        masked_lm = MaskedLM(bert, special, 2048, name)
+        masked_lm = MaskedLM(bert, frame, 2048, name)
         masked_lm.top_pieces(_queries(few[:1]), M)
         answers: list[np.ndarray] = []
         ours = seconds_of(
@@ -93,14 +91,14 @@ def _queries(sentences: list) -> list[Query]:
 
 
 def _one_place_at_a_time(
-    bert: BertForMaskedLM, sentences: list, special: SpecialPieces
+    bert: BertForMaskedLM, sentences: list, pieces: list[int]
 ) -> list[np.ndarray]:
     """Batch 1, gradients on, the output layer at every place: the reference's way."""
-    cls, sep = special.cls, special.sep
+    cls, sep, mask = pieces
     found = []
     for query in _queries(sentences):
         hidden = list(query.pieces)
-        hidden[query.place] = special.mask
+        hidden[query.place] = mask
         ids = torch.tensor([[cls, *hidden, sep, *query.pieces, sep]])
         types = torch.tensor([[0] * (len(hidden) + 2) + [1] * (len(hidden) + 1)])
         logits = bert(input_ids=ids, token_type_ids=types).logits

@@ -19,6 +19,7 @@ from rosita.errors import RositaError, nearest
 EXTRAS = {"matplotlib": "report", "boto3": "s3", "botocore": "s3", "onnx": "export",
           "onnxruntime": "export"}  # fmt: skip
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMgG]?)([bB]?)")
+_CLASS = re.compile(r"(?!\^)(?:[^][\\]|\\.)+")  # what may stand between the brackets of a class
 _SCALE = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
 
@@ -126,3 +127,22 @@ def parse_size(text: str, flag: str, unit: str = "") -> int:
     if match and (unit or not match[3]) and (value := float(match[1]) * _SCALE[match[2].lower()]):
         return round(value)
     raise RositaError(f"{flag} {text!r} is no size; write it like 500k{unit} or 14.5M{unit}")
+
+
+def character_class(text: str) -> re.Pattern[str]:
+    """The words that consist of a class of characters: `letters` for the letters of all scripts,
+    or what stands between the brackets of a regular expression.
+
+    Raises `ValueError` that says what is wrong with the text, and how to write a class.
+    """
+    if text == "letters":
+        return re.compile(r"[^\W\d_]+")
+    try:
+        if not _CLASS.fullmatch(text):
+            raise re.error("brackets, a ^ at its start or nothing at all")
+        return re.compile(f"[{text}]+")
+    except re.error as error:
+        raise ValueError(
+            f"is no class of characters ({error.msg}); write a-z, a-zäöüß, \\u4e00-\\u9fff or the"
+            " like, or letters for those of all scripts"
+        ) from None

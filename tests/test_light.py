@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import REPOSITORY, make_bert, run_script, write_cola
+from safetensors.torch import load_file
 
 HEAVY = ("torch", "transformers", "accelerate", "scipy", "sklearn", "matplotlib")
 DOORS = (".", "Pruning", "KD", "Deploy", "data", "benchmarks", "benchmarks/scaling", "scripts",
@@ -85,7 +87,7 @@ MISTAKES = {  # script -> wrong command lines, and what the answer says
     "data_augmentation.py": (
         ("--task_name colla", "did you mean 'CoLA'"),
         ("--task_name cola --glue_dir nowhere", "nowhere"),
-        ("--task_name cola --pretrained_bert_model nowhere", "nowhere has no vocab.txt"),
+        ("--task_name cola --pretrained_bert_model nowhere", "nowhere has no tokenizer.json"),
         ("--task_name cola --pretrained_bert_model model --glove_embs nowhere", "nowhere does"),
     ),
     "report.py": (("nowhere", "nowhere"),),
@@ -156,6 +158,25 @@ def test_the_ground_floor_is_light():
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY
     )
     assert done.stdout == "[]\n", done.stderr
+
+
+def test_finished_augmentation_is_said_before_heavy_imports(tmp_path):
+    """Of weights in either format, and without tokenizer.json; so is that settings differ."""
+    (tmp_path / "glove.txt").write_text("dog 1 2 3\ncat 1 2 4\n")
+    write_cola(tmp_path / "CoLA", train=4)
+    bert = make_bert(tmp_path / "bert")
+    words = ["--task_name", "CoLA", "--glue_dir", str(tmp_path), "--glove_embs",
+             str(tmp_path / "glove.txt"), "--pretrained_bert_model", str(bert)]  # fmt: skip
+    for change in ("as it is", "pytorch_model.bin"):
+        if change == "pytorch_model.bin":
+            torch.save(load_file(bert / "model.safetensors"), bert / change)
+            (bert / "model.safetensors").unlink()
+            words.append("--overwrite")
+        run_script("data_augmentation.py", *words)
+        calls = [[word for word in words if word != "--overwrite"], [*words[:8], "--p", "0.3"]]
+        finished, other = call("data_augmentation.py", calls, tmp_path)
+        assert finished[0] == 0 and "is finished, nothing to do" in finished[1]
+        assert other[0] == 2 and "p 0.4, now 0.3" in other[1]
 
 
 def test_finished_already_is_said_before_heavy_imports(tmp_path):

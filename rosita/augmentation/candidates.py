@@ -8,52 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from transformers import BertTokenizer
 
 from rosita.augmentation.glove import Glove
 from rosita.augmentation.masked_lm import AnswerCache, MaskedLM, Query
+from rosita.augmentation.sentences import Sentence, Splitter
+from rosita.augmentation.words import LETTERS
 from rosita.data.tsv import Row
 
-# TinyBERT's list, as its script has it: a token is compared as it stands, so those with an
-# apostrophe never match BERT's basic tokens; which, what, who, when, where, why and how may change.
-STOP_WORDS = frozenset(
-    """
-    a about above after again against ain all am an and any are aren aren't as at be because been
-    before being below between both but by can couldn couldn't d did didn didn't do does doesn
-    doesn't doing don don't down during each few for from further had hadn hadn't has hasn hasn't
-    have haven haven't having he her here hers herself him himself his i if in into is isn isn't
-    it it's its itself just ll m ma me mightn mightn't more most mustn mustn't my myself needn
-    needn't no nor not now o of off on once only or other our ours ourselves out over own re s
-    same shan shan't she she's should should've shouldn shouldn't so some such t than that that'll
-    the their theirs them themselves then there these they this those through to too under until
-    up ve very was wasn wasn't we were weren weren't while will with won won't wouldn wouldn't y
-    you you'd you'll you're you've your yours yourself yourselves 're 's
-    """.split()
-)
-
-_LETTERS = re.compile(r"[a-z]+")
-
 Candidates = dict[int, list[str]]  # index of a token -> what may stand in its place
-
-
-@dataclass(frozen=True)
-class Sentence:
-    """A sentence split for augmentation.
-
-    `tokens` are BERT's basic tokens, `pieces` the ids of all word pieces in order, `eligible` the
-    indices of the tokens that may be replaced; `places` gives, for those of them that are one
-    piece, the position of that piece in `pieces`.
-    """
-
-    tokens: tuple[str, ...]
-    pieces: tuple[int, ...]
-    eligible: tuple[int, ...]
-    places: dict[int, int]
+Found = tuple[tuple[str, ...], Candidates]  # the tokens of a text, and their candidates
 
 
 @dataclass(frozen=True)
@@ -67,15 +34,6 @@ class Sampling:
     probability: float
     seed: int
     edits: float = 0.0
-
-
-def eligible_tokens(tokens: Sequence[str]) -> tuple[int, ...]:
-    """Indices of the tokens that may be replaced: all letters a-z, and no stop words."""
-    return tuple(
-        index
-        for index, token in enumerate(tokens)
-        if _LETTERS.fullmatch(token) and token not in STOP_WORDS
-    )
 
 
 def sample_copies(
@@ -155,33 +113,6 @@ def augmented_rows(
     return rows
 
 
-def split_sentences(texts: Sequence[str], tokenizer: BertTokenizer) -> list[Sentence]:
-    """Basic tokens and word pieces of each text, in the case that the tokenizer reads.
-
-    `tokenizer` must neither truncate nor pad (`load_tokenizer`).
-    """
-    backend = tokenizer.backend_tokenizer
-    token_lists = []
-    for text in texts:
-        normal = backend.normalizer.normalize_str(text)
-        token_lists.append([token for token, _ in backend.pre_tokenizer.pre_tokenize_str(normal)])
-    encodings = backend.encode_batch(token_lists, is_pretokenized=True, add_special_tokens=False)
-    return [
-        _sentence(tokens, encoding.ids, encoding.word_ids)
-        for tokens, encoding in zip(token_lists, encodings, strict=True)
-    ]
-
-
-def _sentence(tokens: list[str], pieces: list[int], owners: list[int]) -> Sentence:
-    """`owners` names the token that each piece is of."""
-    places: dict[int, list[int]] = {index: [] for index in eligible_tokens(tokens)}
-    for position, owner in enumerate(owners):
-        if owner in places:
-            places[owner].append(position)
-    single = {index: found[0] for index, found in places.items() if len(found) == 1}
-    return Sentence(tuple(tokens), tuple(pieces), tuple(places), single)
-
-
 class CandidateFinder:
     """The candidates of every eligible word of many sentences, asked for together.
 
@@ -191,29 +122,28 @@ class CandidateFinder:
 
     def __init__(
         self,
-        tokenizer: BertTokenizer,
+        splitter: Splitter,
         glove: Glove,
         count: int,
         masked_lm: MaskedLM | None = None,
         cache: AnswerCache | None = None,
         cache_key: str = "",
     ) -> None:
-        self.tokenizer = tokenizer
+        self.splitter = splitter
         self.glove = glove
         self.count = count
         self.masked_lm = masked_lm
         self.cache = cache
-        stop_words = sorted(STOP_WORDS)  # they decide which places of a sentence are asked for
-        self._key_start = json.dumps([cache_key, count, stop_words]).encode()
-        vocabulary = tokenizer.get_vocab()
-        self._words = {
-            piece: word for word, piece in vocabulary.items() if not word.startswith("##")
-        }
+        eligible = splitter.eligible  # it decides which places of a sentence are asked for
+        letters = [] if eligible.letters == LETTERS else [eligible.letters]
+        asked = [cache_key, count, sorted(eligible.stop_words), *letters]
+        self._key_start = json.dumps(asked).encode()
+        self._words = splitter.whole_words() if masked_lm else {}
 
-    def find(self, texts: Sequence[str]) -> dict[str, tuple[tuple[str, ...], Candidates]]:
+    def find(self, texts: Sequence[str]) -> dict[str, Found]:
         """Tokens and candidates of each different text."""
         different = list(dict.fromkeys(texts))
-        sentences = dict(zip(different, split_sentences(different, self.tokenizer), strict=True))
+        sentences = dict(zip(different, self.splitter.split(different), strict=True))
         answers = self._ask_masked_lm(list(sentences.values()))
         wanted = [
             sentence.tokens[index]

@@ -25,7 +25,7 @@ class AugmentedFile:
 
     Rows go to a hidden partial file, and a small progress record says how far it is good; both
     are flushed after each chunk. The file takes its name by one rename, and `train_aug.json`
-    beside it says what it was made from.
+    beside it says what it was made from, with `details` that decide nothing.
 
     Of `shards` processes, each makes the rows of one run of train.tsv, and the first joins them;
     `wait` returns when all have called it.
@@ -38,12 +38,14 @@ class AugmentedFile:
         shard: int = 0,
         shards: int = 1,
         wait: Callable[[], None] = lambda: None,
+        details: dict[str, Any] | None = None,
     ) -> None:
         self.path = path
         self.settings = settings
         self.shard = shard
         self.shards = shards
         self.wait = wait
+        self.details = details or {}
         self.record = path.with_suffix(".json")
         self._partial, self._progress = self._files(shard)
 
@@ -112,7 +114,7 @@ class AugmentedFile:
                 f"cannot write {self.path}: {error.strerror or error}; make room and give the same"
                 " command again, it goes on from there"
             ) from error
-        record = {"stage": "data_augmentation", "finished": True, **state}
+        record = {"stage": "data_augmentation", "finished": True, **state, **self.details}
         if self.shard == 0:
             write_json(self.record, record)
             self._remove_progress()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,16 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from transformers import BertForMaskedLM, BertTokenizer
+from safetensors import SafetensorError
+from transformers import BertForMaskedLM
 from transformers.utils import logging as transformers_logging
 
-from rosita.augmentation.sources import check_tokenizer, weight_files
 from rosita.errors import RositaError
-from rosita.files import read_torch
 from rosita.runtime import cast_linear_layers, keep_freed_memory
-
-_HEAD = "cls.predictions."  # BERT's names of the masked-LM head begin so
+from rosita.tokenizer import TokenizerFiles
 
 # Logits of one query in batches of different shape differ by rounding. Where the M-th and the
 # next piece are nearer than this, the query is asked again alone: the answer then depends on the
@@ -38,64 +33,56 @@ class Query:
 
 
 @dataclass(frozen=True)
-class SpecialPieces:
-    """Ids of the pieces that BERT's input is built with."""
+class Frame:
+    """How a tokenizer builds the model's input of a pair of texts, in ids.
 
-    cls: int
-    sep: int
+    Pieces stand `before` the first text, `between` the two and `after` the second, whose token
+    type is `second_type`; `mask` hides a piece, `pad` fills a batch up.
+    """
+
+    before: tuple[int, ...]
+    between: tuple[int, ...]
+    after: tuple[int, ...]
+    second_type: int
     mask: int
     pad: int
 
+    @property
+    def length(self) -> int:
+        """Pieces that are of neither text."""
+        return len(self.before) + len(self.between) + len(self.after)
 
-def load_tokenizer(folder: str | Path) -> BertTokenizer:
-    """The word-piece tokenizer of a model folder, without its truncation and padding."""
-    check_tokenizer(folder)
-    try:
-        tokenizer = BertTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # the tokenizers library raises bare Exception
-        raise RositaError(f"cannot read the tokenizer of {folder}: {error}") from None
-    tokenizer.backend_tokenizer.no_truncation()
-    tokenizer.backend_tokenizer.no_padding()
-    return tokenizer
-
-
-def tokenizer_hash(tokenizer: BertTokenizer) -> str:
-    """SHA-256 of what decides the pieces: vocabulary, and the rules of normalisation."""
-    rules = tokenizer.backend_tokenizer.normalizer.__getstate__().decode()
-    content = json.dumps([sorted(tokenizer.get_vocab().items()), rules])
-    return hashlib.sha256(content.encode()).hexdigest()
-
-
-def has_masked_lm_head(folder: str | Path) -> bool:
-    """Whether the weights of a BERT folder include a masked-LM head; only names are looked at."""
-    return any(name.startswith(_HEAD) for file in weight_files(folder) for name in _names(file))
+    @classmethod
+    def of(cls, files: TokenizerFiles) -> Frame:
+        """That of a tokenizer that has a mask token."""
+        pair = files.build().encode("a", "a")
+        texts = [[place for place, text in enumerate(pair.sequence_ids) if text == number]
+                 for number in (0, 1)]  # fmt: skip
+        begins, ends = [places[0] for places in texts], [places[-1] + 1 for places in texts]
+        return cls(
+            before=tuple(pair.ids[: begins[0]]),
+            between=tuple(pair.ids[ends[0] : begins[1]]),
+            after=tuple(pair.ids[ends[1] :]),
+            second_type=pair.type_ids[begins[1]],
+            mask=files.pieces[files.special["mask"]],
+            pad=files.pad_id,
+        )
 
 
-def _names(file: Path) -> list[str]:
-    try:
-        if file.suffix == ".safetensors":
-            with safe_open(file, "pt") as weights:
-                return list(weights.keys())
-        return list(read_torch(file))
-    except (SafetensorError, OSError) as error:
-        raise RositaError(f"cannot read {file}: {error}; download it again") from None
-
-
-def masked_pair(
-    query: Query, special: SpecialPieces, max_positions: int
-) -> tuple[list[int], int, int]:
+def masked_pair(query: Query, frame: Frame, max_positions: int) -> tuple[list[int], int, int]:
     """`[CLS] masked sentence [SEP] original sentence [SEP]` as (ids, masked place, second half).
 
     The last two are positions in the ids. A pair longer than `max_positions` is read through a
     window around the masked piece, the same in both halves.
     """
-    width = min(len(query.pieces), (max_positions - 3) // 2)
+    width = min(len(query.pieces), (max_positions - frame.length) // 2)
     start = min(max(query.place - width // 2, 0), len(query.pieces) - width)
     original = list(query.pieces[start : start + width])
     masked = original.copy()
-    masked[query.place - start] = special.mask
-    ids = [special.cls, *masked, special.sep, *original, special.sep]
-    return ids, 1 + query.place - start, width + 2
+    masked[query.place - start] = frame.mask
+    ids = [*frame.before, *masked, *frame.between, *original, *frame.after]
+    begin = len(frame.before)
+    return ids, begin + query.place - start, begin + width + len(frame.between)
 
 
 class MaskedLM:
@@ -107,7 +94,7 @@ class MaskedLM:
     def __init__(
         self,
         model: BertForMaskedLM,
-        special: SpecialPieces,
+        frame: Frame,
         batch_tokens: int,
         precision: str = "fp32",
     ) -> None:
@@ -117,7 +104,7 @@ class MaskedLM:
             cast_linear_layers(model.bert, torch.bfloat16)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.eval().to(self.device)
-        self.special = special
+        self.frame = frame
         self.batch_tokens = batch_tokens
         self.max_positions = model.config.max_position_embeddings
 
@@ -144,7 +131,9 @@ class MaskedLM:
 
     def _batches(self, queries: Sequence[Query]) -> Iterator[list[int]]:
         """Indices of queries of similar length, at most `batch_tokens` padded tokens together."""
-        lengths = [min(2 * len(query.pieces) + 3, self.max_positions) for query in queries]
+        lengths = [
+            min(2 * len(query.pieces) + self.frame.length, self.max_positions) for query in queries
+        ]
         batch: list[int] = []
         for index in sorted(range(len(queries)), key=lengths.__getitem__):
             if batch and (len(batch) + 1) * lengths[index] > self.batch_tokens:
@@ -157,9 +146,9 @@ class MaskedLM:
     @torch.inference_mode()
     def _read(self, queries: list[Query], top: int) -> tuple[np.ndarray, np.ndarray]:
         """The `top` highest logits at the masked places and their ids, each (queries, top)."""
-        pairs = [masked_pair(query, self.special, self.max_positions) for query in queries]
+        pairs = [masked_pair(query, self.frame, self.max_positions) for query in queries]
         longest = max(len(ids) for ids, _, _ in pairs)
-        input_ids = torch.full((len(pairs), longest), self.special.pad)
+        input_ids = torch.full((len(pairs), longest), self.frame.pad)
         for row, (ids, _, _) in enumerate(pairs):
             input_ids[row, : len(ids)] = torch.tensor(ids)
         positions = torch.arange(longest)
@@ -168,12 +157,12 @@ class MaskedLM:
         masked = torch.tensor([place for _, place, _ in pairs])
 
         mask = positions < lengths[:, None]  # (queries, longest)
-        segments = (positions >= second[:, None]) & mask
+        segments = ((positions >= second[:, None]) & mask) * self.frame.second_type
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             hidden = self.model.bert(
                 input_ids=input_ids.to(self.device),
                 attention_mask=mask.long().to(self.device),
-                token_type_ids=segments.long().to(self.device),
+                token_type_ids=segments.to(self.device),
             ).last_hidden_state
         # The output layer is as wide as the vocabulary: only where the answer is.
         rows = torch.arange(len(pairs), device=self.device)
@@ -185,9 +174,9 @@ class MaskedLM:
 
 
 def load_masked_lm(
-    folder: str | Path, tokenizer: BertTokenizer, batch_tokens: int, precision: str = "fp32"
+    folder: str | Path, files: TokenizerFiles, batch_tokens: int, precision: str = "fp32"
 ) -> MaskedLM:
-    """The masked LM of a local BERT folder; a missing weight or special piece is an error."""
+    """The masked LM of a local BERT folder; a missing weight or mask token is an error."""
     with _quiet_transformers():
         try:
             model, report = BertForMaskedLM.from_pretrained(
@@ -197,13 +186,14 @@ def load_masked_lm(
             raise RositaError(f"cannot read the model in {folder}: {error}") from None
     if missing := sorted(report["missing_keys"]):
         raise RositaError(f"{folder} has a masked-LM head, but no weight {missing[0]!r}")
-    if len(tokenizer) > model.config.vocab_size:
+    if len(files.pieces) > model.config.vocab_size:
         raise RositaError(
-            f"{folder}: the tokenizer has {len(tokenizer)} pieces, the model"
+            f"{folder}: the tokenizer has {len(files.pieces)} pieces, the model"
             f" {model.config.vocab_size}; they belong to different checkpoints"
         )
-    special = [tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id]
-    return MaskedLM(model, SpecialPieces(*special, tokenizer.pad_token_id), batch_tokens, precision)
+    if not files.token("mask"):
+        raise RositaError(f"{folder} has a masked-LM head, but its tokenizer no mask token")
+    return MaskedLM(model, Frame.of(files), batch_tokens, precision)
 
 
 @contextmanager

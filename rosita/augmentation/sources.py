@@ -5,17 +5,22 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from rosita.errors import RositaError
-from rosita.files import sha256_file
+from safetensors import SafetensorError, safe_open
 
+from rosita.errors import RositaError
+from rosita.files import read_torch, sha256_file
+
+_HEAD = "cls.predictions."  # BERT's names of the masked-LM head begin so
 _HASHED_BYTES = 1 << 20
 
 
 def check_tokenizer(folder: str | Path) -> None:
     """Raise `RositaError` if a model folder has no tokenizer."""
-    if not any((Path(folder) / name).is_file() for name in ("vocab.txt", "tokenizer.json")):
+    files = ("tokenizer.json", "vocab.txt", "vocab.json")
+    if not any((Path(folder) / name).is_file() for name in files):
         raise RositaError(
-            f"{folder} has no vocab.txt; put a pretrained BERT there with `python download_bert.py`"
+            f"{folder} has no tokenizer.json and no vocab.txt; put a pretrained BERT there with"
+            " `python download_bert.py`"
         )
 
 
@@ -35,6 +40,21 @@ def weights_hash(folder: str | Path) -> str:
     """SHA-256 over the SHA-256 of each weight file of a BERT folder."""
     hashes = "".join(sha256_file(file) for file in weight_files(folder))
     return hashlib.sha256(hashes.encode()).hexdigest()
+
+
+def has_masked_lm_head(folder: str | Path) -> bool:
+    """Whether the weights of a BERT folder include a masked-LM head; only names are looked at."""
+    return any(name.startswith(_HEAD) for file in weight_files(folder) for name in _names(file))
+
+
+def _names(file: Path) -> list[str]:
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(file, "np") as weights:
+                return list(weights.keys())
+        return list(read_torch(file))
+    except (SafetensorError, OSError) as error:
+        raise RositaError(f"cannot read {file}: {error}; download it again") from None
 
 
 def glove_files(path: str | Path) -> tuple[Path, ...]:

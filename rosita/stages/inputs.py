@@ -17,7 +17,6 @@ from rosita.data.batches import Encoded, Sampler
 from rosita.data.encode import encode_file, set_length
 from rosita.data.records import open_table
 from rosita.model import RositaConfig
-from rosita.provenance import resolve_folder
 from rosita.tasks import Task
 from rosita.tokenizer import TokenizerFiles
 from rosita.training.embedding import used_tokens
@@ -55,10 +54,10 @@ def with_fresh_rows(data: Data, settings: KDSettings, vectors: str, student: Tas
     # heavy imports, only needed here: they bring transformers' BERT in
     from rosita.augmentation.candidates import CandidateFinder, Sampling
     from rosita.augmentation.fresh import FreshRows
-    from rosita.augmentation.masked_lm import load_tokenizer
+    from rosita.augmentation.sentences import Splitter
 
     finder = CandidateFinder(
-        load_tokenizer(resolve_folder(student.path)),
+        Splitter(student.tokenizer),
         load_glove(vectors),
         settings.aug_candidates,
     )

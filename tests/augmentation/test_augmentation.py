@@ -16,16 +16,23 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
 import data_augmentation
-from rosita.augmentation import candidates as augmentation
 from rosita.augmentation import file as augmented_file
 from rosita.augmentation import masked_lm
-from rosita.augmentation.candidates import CandidateFinder, Sampling, eligible_tokens, sample_copies
+from rosita.augmentation.candidates import (
+    CandidateFinder,
+    Sampling,
+    augmented_rows,
+    sample_copies,
+)
 from rosita.augmentation.glove import Glove, load_glove
-from rosita.augmentation.masked_lm import AnswerCache, MaskedLM, Query, SpecialPieces, masked_pair
-from rosita.augmentation.sources import glove_hash
+from rosita.augmentation.masked_lm import AnswerCache, Frame, MaskedLM, Query, masked_pair
+from rosita.augmentation.sentences import Splitter
+from rosita.augmentation.sources import glove_hash, has_masked_lm_head
+from rosita.augmentation.words import STOP_WORDS, Eligible
 from rosita.data.tsv import Row
 from rosita.errors import RositaError
 from rosita.files import hold
+from rosita.tokenizer import read_tokenizer
 
 SYLLABLES = ("ba", "ce", "di", "fo", "gu", "ka", "le", "mi", "no", "pu", "ra", "se")
 WORDS = [first + second for first in SYLLABLES for second in SYLLABLES]  # each is one piece
@@ -89,9 +96,9 @@ def run(home: Path, model: Path, *extra: str, task: str = "CoLA") -> bytes:
     return (home / task / "train_aug.tsv").read_bytes()
 
 
-def load(model: Path, batch_tokens: int = 300) -> tuple[masked_lm.BertTokenizer, MaskedLM]:
-    tokenizer = masked_lm.load_tokenizer(model)
-    return tokenizer, masked_lm.load_masked_lm(model, tokenizer, batch_tokens)
+def load(model: Path, batch_tokens: int = 300) -> tuple[Splitter, MaskedLM]:
+    files = read_tokenizer(model)
+    return Splitter(files), masked_lm.load_masked_lm(model, files, batch_tokens)
 
 
 def plain_top_words(model: Path, tokens: list[str], place: int, count: int) -> set[str]:
@@ -117,22 +124,21 @@ def plain_top_words(model: Path, tokens: list[str], place: int, count: int) -> s
 
 def test_only_words_of_letters_that_are_no_stop_words_are_eligible():
     tokens = ["the", "friends", "won", "'", "t", "buy", "3d", "x-y", "café", "Analysis", "letters"]
-    assert [tokens[i] for i in eligible_tokens(tokens)] == ["friends", "buy", "letters"]
+    assert [tokens[i] for i in Eligible().indices(tokens)] == ["friends", "buy", "letters"]
 
 
 def test_the_stop_words_are_the_173_published_ones():
-    words = sorted(augmentation.STOP_WORDS)
+    words = sorted(STOP_WORDS)
     assert len(words) == 173
     assert words[:3] == ["'re", "'s", "a"] and words[-1] == "yourselves"
     digest = hashlib.sha256(" ".join(words).encode()).hexdigest()
     assert digest == "7e1cfaae24e18bb173daeeec33d27d365967b3b08d532bd8841826aae3d43f31"
     question = "who knows which or what when where why how every us upon".split()
-    assert [question[i] for i in eligible_tokens(question)] == [w for w in question if w != "or"]
+    assert [question[i] for i in Eligible().indices(question)] == [w for w in question if w != "or"]
 
 
 def test_tokens_are_those_of_berts_basic_tokenizer(model):
-    tokenizer = masked_lm.load_tokenizer(model)
-    [sentence] = augmentation.split_sentences(["He said: 'Ündo[SEP]Bacezo'  won't!"], tokenizer)
+    [sentence] = Splitter(read_tokenizer(model)).split(["He said: 'Ündo[SEP]Bacezo'  won't!"])
     expected = "he said : ' undo [ sep ] bacezo ' won ' t !".split()
     assert list(sentence.tokens) == expected
     # all words but stop words; bacezo is not in the vocabulary as one piece, [UNK] is one
@@ -140,13 +146,11 @@ def test_tokens_are_those_of_berts_basic_tokenizer(model):
 
 
 def test_a_tokenizer_that_truncates_is_read_without_its_truncation(tmp_path, model):
-    folder = tmp_path / "truncating"
-    tokenizer = masked_lm.load_tokenizer(model)
-    tokenizer.backend_tokenizer.enable_truncation(5)
-    tokenizer.backend_tokenizer.enable_padding(length=5)
-    tokenizer.save_pretrained(folder)
-    text = " ".join(WORDS[:30])
-    [sentence] = augmentation.split_sentences([text], masked_lm.load_tokenizer(folder))
+    tokenizer = read_tokenizer(model).build()
+    tokenizer.enable_truncation(5)
+    tokenizer.enable_padding(length=5)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    [sentence] = Splitter(read_tokenizer(tmp_path)).split([" ".join(WORDS[:30])])
     assert len(sentence.pieces) == 30
 
 
@@ -155,9 +159,9 @@ def test_a_tokenizer_that_truncates_is_read_without_its_truncation(tmp_path, mod
 
 @pytest.mark.parametrize("batch_tokens", [1, 100, 10_000])
 def test_batched_candidates_equal_those_of_a_plain_loop_at_batch_1(model, batch_tokens):
-    tokenizer, lm = load(model, batch_tokens)
+    splitter, lm = load(model, batch_tokens)
     texts = [text for text in random_sentences(12, seed=1) if len(text.split()) < 9]
-    found = CandidateFinder(tokenizer, Glove(["x"], np.ones((1, 2))), 7, lm).find(texts)
+    found = CandidateFinder(splitter, Glove(["x"], np.ones((1, 2))), 7, lm).find(texts)
     asked = 0
     for tokens, candidates in found.values():
         for index, words in candidates.items():
@@ -171,8 +175,8 @@ def test_batched_candidates_equal_those_of_a_plain_loop_at_batch_1(model, batch_
 
 def test_near_ties_do_not_depend_on_the_batch(model, monkeypatch):
     """With every query a near tie, all are read alone: the answers of batches of one."""
-    tokenizer, lm = load(model)
-    sentences = augmentation.split_sentences(random_sentences(10, seed=2), tokenizer)
+    splitter, lm = load(model)
+    sentences = splitter.split(random_sentences(10, seed=2))
     queries = [Query(s.pieces, place) for s in sentences for place in s.places.values()]
     batched = lm.top_pieces(queries, 7)
     alone = np.concatenate([lm.top_pieces([query], 7) for query in queries])
@@ -183,10 +187,10 @@ def test_near_ties_do_not_depend_on_the_batch(model, monkeypatch):
 
 @pytest.mark.parametrize("length", [1, 17, 18, 19, 60, 401])
 def test_a_long_sentence_is_read_through_a_window_around_the_masked_word(length):
-    special = SpecialPieces(cls=101, sep=102, mask=103, pad=0)
+    frame = Frame((101,), (102,), (102,), second_type=1, mask=103, pad=0)
     pieces = [1000 + index for index in range(length)]
     for place in {0, length // 3, length - 1}:
-        ids, masked, second = masked_pair(Query(pieces, place), special, MAX_POSITIONS)
+        ids, masked, second = masked_pair(Query(pieces, place), frame, MAX_POSITIONS)
         assert len(ids) <= MAX_POSITIONS
         assert len(ids) == min(2 * length + 3, MAX_POSITIONS - 1)
         first_half, second_half = ids[1 : second - 1], ids[second:-1]
@@ -243,7 +247,7 @@ def test_weights_that_carry_code_do_not_run_it(tmp_path, model):
     (folder / "model.safetensors").unlink()
     torch.save({"cls.predictions.bias": Exploit()}, folder / "pytorch_model.bin")
     with pytest.raises(RositaError, match="cannot be read"):
-        masked_lm.has_masked_lm_head(folder)
+        has_masked_lm_head(folder)
     assert not (tmp_path / "exploited").exists()
 
 
@@ -253,7 +257,7 @@ def test_a_truncated_safetensors_file_is_one_line(tmp_path, model):
     content = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
     with pytest.raises(RositaError, match=r"cannot read .*model\.safetensors"):
-        masked_lm.has_masked_lm_head(folder)
+        has_masked_lm_head(folder)
 
 
 def test_the_second_run_over_the_same_sentences_reads_the_cache(home, model, monkeypatch):
@@ -460,7 +464,7 @@ def test_the_copies_of_a_pair_stand_beside_the_other_original_sentence():
     row = Row(1, ["0", "Aa b", "Cc d", "1"], ("Aa b", "Cc d"), "1")
     sentences = [(("aa", "b"), {0: ["x", "y"]}), (("cc", "d"), {1: ["u", "v"]})]
     rng = np.random.default_rng(0)
-    rows = augmentation.augmented_rows(row, [1, 2], sentences, Sampling(30, 0.5, 0), rng)
+    rows = augmented_rows(row, [1, 2], sentences, Sampling(30, 0.5, 0), rng)
     assert rows[0] == ["0", "Aa b", "Cc d", "1"]
     assert sorted(rows[1:]) == sorted(
         [["0", f"{new} b", "Cc d", "1"] for new in ("x", "y", "aa")]
@@ -480,11 +484,30 @@ def test_a_file_of_earlier_rules_is_neither_gone_on_with_nor_taken_for_finished(
         run(home, model)
 
 
+ODD_TEXTS = (
+    "He said: 'Ündo[SEP]Bacezo'  won't, bace!", "[MASK] difo ##zo [PAD] 今天 gula", "the was of",
+    "Ba\u0301ce \u00a0 di\u00adfo \u200b kale\u3000MINO ﬁ İ K ſ", "pura",
+    "(bace)difo/gula\\kale|mino 3d x-y",
+)  # fmt: skip
+
+
+def test_rows_of_rules_2_are_those_that_were_written_when_they_began(home, tmp_path):
+    """By GloVe alone: no rounding is in it. The hash is that of commit 5c4adba."""
+    rows = "".join(f"s\t1\t\t{text}\n" for text in ODD_TEXTS)
+    (home / "CoLA" / "train.tsv").write_text(rows, encoding="utf-8")
+    written = run(home, make_model(tmp_path / "headless", head=False), "--N", "6")
+    digest = hashlib.sha256(written).hexdigest()
+    assert (
+        digest == "758f8e42e57313c8b48e3b312c4a18d3f0417b769f00d8162026992d6645ed4d"
+        and data_augmentation.RULES == 2
+    )
+
+
 def test_each_original_row_comes_first_and_its_copies_differ_in_candidates_only(home, model):
     lines = run(home, model, "--N", "6", "--M", "4").decode().splitlines()
     originals = (home / "CoLA" / "train.tsv").read_text().splitlines()
-    tokenizer, lm = load(model)
-    finder = CandidateFinder(tokenizer, load_glove(home / "glove.txt"), 4, lm)
+    splitter, lm = load(model)
+    finder = CandidateFinder(splitter, load_glove(home / "glove.txt"), 4, lm)
     starts = [lines.index(original) for original in originals]
     assert starts == sorted(starts) and starts[0] == 0
     unchanged = 0
@@ -709,9 +732,9 @@ def test_a_mistake_is_one_line_and_nothing_is_written(home, model, extra, messag
 
 
 def test_bf16_candidates_are_those_of_fp32_within_its_rounding(model):
-    tokenizer, exact = load(model)
-    rounded = masked_lm.load_masked_lm(model, tokenizer, 300, "bf16")
-    sentences = augmentation.split_sentences(random_sentences(9), tokenizer)
+    splitter, exact = load(model)
+    rounded = masked_lm.load_masked_lm(model, read_tokenizer(model), 300, "bf16")
+    sentences = splitter.split(random_sentences(9))
     queries = [masked_lm.Query(s.pieces, place) for s in sentences for place in s.places.values()]
     logits, _ = exact._read(queries, len(VOCABULARY))
     scale = logits[:, 0] - logits[:, -1]  # range of each query's logits

@@ -11,7 +11,7 @@ from conftest import make_bert, run_script, write_cola
 from rosita.augmentation.candidates import CandidateFinder, Sampling, edited
 from rosita.augmentation.fresh import FreshRows
 from rosita.augmentation.glove import load_glove
-from rosita.augmentation.masked_lm import load_tokenizer
+from rosita.augmentation.sentences import Splitter
 from rosita.data.batches import Sampler
 from rosita.data.encode import encode_file, set_length
 from rosita.data.tsv import TsvFile
@@ -39,7 +39,7 @@ class World:
         set_length(self.tokenizer, 32)
 
     def fresh(self, probability=0.4, alternate=True, seed=3, edits=0.0):
-        finder = CandidateFinder(load_tokenizer(self.bert), load_glove(self.glove), 5)
+        finder = CandidateFinder(Splitter(read_tokenizer(self.bert)), load_glove(self.glove), 5)
         return FreshRows(TsvFile(self.path, self.task), self.plain, self.tokenizer, finder,
                          Sampling(1, probability, seed, edits), alternate)  # fmt: skip
 
