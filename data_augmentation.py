@@ -8,6 +8,9 @@ word of several pieces one of its M nearest GloVe neighbours; each with probabil
 sentence (TinyBERT's augmentation; ROSITA distils on its output). A sentence that a draw leaves
 unchanged is a row too where its text differs: lower case, blanks around punctuation.
 
+Words of the letters a-z are replaced, English stop words are not. For another language:
+--eligible a-zäöüß (or \\u4e00-\\u9fff, or letters), --stop_words FILE, and vectors in it.
+
 Reads   GLUE_DIR/TASK/train.tsv, a BERT folder (without masked-LM head: vectors for every word),
         the word vectors of GloVe, word2vec or fastText
 Writes  GLUE_DIR/TASK/train_aug.tsv (same columns and header), train_aug.json (how it was made);
@@ -24,7 +27,6 @@ import argparse
 import os
 from contextlib import nullcontext
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,9 +39,10 @@ from rosita.augmentation.sources import (
     has_masked_lm_head,
     weights_hash,
 )
-from rosita.cli import ArgumentParser, is_first_process, run_script
+from rosita.augmentation.words import LETTERS, Eligible
+from rosita.cli import ArgumentParser, character_class, is_first_process, run_script
 from rosita.data.records import RecordFile, content_hash, open_table
-from rosita.data.tsv import TsvFile
+from rosita.data.tsv import Row, TsvFile
 from rosita.errors import RositaError
 from rosita.files import hold, read_json
 from rosita.provenance import file_hashes
@@ -67,8 +70,9 @@ def main(argv: list[str] | None = None) -> None:
     output = train.path.with_name("train_aug.tsv")
     check_tokenizer(args.pretrained_bert_model)
     glove_files(args.glove_embs)
+    eligible = Eligible.given(args.eligible, args.stop_words)
     files = file_hashes(args.pretrained_bert_model)
-    settings = resolve_settings(args, task, train.path, known_model(output, files))
+    settings = resolve_settings(args, task, train.path, eligible, known_model(output, files))
 
     cache = output.with_name("cache")
     augmented = AugmentedFile(
@@ -84,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
             if not args.overwrite:
                 augmented.refuse_to_overwrite()
             processes()  # those of torchrun find each other before hours of work
-            finder = load_finder(args, settings, cache)
+            finder = load_finder(args, settings, eligible, cache)
             write(augmented, train, rows_in, finder, args)
         if args.subset_rows and is_first_process():
             number = write_subsets(output, args.subset_rows, train.header is not None)
@@ -98,12 +102,16 @@ def write(
     finder: CandidateFinder,
     args: argparse.Namespace,
 ) -> None:
-    """Write the augmented file, and say how many rows it has."""
+    """Write the augmented file, and say how many rows it has; warn if its words cannot change."""
     from rosita.augmentation.candidates import Sampling, augment_rows
 
     sampling = Sampling(augmented.settings["N"], args.p, args.seed)
 
-    grow = partial(augment_rows, columns=train.text_columns, finder=finder, sampling=sampling)
+    def grow(first: int, rows: list[Row]) -> list[list[str]]:
+        if not first and (warning := finder.missing(rows)):  # its answers serve the rows too
+            print(f"warning: {warning}")
+        return augment_rows(first, rows, train.text_columns, finder, sampling)
+
     record = augmented.write(train, rows_in, grow, args.chunk_rows)
     skipped = f" ({train.skipped} short rows skipped)" if train.skipped else ""
     print(
@@ -132,6 +140,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         " a text file (GloVe, word2vec, fastText), or npy + parquet")  # fmt: skip
     add("--glue_dir", default="data", help="folder that holds TASK/train.tsv")
     add("--task_name", required=True, help="a GLUE task, or the path of your own task.json")
+    add("--eligible", default=LETTERS, help="characters of the words that may be replaced: a"
+        " regular expression's class, or letters for those of all scripts (a-z)")  # fmt: skip
+    add("--stop_words", help="text file of words that are not replaced (TinyBERT's English ones)")
     add("--N", type=int, help="copies per sentence (default: the task's; CoLA 30, SST-2 20, ...)")
     add("--M", type=int, default=15, help="candidates per word (15)")
     add("--p", type=float, default=0.4, help="probability that a word is replaced (0.4)")
@@ -151,6 +162,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         raise RositaError(f"--p {args.p} must lie between 0 and 1")
     if args.seed < 0:
         raise RositaError(f"--seed {args.seed} must not be negative")
+    try:
+        character_class(args.eligible)
+    except ValueError as error:
+        raise RositaError(f"--eligible {args.eligible!r} {error}") from None
     return args
 
 
@@ -175,6 +190,7 @@ def resolve_settings(
     args: argparse.Namespace,
     task: Task,
     train: Path,
+    eligible: Eligible,
     model: dict[str, str] | None,
 ) -> dict[str, Any]:
     """All that decides the result; it is saved beside it. `model`: as `read_model` gives it."""
@@ -199,17 +215,20 @@ def resolve_settings(
         **model,
         "precision": args.precision,
         "glove": glove_hash(args.glove_embs),
+        **eligible.identity(),
     }
 
 
-def load_finder(args: argparse.Namespace, settings: dict[str, Any], cache: Path) -> CandidateFinder:
+def load_finder(
+    args: argparse.Namespace, settings: dict[str, Any], eligible: Eligible, cache: Path
+) -> CandidateFinder:
     """The source of candidates, with its models in memory."""
     from rosita.augmentation.candidates import CandidateFinder
     from rosita.augmentation.glove import load_glove
     from rosita.augmentation.masked_lm import AnswerCache, load_masked_lm
 
     tokenizer = read_tokenizer(args.pretrained_bert_model)
-    splitter, glove = Splitter(tokenizer), load_glove(args.glove_embs)
+    splitter, glove = Splitter(tokenizer, eligible), load_glove(args.glove_embs)
     if settings["model"] == NO_HEAD:
         return CandidateFinder(splitter, glove, args.M)
     masked_lm = load_masked_lm(

@@ -19,13 +19,15 @@ from pydantic import (
 )
 from pydantic.config import JsonDict
 
+from rosita.cli import character_class
 from rosita.errors import RositaError, nearest
 from rosita.files import read_json
 from rosita.pruning.shape import Shape
 from rosita.tasks import Task, glue_task_name
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-PATHS = ("teacher_model", "student_model", "data_dir", "output_dir", "cache_dir", "glove_embs")
+PATHS = ("teacher_model", "student_model", "data_dir", "output_dir", "cache_dir", "glove_embs",
+         "aug_stop_words")  # fmt: skip
 TENSORBOARD = "tensorboard"
 TRACKERS = (TENSORBOARD, "wandb", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab",
             "trackio")  # fmt: skip
@@ -195,6 +197,15 @@ class KDSettings(LoopSettings):
         0.0, "fresh_augmentation: probability that a sentence's words are also deleted, inserted,"
         " moved or exchanged", ge=0, le=1,
     )  # fmt: skip
+    # these two are part of a run's identity where they are used and not as published
+    aug_eligible: str = setting(
+        "a-z", "fresh_augmentation: characters of the words that may be replaced, a regular"
+        " expression's class, or letters for those of all scripts", identity=False,
+    )  # fmt: skip
+    aug_stop_words: str | None = setting(
+        None, "fresh_augmentation: file of the words that are not replaced (default: TinyBERT's"
+        " English ones)", identity=False,
+    )  # fmt: skip
     train_batch_size: int = setting(32, "rows per step and process", ge=1)
     eval_batch_size: int = setting(32, EVAL_ROWS, ge=1, identity=False)
     adam_epsilon: float = setting(1e-6, "AdamW epsilon", gt=0)
@@ -269,8 +280,14 @@ class KDSettings(LoopSettings):
             raise ValueError("fresh_augmentation draws from train.tsv: leave aug_train out")
         if self.fresh_augmentation != "never" and not self.glove_embs:
             raise ValueError("fresh_augmentation needs glove_embs, the vectors' file or folder")
-        if self.aug_edits and self.fresh_augmentation == "never":
-            raise ValueError("aug_edits is for fresh_augmentation: set it to alternate or always")
+        for name in ("aug_edits", "aug_eligible", "aug_stop_words"):
+            default = type(self).model_fields[name].default
+            if getattr(self, name) != default and self.fresh_augmentation == "never":
+                raise ValueError(f"{name} is for fresh_augmentation: set it to alternate or always")
+        try:
+            character_class(self.aug_eligible)
+        except ValueError as error:
+            raise ValueError(f"aug_eligible {self.aug_eligible!r} {error}") from None
         for name in ("save_ladder", "keep_optimizer", "recompute_svd"):
             if getattr(self, name) and not self.depth_or_width:
                 raise ValueError(f"{name} is for iterative pruning: set depth_or_width")

@@ -157,6 +157,30 @@ class CandidateFinder:
             for text, sentence in sentences.items()
         }
 
+    def missing(self, rows: Sequence[Row], flags: str = "--") -> str | None:
+        """Why no word of `rows` can change, and what to type, in one line; None if some can.
+
+        `flags`: how the two flags of the words that may change begin.
+        """
+        found = self.find([text for row in rows for text in row.texts]).values()
+        if not any(candidates for _, candidates in found):
+            return (
+                f"no word in the first {len(rows)} rows may be replaced: none consists of"
+                f" {self.splitter.eligible.letters} and is no stop word; for another language give"
+                f" {flags}eligible, such as a-zäöüß, \\u4e00-\\u9fff or letters, and its"
+                f" {flags}stop_words"
+            )
+        if all(
+            words == [tokens[index]]
+            for tokens, candidates in found
+            for index, words in candidates.items()
+        ):
+            return (
+                f"nothing can replace a word in the first {len(rows)} rows: the vectors know none"
+                " of them; give --glove_embs of their language (GloVe, word2vec or fastText)"
+            )
+        return None
+
     def _takes_neighbours(self, sentence: Sentence, index: int) -> bool:
         return self.masked_lm is None or index not in sentence.places
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from rosita.cli import character_class
+from rosita.files import read_text
 
 # TinyBERT's list, as its script has it: those with an apostrophe never match BERT's basic tokens;
 # which, what, who, when, where, why and how may change.
@@ -58,3 +59,11 @@ class Eligible:
             "eligible": None if self.letters == LETTERS else self.letters,
             "stop_words": None if self.stop_words == STOP_WORDS else listed,
         }
+
+    @classmethod
+    def given(cls, letters: str, stop_words: str | None) -> Eligible:
+        """By the settings of a command: `stop_words` is a UTF-8 file of words, parted by blanks or
+        lines, None for the published ones. Raises `RositaError` for a file that cannot be read."""
+        if stop_words is None:
+            return cls(letters)
+        return cls(letters, frozenset(read_text(stop_words, "utf-8-sig").lower().split()))

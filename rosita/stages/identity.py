@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rosita.augmentation.sources import glove_hash
+from rosita.augmentation.words import Eligible
 from rosita.config import KDSettings, LoopSettings, decides
 from rosita.data.records import content_hash
 from rosita.errors import RositaError
@@ -36,9 +37,16 @@ def run_identity(
         "parents": parents,
         "data": {"train": train, "dev": dev},
     }
-    if vectors := getattr(settings, "fresh_vectors", None):
-        identity["data"]["glove"] = glove_hash(vectors)
+    if isinstance(settings, KDSettings) and settings.fresh_vectors:
+        identity["data"]["glove"] = glove_hash(settings.fresh_vectors)
+        words = fresh_eligible(settings).identity()
+        identity["data"] |= {name: value for name, value in words.items() if value is not None}
     return identity
+
+
+def fresh_eligible(settings: KDSettings) -> Eligible:
+    """Which words the rows drawn anew may change."""
+    return Eligible.given(settings.aug_eligible, settings.aug_stop_words)
 
 
 def finished_already(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,12 +18,15 @@ from rosita.data.batches import Encoded, Sampler
 from rosita.data.encode import encode_file, set_length
 from rosita.data.records import open_table
 from rosita.model import RositaConfig
+from rosita.stages.identity import fresh_eligible
 from rosita.tasks import Task
 from rosita.tokenizer import TokenizerFiles
 from rosita.training.embedding import used_tokens
 
 if TYPE_CHECKING:
     from rosita.augmentation.fresh import FreshRows
+
+SAMPLE = 256  # rows in which some word must be replaceable
 
 
 @dataclass
@@ -57,7 +61,7 @@ def with_fresh_rows(data: Data, settings: KDSettings, vectors: str, student: Tas
     from rosita.augmentation.sentences import Splitter
 
     finder = CandidateFinder(
-        Splitter(student.tokenizer),
+        Splitter(student.tokenizer, fresh_eligible(settings)),
         load_glove(vectors),
         settings.aug_candidates,
     )
@@ -65,6 +69,8 @@ def with_fresh_rows(data: Data, settings: KDSettings, vectors: str, student: Tas
     set_length(tokenizer, settings.max_seq_length)
     plain = data.train[0]
     source = open_table(plain.path, data.task, labelled=data.task.train_labelled)
+    if warning := finder.missing(list(islice(source.rows(), SAMPLE)), "--aug_"):
+        print(f"warning: {warning}")
     fresh = FreshRows(
         source, plain, tokenizer, finder,
         Sampling(1, settings.aug_probability, settings.seed, settings.aug_edits),

@@ -154,6 +154,31 @@ def test_a_tokenizer_that_truncates_is_read_without_its_truncation(tmp_path, mod
     assert len(sentence.pieces) == 30
 
 
+@pytest.mark.parametrize(
+    "letters, expected",
+    [
+        ("a-z", ["wand", "see"]),
+        ("a-zäöüß", ["größe", "wand", "see"]),
+        ("A-Za-zäöü", ["wand", "see", "Haus"]),
+        (r"\u4e00-\u9fff", ["天", "气"]),
+        ("letters", ["größe", "wand", "see", "Haus", "天", "气", "дом"]),
+    ],
+)
+def test_eligible_words_consist_of_the_class_that_is_given(letters, expected):
+    tokens = ["größe", "wand", "see", "Haus", "天", "气", "дом", "3d", "!", "a_b", "die", "Die"]
+    eligible = Eligible(letters, frozenset({"die"}))
+    assert [tokens[i] for i in eligible.indices(tokens)] == expected
+
+
+@pytest.mark.parametrize("letters", ["z-a", "[a-z]", "^a-z", "a-z]+|[b", "", "\\", r"\p{L}"])
+def test_a_wrong_class_is_one_line_that_shows_right_ones(home, model, letters):
+    with pytest.raises(RositaError) as error:
+        run(home, model, f"--eligible={letters}")
+    assert f"--eligible {letters!r} is no class of characters" in str(error.value)
+    assert r"write a-z, a-zäöüß, \u4e00-\u9fff" in str(error.value)
+    assert not list((home / "CoLA").glob("*aug*"))
+
+
 # --- masked LM ------------------------------------------------------------------------------
 
 
@@ -654,6 +679,52 @@ def test_finished_means_nothing_to_do_and_other_settings_are_refused(home, model
         run(home, model)
 
 
+def test_words_that_may_change_belong_to_what_a_file_is_made_from(home, model):
+    stop_words = home / "stop.txt"
+    stop_words.write_text("bace difo\nMINO\n")
+    published = run(home, model)
+    record = json.loads((home / "CoLA" / "train_aug.json").read_text())
+    assert record["eligible"] is None and record["stop_words"] is None
+    with pytest.raises(RositaError, match=r"eligible None, now a-zä.*--overwrite"):
+        run(home, model, "--eligible", "a-zä")
+    with pytest.raises(RositaError, match="stop_words"):
+        run(home, model, "--stop_words", str(stop_words))
+    assert run(home, model, "--eligible", "a-z", "--overwrite") == published
+
+    rows = run(home, model, "--eligible", "a-m", "--stop_words", str(stop_words), "--overwrite")
+    assert rows != published
+    lines = [line.split("\t")[3] for line in rows.decode().splitlines()]
+    originals = [
+        line.split("\t")[3] for line in (home / "CoLA" / "train.tsv").read_text().split("\n")[:-1]
+    ]
+    for line in lines:
+        if line in originals:
+            before = re.findall(r"\w+|[^\w\s]", line.lower())
+            continue
+        for old, new in zip(before, line.split(" "), strict=True):
+            fixed = set(old) - set("abcdefghijklm") or old in ("bace", "difo", "mino")
+            assert old == new or not fixed, (old, new)
+
+
+def test_rows_in_which_no_word_can_change_warn_and_say_what_to_type(home, model, tmp_path, capsys):
+    def warnings(*extra: str) -> list[str]:
+        run(home, model, *extra, "--overwrite")
+        return [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
+
+    rows = "".join(f"s\t{i % 2}\t\tдом {i} река !\n" for i in range(40))
+    (home / "CoLA" / "train.tsv").write_text(rows)
+    [line] = warnings()
+    assert line.startswith("warning: no word in the first 40 rows may be replaced")
+    assert "consists of a-z" in line and "--eligible" in line and "--stop_words" in line
+    # with the class of its letters there is nothing left to warn of: [UNK] is one piece
+    assert warnings("--eligible", "letters") == []
+    headless = make_model(tmp_path / "headless", head=False)
+    run(home, headless, "--eligible", "letters", "--overwrite")
+    out = capsys.readouterr().out
+    assert "warning: nothing can replace a word in the first 40 rows" in out
+    assert "--glove_embs of their language" in out
+
+
 def test_a_file_of_unknown_origin_is_not_overwritten(home, model):
     (home / "CoLA" / "train_aug.tsv").write_text("mine\n")
     with pytest.raises(RositaError, match="--overwrite"):
@@ -723,6 +794,7 @@ def test_a_new_augmentation_takes_the_old_subsets_away(home, model):
         (("--subset_rows", "0"), "--subset_rows 0"),
         (("--pretrained_bert_model", "no/such"), r"no/such .*download_bert\.py"),
         (("--task_name", "Coal"), "CoLA"),
+        (("--stop_words", "no/such.txt"), "no/such.txt does not exist"),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_written(home, model, extra, message):

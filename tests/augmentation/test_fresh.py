@@ -12,9 +12,12 @@ from rosita.augmentation.candidates import CandidateFinder, Sampling, edited
 from rosita.augmentation.fresh import FreshRows
 from rosita.augmentation.glove import load_glove
 from rosita.augmentation.sentences import Splitter
+from rosita.config import KDSettings, load_config
 from rosita.data.batches import Sampler
 from rosita.data.encode import encode_file, set_length
 from rosita.data.tsv import TsvFile
+from rosita.errors import RositaError
+from rosita.stages.identity import run_identity
 from rosita.tasks import GLUE
 from rosita.tokenizer import read_tokenizer
 
@@ -146,6 +149,43 @@ def test_the_sampler_takes_each_epoch_from_its_own_draw(world):
     np.testing.assert_array_equal(odd, fresh.files(1)[0].ids)
     rows = np.concatenate([rows for _, rows in sampler.epoch(1, 2)])
     assert len(rows) == len(world.plain) - 16
+
+
+def settings(**more):
+    required = {"teacher_model": "t", "student_model": "s", "output_dir": "o", "pred_distill": True}
+    return load_config(KDSettings, GLUE["CoLA"], required | more)
+
+
+def test_the_words_that_may_change_decide_a_run_where_they_are_not_the_published_ones(world):
+    def data(**more):
+        fresh = settings(fresh_augmentation="always", glove_embs=str(world.glove), **more)
+        return run_identity("distil", fresh, world.task, {}, [], "", 1)["data"]
+
+    stop_words = world.glove.with_name("stop.txt")
+    published = data()
+    assert published.keys() == {"train", "dev", "glove"} and data(aug_eligible="a-z") == published
+    assert data(aug_eligible="letters") == published | {"eligible": "letters"}
+    hashes = set()
+    for text in ("der die das", "die\nDAS\nder\n", "der die"):
+        stop_words.write_text(text)
+        hashes.add(data(aug_stop_words=str(stop_words))["stop_words"])
+    assert len(hashes) == 2  # the words count, not how they stand in the file
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        ({"aug_eligible": "letters"}, "aug_eligible is for fresh_augmentation: set it to"),
+        ({"aug_stop_words": "stop.txt"}, "aug_stop_words is for fresh_augmentation: set it to"),
+        (
+            {"aug_eligible": "z-a", "fresh_augmentation": "always", "glove_embs": "g"},
+            r"aug_eligible 'z-a' is no class of characters \(bad character range",
+        ),
+    ],
+)
+def test_words_that_may_change_are_refused_where_they_mean_nothing(more, message):
+    with pytest.raises(RositaError, match=message):
+        settings(**more)
 
 
 def test_train_py_distils_on_fresh_rows_and_records_the_vectors(world, tmp_path):
