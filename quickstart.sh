@@ -23,7 +23,13 @@ while [ $# -gt 0 ]; do
         *) sed -n '2,8s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
     esac
 done
-cd "$(dirname "$0")"
+case $GLUE_TASK in
+    .* | *[!A-Za-z0-9._-]*)
+        echo "error: --task '$GLUE_TASK' is no name of a GLUE task" >&2
+        exit 2
+        ;;
+esac
+cd "$(dirname "$(realpath "$0")")"
 
 if [ -z "${PYTHON:-}" ]; then  # PYTHON=... takes an environment of your own as it is
     source scripts/environment.sh
@@ -48,7 +54,9 @@ if [ -e "$TABLE" ] && grep -q "quickstart/$FOLDER/" "$SUMMARY"; then
     exit
 fi
 mkdir -p "models/quickstart/$FOLDER"
-EARLIER=$(cat "$CLOCK" 2>/dev/null || echo 0)
+EARLIER=$(cat "$CLOCK" 2>/dev/null || true)
+# bash would run what stands in brackets in a text that it is to calculate with
+if [[ $EARLIER =~ ^[0-9]{1,9}$ ]]; then EARLIER=$((10#$EARLIER)); else EARLIER=0; fi
 trap 'echo $((EARLIER + SECONDS - STARTED)) > "$CLOCK"' EXIT
 
 say "a real BERT (6 layers, 22.7 M parameters) and real GloVe vectors"

@@ -55,7 +55,7 @@ def open_output(path: str) -> Iterator[IO[str]]:
             sys.stdout.reconfigure(encoding="utf-8")  # as its input is, whatever the locale says
         yield sys.stdout
     else:
-        with atomic_write(path) as file:
+        with atomic_write(path, through=True) as file:
             yield file
 
 

@@ -22,17 +22,22 @@ _HOST = socket.gethostname()
 
 
 @contextmanager
-def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
+def atomic_write(path: str | Path, mode: str = "w", *, through: bool = False) -> Iterator[IO[Any]]:
     """Open a new file beside `path` that takes its name, flushed to disk, when the block ends well.
 
     An exception inside the block (or a kill at any moment) leaves the old file as it was.
-    Text is UTF-8 with `\\n` line ends.
+    Text is UTF-8 with `\\n` line ends. `through`: what a link names is written, not the link
+    replaced, and a device or pipe is written as it comes.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path)) if through else Path(path)
     new = partial_name(path)
     encoding, newline = (None, None) if "b" in mode else ("utf-8", "\n")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if through and path.exists() and not path.is_file():
+            with open(path, mode, encoding=encoding, newline=newline) as file:
+                yield file
+            return
         remove_leftovers(path)
         with open(new, mode, encoding=encoding, newline=newline) as file:
             yield file

@@ -51,6 +51,14 @@ class Task(BaseModel):
             raise ValueError("metric accuracy_and_f1 needs two labels, the second the positive one")
         return self
 
+    @model_validator(mode="after")
+    def _files_stay_inside(self) -> Task:
+        names = (self.train_file, *self.dev_files, *self.test_files, *self.submission_files)
+        for name in names:
+            if not name or Path(name).is_absolute() or ".." in Path(name).parts:
+                raise ValueError(f"{name!r} must be the name of a file within the task's folder")
+        return self
+
     @property
     def is_regression(self) -> bool:
         return self.labels is None

@@ -31,18 +31,18 @@ start() {
     while [ $# -gt 0 ]; do
         [ $# -ge 2 ] || usage
         case $1 in
-            --data) DATA=$2 ;;
-            --models) MODELS=$2 ;;
-            --base) BASE=$2 ;;
-            --glove) GLOVE=$2 ;;
-            --configs) CONFIGS=$2 ;;
+            --data) DATA=$(realpath -m "$2") ;;
+            --models) MODELS=$(realpath -m "$2") ;;
+            --base) BASE=$(realpath -m "$2") ;;
+            --glove) GLOVE=$(realpath -m "$2") ;;
+            --configs) CONFIGS=$(realpath -m "$2") ;;
             --N) COPIES=$2 ;;
             --epochs) EPOCHS=$2 ;;
             *) usage ;;
         esac
         shift 2
     done
-    cd "$ROOT"
+    cd "$ROOT"  # the defaults are within it
     DATA=$(realpath "$DATA") MODELS=$(realpath -m "$MODELS") BASE=$(realpath -m "$BASE")
     NAME=$("$PYTHON" -c 'import sys; from rosita.cli import run_script
 from rosita.tasks import find_task
@@ -67,13 +67,10 @@ choose_base_settings() {
         echo "error: $BASE holds no pretrained BERT; run download_bert.py" >&2
         exit 2
     fi
-    local fitting
-    read -r fitting BASE_HEADS BASE_FFN <<<"$("$PYTHON" -c 'import json, sys
-from rosita.config import configs_for
-config = json.load(open(sys.argv[1]))
-print(configs_for(config["num_hidden_layers"]).name, config["num_attention_heads"],
-      config["intermediate_size"])' "$BASE/config.json")"
-    if [ "$fitting" = minilm ]; then
+    local found layers
+    found=$(numbers "$BASE/config.json" '' num_hidden_layers num_attention_heads intermediate_size)
+    read -r layers BASE_HEADS BASE_FFN <<<"$found"
+    if [ "$layers" -lt 8 ]; then  # as rosita.config.configs_for
         FT_FLAGS=(--learning_rate 5e-5 --num_train_epochs 3)
         if [ "$NAME" = CoLA ]; then FT_FLAGS=(--learning_rate 5e-5 --num_train_epochs 5); fi
         [ -n "$CONFIGS" ] || CONFIGS=KD/configurations/minilm
@@ -84,11 +81,33 @@ print(configs_for(config["num_hidden_layers"]).name, config["num_attention_heads
     fi
     CONFIGS=$(realpath "$CONFIGS")
     # -keep_heads ... of the config's shape, and the shape's name
-    read -r HEADS LAYERS FFN RANK <<<"$("$PYTHON" -c 'import json, sys
-section = json.load(open(sys.argv[1]))["default"]
-print(*[section[k] for k in ("keep_heads", "keep_layers", "ffn_hidden_dim", "emb_hidden_dim")])
-' "$CONFIGS/config_setting1.json")"
+    found=$(numbers "$CONFIGS/config_setting1.json" default \
+        keep_heads keep_layers ffn_hidden_dim emb_hidden_dim)
+    read -r HEADS LAYERS FFN RANK <<<"$found"
     SHAPE=a${HEADS}_l${LAYERS}_f${FFN}_e${RANK}
+}
+
+numbers() {  # FILE SECTION KEY...: whole numbers of a JSON object, or of a section of it
+    "$PYTHON" -c 'import sys
+from rosita.cli import run_script
+from rosita.errors import RositaError
+from rosita.files import read_json
+
+
+def main():
+    path, section, *keys = sys.argv[1:]
+    values = read_json(path)
+    if section:
+        values = values.get(section) if isinstance(values, dict) else None
+        path = f"{path}, section {section}"
+    for key in keys:
+        value = values.get(key) if isinstance(values, dict) else None
+        if type(value) is not int:
+            raise RositaError(f"{path}: {key} must be a whole number, it is {value!r:.40}")
+    print(*(values[key] for key in keys))
+
+
+run_script(main)' "$@"
 }
 
 say() { printf '\n== %s\n' "$*"; }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Setting 2, two-stage KD: bert_ft -> bert_student -> its own one-step-pruned copy.
-source "$(dirname "$0")/common.sh"
+source "$(dirname "$(realpath "$0")")/common.sh"
 start "$@"
 fine_tune
 augment

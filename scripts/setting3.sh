@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Setting 3, two-stage KD: bert_student loses its top layers in one step, its width iteratively.
-source "$(dirname "$0")/common.sh"
+source "$(dirname "$(realpath "$0")")/common.sh"
 start "$@"
 fine_tune
 augment

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Setting 4, three-stage KD (ROSITA): bert_student loses layers iteratively, then its width.
-source "$(dirname "$0")/common.sh"
+source "$(dirname "$(realpath "$0")")/common.sh"
 start "$@"
 fine_tune
 augment

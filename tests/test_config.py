@@ -9,7 +9,7 @@ from rosita.cli import add_flags
 from rosita.config import FineTuneSettings, KDSettings, load_config
 from rosita.errors import RositaError
 from rosita.pruning.shape import Shape
-from rosita.tasks import GLUE, PAPER_TASKS, Task
+from rosita.tasks import GLUE, PAPER_TASKS, Task, find_task
 
 CONFIGS = sorted((REPOSITORY / "KD" / "configurations").rglob("*.json"))
 MINIMAL = {"teacher_model": "t", "student_model": "s", "output_dir": "o", "pred_distill": True}
@@ -150,3 +150,13 @@ def test_switches_stand_alone_or_take_true_and_false():
     line = "--model_name_or_path m --output_dir o --do_train --is_prun False --compute_taylor True"
     settings = load_config(FineTuneSettings, GLUE["CoLA"], vars(parser.parse_args(line.split())))
     assert settings.do_train and settings.compute_taylor and not settings.is_prun
+
+
+@pytest.mark.parametrize("key", ["train_file", "dev_files", "test_files", "submission_files"])
+@pytest.mark.parametrize("name", ["../other.tsv", "/etc/passwd", "a/../../b.tsv", ""])
+def test_a_tasks_files_stay_within_its_folder(tmp_path, key, name):
+    values = {"name": "Mood", "labels": ["a", "b"], "metric": "accuracy", "text_columns": [0],
+              key: name if key == "train_file" else [name]}  # fmt: skip
+    (tmp_path / "task.json").write_text(json.dumps(values))
+    with pytest.raises(RositaError, match="must be the name of a file within the task's folder"):
+        find_task(str(tmp_path / "task.json"))

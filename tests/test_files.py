@@ -1,13 +1,14 @@
-"""Locks: one holder at a time, named to the others, on any file system."""
+"""Locks: one holder at a time, named to the others, on any file system; writing through links."""
 
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from rosita.errors import RositaError
-from rosita.files import hold, lock_file, release
+from rosita.files import atomic_write, hold, lock_file, release
 
 HOLD_IN_ANOTHER_PROCESS = """
 import sys
@@ -49,3 +50,20 @@ def test_without_the_kernels_locks_a_marker_stands_in_for_one(tmp_path, monkeypa
     assert not lock.exists()
     with hold(lock, "busy with"):
         pass
+
+
+def test_what_a_link_names_is_written_and_a_pipe_is_never_replaced(tmp_path):
+    (tmp_path / "real.txt").write_text("old")
+    (tmp_path / "link.txt").symlink_to("real.txt")
+    with atomic_write(tmp_path / "link.txt", through=True) as file:
+        file.write("new")
+    assert (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "real.txt").read_text() == "new"
+    pipe, got = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: got.append(pipe.read_text()))
+    reader.start()
+    with atomic_write(pipe, through=True) as file:
+        file.write("a label")
+    reader.join()
+    assert got == ["a label"] and pipe.is_fifo()

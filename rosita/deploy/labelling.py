@@ -21,6 +21,7 @@ from rosita.deploy.onnx import OnnxModel
 from rosita.deploy.texts import Texts
 from rosita.errors import RositaError
 from rosita.progress import Bar
+from rosita.templating import printable
 from rosita.tokenizer import read_tokenizer
 
 CHUNK_ROWS = 4096  # rows that are sorted by length together
@@ -35,10 +36,10 @@ class Answer:
     probability: float | None
 
     def as_tsv(self) -> str:
-        """`label<TAB>probability`, or the number."""
+        """`label<TAB>probability` on one line, whatever the label holds; or the number."""
         if self.probability is None:
             return f"{self.label:.4f}"
-        return f"{self.label}\t{self.probability:.6f}"
+        return f"{printable(str(self.label))}\t{self.probability:.6f}"
 
     def as_json(self) -> str:
         """One JSON object."""

@@ -7,6 +7,7 @@ import torch
 from conftest import REPOSITORY, make_bert, run_script, write_cola
 
 from rosita.checkpoint import load_model
+from rosita.deploy.labelling import Answer
 from rosita.errors import RositaError
 from rosita.tasks import GLUE
 from rosita.tokenizer import read_tokenizer
@@ -107,3 +108,8 @@ def test_a_fault_of_the_input_is_one_line_and_writes_nothing(
         )
     assert words in str(error.value)
     assert not output.exists()
+
+
+def test_a_label_cannot_break_out_of_its_column():
+    line = Answer("a\tb\nc\x1b[2J", 0.5).as_tsv()
+    assert line == "a b c [2J\t0.500000"

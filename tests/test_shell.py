@@ -1,0 +1,91 @@
+"""The shell scripts: no text of a file or flag is ever run, paths are the user's, links work."""
+
+import json
+import os
+import shutil
+import subprocess
+
+import pytest
+from conftest import REPOSITORY, python
+
+SCRIPTS = ("quickstart.sh", "scripts/common.sh", "scripts/setting1.sh")
+# in place of Python: tells what it was called with, and fails where it is asked to
+STUB = """#!/usr/bin/env bash
+if [ "$1" = -c ]; then exec {python} "$@"; fi
+echo "$PWD: $*" >> "{log}"
+[[ "$*" != *{fails}* ]]
+"""
+
+
+class Checkout:
+    """A copy of the scripts whose stages only say that they were called."""
+
+    def __init__(self, folder, fails="nothing"):
+        self.folder, self.log = folder / "checkout", folder / "log"
+        for name in SCRIPTS:
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / name, self.folder / name)
+        shutil.copytree(REPOSITORY / "KD" / "configurations", self.folder / "KD/configurations")
+        for name in ("Pruning", "models/bert_pt", "data", "glove/glove.6B.50d"):
+            (self.folder / name).mkdir(parents=True)
+        self.config(num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072)
+        self.stub = folder / "python"
+        self.stub.write_text(STUB.format(python=python(), log=self.log, fails=fails))
+        self.stub.chmod(0o755)
+
+    def config(self, **values):
+        (self.folder / "models/bert_pt/config.json").write_text(json.dumps(values))
+
+    def run(self, *command, cwd=None):
+        done = subprocess.run(
+            ["bash", *map(str, command)], cwd=cwd or self.folder, capture_output=True, text=True,
+            env={**os.environ, "PYTHON": str(self.stub)},
+        )  # fmt: skip
+        return done, self.log.read_text().splitlines() if self.log.exists() else []
+
+
+def test_a_number_that_a_file_holds_is_not_calculated_with_unless_it_is_one(tmp_path):
+    checkout = Checkout(tmp_path, fails="download_bert")
+    clock = checkout.folder / "models/quickstart/sample-SST-2/seconds"
+    clock.parent.mkdir(parents=True)
+    for told in ("BASH_VERSINFO[$(touch pwned)]", "007", ""):
+        clock.write_text(told)
+        checkout.run("quickstart.sh")
+        assert not (checkout.folder / "pwned").exists()
+        assert 0 <= int(clock.read_text()) - (7 if told == "007" else 0) < 60
+
+
+@pytest.mark.parametrize("task", ["../CoLA", "data/CoLA", "$(touch pwned)", ".."])
+def test_a_task_that_is_no_name_is_refused_before_any_folder_is_made(tmp_path, task):
+    checkout = Checkout(tmp_path)
+    done, called = checkout.run("quickstart.sh", "--task", task)
+    assert (done.returncode, called) == (2, [])
+    assert done.stderr == f"error: --task '{task}' is no name of a GLUE task\n"
+    assert not (checkout.folder / "models/quickstart").exists()
+
+
+def test_paths_are_relative_to_where_the_user_stands_and_a_link_to_a_script_works(tmp_path):
+    checkout = Checkout(tmp_path)
+    mine = tmp_path / "mine"
+    (mine / "data").mkdir(parents=True)
+    (mine / "setting1").symlink_to(checkout.folder / "scripts/setting1.sh")
+    done, called = checkout.run("setting1", "CoLA", "--data", "data", "--models", "m", cwd=mine)
+    assert done.returncode == 0, done.stderr
+    assert f"--data_dir {mine}/data/CoLA --output_dir {mine}/m/bert_ft/CoLA" in called[0]
+    assert "-keep_heads 2 -num_layers 8 -ffn_hidden_dim 512 -emb_hidden_dim 128" in called[3]
+
+
+@pytest.mark.parametrize(
+    "section, message",
+    [(None, "config_setting1.json, section default: keep_heads must be a whole number"),
+     ({"keep_heads": "a[$(touch pwned)]"}, "keep_heads must be a whole number, it is 'a[$(touch")],
+)  # fmt: skip
+def test_a_config_without_a_shape_stops_the_chain_before_its_first_stage(
+    tmp_path, section, message
+):
+    checkout = Checkout(tmp_path)
+    path = checkout.folder / "KD/configurations/config_setting1.json"
+    path.write_text(json.dumps({"default": section} if section else {"CoLA": {}}))
+    done, called = checkout.run("scripts/setting1.sh", "CoLA")
+    assert (done.returncode, called) == (2, []) and message in done.stderr
+    assert done.stderr.count("\n") == 1 and not (checkout.folder / "pwned").exists()
