@@ -1,4 +1,4 @@
-"""A model folder: atomic write, strict read; opens ours, a plain BERT, the reference's format."""
+"""A model folder: atomic write, strict read; opens ours, the reference's, and `BACKBONES`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 from transformers.activations import ACT2FN
 
+from rosita.backbones import Backbone, backbone_of
 from rosita.cli import is_first_process
 from rosita.errors import RositaError, nearest
 from rosita.files import atomic_write, read_json, read_torch
@@ -28,8 +29,6 @@ from rosita.tokenizer import TokenizerFiles, read_tokenizer, save_tokenizer
 
 WEIGHTS = "model.safetensors"
 REFERENCE_WEIGHTS = "pytorch_model.bin"
-# Heads that a pretrained BERT or the reference's KD code carries beside what we use.
-_SURPLUS = ("cls.", "fit_dense", "bert.embeddings.position_ids")
 
 
 def save_model(
@@ -59,7 +58,7 @@ def save_description(
             _index(folder, name).unlink(missing_ok=True)
         with atomic_write(path) as file:
             file.write(text)
-    save_tokenizer(folder, tokenizer, config.max_position_embeddings)
+    save_tokenizer(folder, tokenizer, config.max_tokens)
 
 
 def load_model(
@@ -79,14 +78,15 @@ def load_model(
     """
     folder = resolve_folder(str(name_or_path))
     values = read_config(folder)
-    state, is_bin = _read_state(folder)
+    backbone = backbone_of(values, folder)
+    state, is_bin = _read_state(folder, backbone)
     tuned = "classifier.weight" in state
     if not tuned and not new_classifier:
         raise RositaError(
             f"{folder} has no classifier: it is not tuned on {task.name}; run"
             f" Pruning/run_glue.py --do_train --task_name {task.name} first"
         )
-    config = _config(values, folder, task)
+    config = model_config(values, folder, task)
     names = asked_names(label_names, task)
     if tuned:
         count = len(state["classifier.weight"])
@@ -96,14 +96,13 @@ def load_model(
     set_names(config, task, names)
     if classifier_activation != "auto":
         config.classifier_activation = None if classifier_activation == "none" else "relu"
-    elif is_bin and tuned:
+    elif is_bin and tuned and values.get("model_type", "bert") == "bert":
         if _is_from_kd(values):
             config.classifier_activation = "relu"
         _say_activation(folder, config.classifier_activation)
-    state = {name: value for name, value in state.items() if not name.startswith(_SURPLUS)}
     if not tuned:
         state |= _new_head(config, has_pooler="bert.pooler.dense.weight" in state)
-    _check_weights(config, state, folder)
+    _check_weights(config, state, folder, backbone)
     return build_model(config, {name: value.float() for name, value in state.items()})
 
 
@@ -115,17 +114,16 @@ def read_config(folder: Path) -> dict[str, Any]:
     values = read_json(folder / "config.json")
     if not isinstance(values, dict):
         raise RositaError(f"{folder}/config.json must hold one JSON object")
-    if values.get("model_type", "bert") not in ("bert", "rosita"):
-        raise RositaError(f"{folder} is a {values['model_type']!r} model; only BERT can be used")
+    backbone_of(values, folder)
     return values
 
 
 def check_length(max_seq_length: int, config: RositaConfig) -> None:
     """Raise `RositaError` if texts may be longer than the model has positions."""
-    if max_seq_length > config.max_position_embeddings:
+    if max_seq_length > config.max_tokens:
         raise RositaError(
-            f"--max_seq_length {max_seq_length} is too much: the model has"
-            f" {config.max_position_embeddings} positions"
+            f"--max_seq_length {max_seq_length} is too much: the model has {config.max_tokens}"
+            " positions"
         )
 
 
@@ -157,10 +155,12 @@ def _config_text(config: RositaConfig, task: Task) -> str:
     return json.dumps(config.to_dict(), indent=2, sort_keys=True, default=str) + "\n"
 
 
-def _read_state(folder: Path) -> tuple[dict[str, Tensor], bool]:
+def _read_state(folder: Path, backbone: Backbone) -> tuple[dict[str, Tensor], bool]:
+    """The weights that we use, by our names, and whether they come from .bin files."""
     files = weight_files(folder)
     state = {name: value for path in files for name, value in _read_weights(path).items()}
-    return {_bert_name(name): value for name, value in state.items()}, files[0].suffix == ".bin"
+    names = backbone.rename(state, folder)
+    return {ours: state[theirs] for ours, theirs in names.items()}, files[0].suffix == ".bin"
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -207,14 +207,6 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _bert_name(name: str) -> str:
-    name = name.replace("LayerNorm.gamma", "LayerNorm.weight")
-    name = name.replace("LayerNorm.beta", "LayerNorm.bias")
-    if name.startswith(("embeddings.", "encoder.", "pooler.")):
-        return f"bert.{name}"  # a bare BertModel
-    return name
-
-
 BERT_BASE = RositaConfig()  # what a config.json that leaves keys out means
 
 
@@ -232,7 +224,7 @@ class _ConfigValues(BaseModel):
     hidden_dropout_prob: float = Field(None, ge=0, le=1)
     attention_probs_dropout_prob: float = Field(None, ge=0, le=1)
     max_position_embeddings: int = Field(None, ge=1, le=1_000_000)
-    type_vocab_size: int = Field(None, ge=1, le=1000)
+    type_vocab_size: int = Field(None, ge=0, le=1000)
     initializer_range: float = Field(None, ge=0)
     layer_norm_eps: float = Field(None, ge=0)
     pad_token_id: int = Field(None, ge=0)
@@ -241,6 +233,9 @@ class _ConfigValues(BaseModel):
     prun_intermediate_size: int = Field(None, ge=1, le=1_000_000)
     emb_hidden_dim: int = Field(None, ge=-1, le=100_000)
     classifier_activation: Literal["relu"] = None
+    embedding_size: int = Field(None, ge=1, le=100_000)
+    position_offset: int = Field(None, ge=0, le=1_000_000)
+    pooler_activation: Literal["tanh", "relu", "gelu"] = None
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
@@ -255,18 +250,27 @@ class _ConfigValues(BaseModel):
                 break
         if (self.pad_token_id or 0) >= (self.vocab_size or BERT_BASE.vocab_size):
             raise ValueError(f"pad_token_id {self.pad_token_id} is not in the vocabulary")
+        positions = self.max_position_embeddings or BERT_BASE.max_position_embeddings
+        if (self.position_offset or 0) >= positions:
+            raise ValueError(
+                f"max_position_embeddings {positions} leaves none after the padding's,"
+                f" {self.position_offset - 1}"
+            )
         if self.emb_hidden_dim == 0:
             raise ValueError("emb_hidden_dim must be -1 or positive")
         return self
 
 
-def _config(values: dict[str, Any], folder: Path, task: Task) -> RositaConfig:
-    given = {name: value for name, value in values.items() if value is not None}
+def model_config(values: dict[str, Any], folder: Path, task: Task) -> RositaConfig:
+    """The configuration that a config.json (`read_config`) stands for, with the task's labels."""
+    backbone = backbone_of(values, folder)
+    given = backbone.config(values, folder / "config.json")
     try:
         made = _ConfigValues.model_validate(given).model_dump(exclude_unset=True)
     except ValidationError as error:
         faults = [
-            " ".join(map(str, fault["loc"])) + f" {fault['input']!r:.40}: {fault['msg']}"
+            " ".join(backbone.settings.get(str(at), str(at)) for at in fault["loc"])
+            + f" {fault['input']!r:.40}: {fault['msg']}"
             if fault["loc"]
             else fault["msg"].removeprefix("Value error, ")
             for fault in error.errors()
@@ -302,12 +306,15 @@ def _new_head(config: RositaConfig, has_pooler: bool) -> dict[str, Tensor]:
     return head
 
 
-def _check_weights(config: RositaConfig, state: dict[str, Tensor], folder: Path) -> None:
+def _check_weights(
+    config: RositaConfig, state: dict[str, Tensor], folder: Path, backbone: Backbone
+) -> None:
     with torch.device("meta"):
         expected = RositaForSequenceClassification(config).state_dict()
     missing = sorted(expected.keys() - state.keys())
     surplus = sorted(state.keys() - expected.keys())
     if missing or surplus:
+        missing, surplus = (list(map(backbone.theirs, names)) for names in (missing, surplus))
         parts = [
             f"{kind} {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
             for kind, names in (("lacks", missing), ("has the surplus", surplus))
@@ -320,11 +327,15 @@ def _check_weights(config: RositaConfig, state: dict[str, Tensor], folder: Path)
     for name, value in expected.items():
         if state[name].shape != value.shape:
             raise RositaError(
-                f"{folder}: {name} has the shape {list(state[name].shape)}, config.json says"
+                f"{folder}: {backbone.theirs(name)} has the shape {list(state[name].shape)},"
+                " config.json says"
                 f" {list(value.shape)}"
             )
         if not torch.isfinite(state[name]).all():
-            raise RositaError(f"{folder}: {name} has NaN or infinite values; make the model again")
+            raise RositaError(
+                f"{folder}: {backbone.theirs(name)} has NaN or infinite values; make the model"
+                " again"
+            )
 
 
 IN_MEMORY = "(in memory)"

@@ -1,8 +1,9 @@
 """BERT for classification with narrower attention, narrower FFN, a factorized embedding.
 
-One class for dense and pruned models. This file needs torch and transformers only, so that it
+One class for dense and pruned models, of BERT and of the encoders that differ from it in settings
+alone (RoBERTa, XLM-R, DistilBERT, ELECTRA). This file needs torch and transformers only, so that it
 can travel with an exported model. Parameter names are BERT's (Devlin et al., 2019); a factorized
-word embedding is `word_embeddings1` (V x r) followed by `word_embeddings2` (r -> d, no bias).
+word embedding is `word_embeddings1` (V x r) followed by `word_embeddings2` (r -> e, no bias).
 """
 
 from __future__ import annotations
@@ -29,6 +30,11 @@ class RositaConfig(PretrainedConfig):
     `intermediate_size`), `emb_hidden_dim` the rank of the word embedding (-1: not factorized).
     `classifier_activation` "relu" is applied to the pooled output before the classifier
     (checkpoints of the reference's KD code); None applies nothing.
+
+    Other encoders: the first token has the position `position_offset` (RoBERTa); embeddings are
+    `embedding_size` wide and then projected to the hidden size (ELECTRA; default: `hidden_size`, no
+    projection); `pooler_activation` is tanh, relu (DistilBERT) or gelu (ELECTRA). A model with a
+    `type_vocab_size` of 0 (DistilBERT) or 1 (RoBERTa) ignores all token types that it is given.
     """
 
     model_type = "rosita"
@@ -53,6 +59,9 @@ class RositaConfig(PretrainedConfig):
         prun_hidden_size: int | None = None,
         prun_intermediate_size: int | None = None,
         emb_hidden_dim: int = -1,
+        embedding_size: int | None = None,
+        position_offset: int = 0,
+        pooler_activation: str = "tanh",
         **kwargs,
     ) -> None:
         self.vocab_size = vocab_size
@@ -74,6 +83,9 @@ class RositaConfig(PretrainedConfig):
             intermediate_size if prun_intermediate_size is None else prun_intermediate_size
         )
         self.emb_hidden_dim = emb_hidden_dim
+        self.embedding_size = hidden_size if embedding_size is None else embedding_size
+        self.position_offset = position_offset
+        self.pooler_activation = pooler_activation
         super().__init__(pad_token_id=pad_token_id, **kwargs)
 
     @property
@@ -81,26 +93,34 @@ class RositaConfig(PretrainedConfig):
         """Width of one attention head; pruning keeps it."""
         return self.prun_hidden_size // self.num_attention_heads
 
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of the longest text: the positions without those before the first token."""
+        return self.max_position_embeddings - self.position_offset
+
 
 class RositaEmbeddings(nn.Module):
     """Word + position + token type embeddings, then LayerNorm and dropout."""
 
     def __init__(self, config: RositaConfig) -> None:
         super().__init__()
-        d, pad = config.hidden_size, config.pad_token_id
+        width, pad = config.embedding_size, config.pad_token_id
         if config.emb_hidden_dim == -1:
-            self.word_embeddings = nn.Embedding(config.vocab_size, d, padding_idx=pad)
+            self.word_embeddings = nn.Embedding(config.vocab_size, width, padding_idx=pad)
         else:
             rank = config.emb_hidden_dim
             self.word_embeddings1 = nn.Embedding(config.vocab_size, rank, padding_idx=pad)
-            self.word_embeddings2 = nn.Linear(rank, d, bias=False)
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, d)
-        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, d)
-        self.LayerNorm = nn.LayerNorm(d, eps=config.layer_norm_eps)
+            self.word_embeddings2 = nn.Linear(rank, width, bias=False)
+        self.position_offset = config.position_offset
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, width)
+        self.type_vocab_size = config.type_vocab_size
+        if self.type_vocab_size:
+            self.token_type_embeddings = nn.Embedding(self.type_vocab_size, width)
+        self.LayerNorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def words(self, input_ids: Tensor) -> Tensor:
-        """Word embeddings (batch, length, hidden) of token ids (batch, length)."""
+        """Word embeddings (batch, length, width) of token ids (batch, length)."""
         if hasattr(self, "word_embeddings"):
             return self.word_embeddings(input_ids)
         return self.word_embeddings2(self.word_embeddings1(input_ids))
@@ -108,19 +128,20 @@ class RositaEmbeddings(nn.Module):
     def forward(
         self, words: Tensor, token_type_ids: Tensor | None, position_ids: Tensor | None
     ) -> Tensor:
-        """Embedding output (batch, length, hidden) from that of the words, of the same size.
+        """Embedding output (batch, length, width) from that of the words, of the same size.
 
-        No token types means all 0, no positions 0, 1, 2, ...
+        No token types means all 0, no positions offset, offset + 1, ...: padding is on the right.
         """
-        if token_type_ids is None:
-            types = self.token_type_embeddings.weight[0]
-        else:
-            types = self.token_type_embeddings(token_type_ids)
+        if self.type_vocab_size > 1 and token_type_ids is not None:
+            words = words + self.token_type_embeddings(token_type_ids)
+        elif self.type_vocab_size:
+            words = words + self.token_type_embeddings.weight[0]
         if position_ids is None:
-            positions = self.position_embeddings.weight[: words.shape[1]]
+            first = self.position_offset
+            positions = self.position_embeddings.weight[first : first + words.shape[1]]
         else:
             positions = self.position_embeddings(position_ids)
-        return self.dropout(self.LayerNorm(words + types + positions))
+        return self.dropout(self.LayerNorm(words + positions))
 
 
 class RositaSelfAttention(nn.Module):
@@ -202,14 +223,15 @@ class RositaEncoder(nn.Module):
 
 
 class RositaPooler(nn.Module):
-    """tanh(linear) of the first token's last hidden state."""
+    """Activation (BERT: tanh) of a linear layer on the first token's last hidden state."""
 
     def __init__(self, config: RositaConfig) -> None:
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.activation = ACT2FN[config.pooler_activation]
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return torch.tanh(self.dense(hidden[:, 0]))
+        return self.activation(self.dense(hidden[:, 0]))
 
 
 class RositaPreTrainedModel(PreTrainedModel):
@@ -221,11 +243,13 @@ class RositaPreTrainedModel(PreTrainedModel):
 
 
 class RositaModel(RositaPreTrainedModel):
-    """The encoder: embeddings, layers, pooler; forward as transformers' `BertModel`."""
+    """The encoder: embeddings, their projection, layers, pooler; called as a `BertModel`."""
 
     def __init__(self, config: RositaConfig) -> None:
         super().__init__(config)
         self.embeddings = RositaEmbeddings(config)
+        width, hidden = config.embedding_size, config.hidden_size
+        self.embeddings_project = nn.Identity() if width == hidden else nn.Linear(width, hidden)
         self.encoder = RositaEncoder(config)
         self.pooler = RositaPooler(config)
         self.post_init()
@@ -251,8 +275,8 @@ class RositaModel(RositaPreTrainedModel):
     ) -> BaseModelOutputWithPooling | tuple:
         """Encode token ids (batch, length); `attention_mask` is 1 at real tokens, 0 at padding.
 
-        `inputs_embeds` (batch, length, hidden_size) stand for the words' embeddings instead.
-        `hidden_states` (if asked for) are the embedding output and each layer's output,
+        `inputs_embeds` (batch, length, embedding_size) stand for the words' embeddings instead.
+        `hidden_states` (if asked for) are the projected embedding output and each layer's output,
         every one (batch, length, hidden_size). Raises `ValueError` for what this model does not do.
         """
         if (input_ids is None) == (inputs_embeds is None):
@@ -265,7 +289,7 @@ class RositaModel(RositaPreTrainedModel):
             )
         mask = None if attention_mask is None else attention_mask[:, None, None, :].bool()
         words = self.embeddings.words(input_ids) if inputs_embeds is None else inputs_embeds
-        hidden = self.embeddings(words, token_type_ids, position_ids)
+        hidden = self.embeddings_project(self.embeddings(words, token_type_ids, position_ids))
         states = [hidden]
         for layer in self.encoder.layer:
             hidden = layer(hidden, mask)

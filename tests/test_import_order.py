@@ -19,7 +19,7 @@ ROWS = (  # from the top; a wing stands for all that is in it
     ("pruning", "data", "labels"),
     ("tokenizer", "provenance", "tasks", "fetch"),
     ("files", "cli"),
-    ("model", "errors", "progress", "tables", "templating"),
+    ("model", "backbones", "errors", "progress", "tables", "templating"),
 )
 ROW = {wing: number for number, row in enumerate(ROWS) for wing in row}
 

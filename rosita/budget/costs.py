@@ -66,14 +66,16 @@ def shape_macs(config: RositaConfig, rows: np.ndarray, length: int) -> np.ndarra
     """Multiply-accumulates of one sentence of `length` tokens, for each shape (n,).
 
     All matrix products: linear layers, query x key and attention x value, the second factor of
-    the embedding, pooler and classifier. Embedding lookups, LayerNorm, GELU and softmax are none.
+    the embedding and its projection, pooler and classifier. Embedding lookups, LayerNorm, GELU and
+    softmax are none.
     """
     heads, layers, ffn, rank = rows.T
-    hidden = config.hidden_size
+    hidden, narrow = config.hidden_size, config.embedding_size
     width = heads * config.head_dim
     layer = 4 * length * hidden * width + 2 * length**2 * width + 2 * length * hidden * ffn
-    factor = np.where(rank == -1, 0, length * rank * hidden)
-    return layers * layer + factor + hidden**2 + hidden * config.num_labels
+    factor = np.where(rank == -1, 0, length * rank * narrow)
+    projection = 0 if narrow == hidden else length * narrow * hidden
+    return layers * layer + factor + projection + hidden**2 + hidden * config.num_labels
 
 
 def _weights(
@@ -93,23 +95,27 @@ def _named_weights(
     config: RositaConfig, layers: int, heads: np.ndarray, ffn: np.ndarray, rank: np.ndarray | None
 ) -> dict[str, tuple[Numbers, ...]]:
     hidden, width = config.hidden_size, heads * config.head_dim
+    narrow = config.embedding_size
     found: dict[str, tuple[Numbers, ...]] = {}
 
     def linear(name: str, outputs: Numbers, inputs: Numbers) -> None:
         found[f"{name}.weight"], found[f"{name}.bias"] = (outputs, inputs), (outputs,)
 
-    def norm(name: str) -> None:
-        found[f"{name}.weight"] = found[f"{name}.bias"] = (hidden,)
+    def norm(name: str, size: int = hidden) -> None:
+        found[f"{name}.weight"] = found[f"{name}.bias"] = (size,)
 
     at = "bert.embeddings."
     if rank is None:
-        found[f"{at}word_embeddings.weight"] = (config.vocab_size, hidden)
+        found[f"{at}word_embeddings.weight"] = (config.vocab_size, narrow)
     else:
         found[f"{at}word_embeddings1.weight"] = (config.vocab_size, rank)
-        found[f"{at}word_embeddings2.weight"] = (hidden, rank)
-    found[f"{at}position_embeddings.weight"] = (config.max_position_embeddings, hidden)
-    found[f"{at}token_type_embeddings.weight"] = (config.type_vocab_size, hidden)
-    norm(f"{at}LayerNorm")
+        found[f"{at}word_embeddings2.weight"] = (narrow, rank)
+    found[f"{at}position_embeddings.weight"] = (config.max_position_embeddings, narrow)
+    if config.type_vocab_size:
+        found[f"{at}token_type_embeddings.weight"] = (config.type_vocab_size, narrow)
+    norm(f"{at}LayerNorm", narrow)
+    if narrow != hidden:
+        linear("bert.embeddings_project", hidden, narrow)
     for layer in range(layers):
         at = f"bert.encoder.layer.{layer}."
         for name in ("query", "key", "value"):

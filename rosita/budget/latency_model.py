@@ -36,13 +36,14 @@ def features(config: RositaConfig, rows: np.ndarray, length: int) -> np.ndarray:
 
     A constant, the layers, the multiply-accumulates of attention (its projections and products
     are proportional at one length) and of the FFN, whether the embedding has two factors, and
-    those of the second; all for one sentence, in millions.
+    those of the second; all for one sentence, in millions. (The projection of a narrow embedding
+    is part of the constant.)
     """
     heads, layers, ffn, rank = rows.T
     hidden = config.hidden_size
     width = heads * config.head_dim
     attention = layers * (4 * length * hidden * width + 2 * length**2 * width)
-    factor = np.where(rank == -1, 0, length * rank * hidden)
+    factor = np.where(rank == -1, 0, length * rank * config.embedding_size)
     columns = (
         np.ones(len(rows)), layers, attention / 1e6, layers * (2 * length * hidden * ffn) / 1e6,
         rank != -1, factor / 1e6,
@@ -78,6 +79,7 @@ def shape_latencies(
         for shape in Bar(shapes, desc="build", delay=1):
             shaped = shaped_config(config, shape)
             shaped.vocab_size = min(config.vocab_size, VOCABULARY)
+            shaped.pad_token_id = 0  # which the smaller vocabulary has
             model = RositaForSequenceClassification(shaped)
             if form == "pytorch":
                 answer = torch_answer(model)
@@ -106,8 +108,8 @@ class LatencyModel:
         self.batch = random_batch(min(config.vocab_size, VOCABULARY), batch_size, length)
         self.key = {
             **machine(), "model": str(Shape.of(config)), "hidden_size": config.hidden_size,
-            "head_dim": config.head_dim, "hidden_act": config.hidden_act,
-            "batch": batch_size, "length": length, "format": form,
+            "embedding_size": config.embedding_size, "head_dim": config.head_dim,
+            "hidden_act": config.hidden_act, "batch": batch_size, "length": length, "format": form,
         }  # fmt: skip
         digest = hashlib.sha256(json.dumps(self.key, sort_keys=True).encode()).hexdigest()
         self.path = folder / f"latency-{digest[:12]}.json"

@@ -22,24 +22,24 @@ from rosita.pruning.importance import ffn_scores, head_scores
 from rosita.pruning.shape import Shape
 
 FFN_STEPS = 16  # candidates keep 1/16, 2/16, ... of the FFN units
-LEAST_RANK = 1 / 32  # of the hidden size: the smallest candidate rank of the embedding
+LEAST_RANK = 1 / 32  # of the embedding's width: its smallest candidate rank
 
 
 def candidates(config: RositaConfig) -> np.ndarray:
     """The shapes to choose from, (n, 4): every number of heads and layers, FFN sizes in
     `FFN_STEPS` steps, the present embedding and those smaller ranks that are a power of two or
-    divide the hidden size.
+    divide its width.
     """
     now = Shape.of(config)
     ffn = {now.ffn_hidden_dim * step // FFN_STEPS for step in range(1, FFN_STEPS + 1)} - {0}
-    hidden = config.hidden_size
+    width = config.embedding_size
     dense = now.emb_hidden_dim == -1
-    limit = hidden if dense else now.emb_hidden_dim
+    limit = width if dense else now.emb_hidden_dim
     ranks = {
         rank
-        for rank in range(max(1, int(hidden * LEAST_RANK)), limit)
-        if (hidden % rank == 0 or rank & (rank - 1) == 0)
-        and not (dense and rank * (config.vocab_size + hidden) >= config.vocab_size * hidden)
+        for rank in range(max(1, int(width * LEAST_RANK)), limit)
+        if (width % rank == 0 or rank & (rank - 1) == 0)
+        and not (dense and rank * (config.vocab_size + width) >= config.vocab_size * width)
     } | {now.emb_hidden_dim}
     axes = (
         np.arange(1, now.keep_heads + 1),

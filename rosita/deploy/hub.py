@@ -71,11 +71,12 @@ def write_onnx_description(
     """Tokenizer and config.json beside the ONNX files, for clients that know model types by name.
 
     Optimum and transformers.js choose their class, which runs whatever graph is there, by
-    `model_type`: to them it is a BERT.
+    `model_type`: to them it is a BERT, whose first token has position 0.
     """
     save_description(folder, model.config, tokenizer, task)
     config = read_json(folder / "config.json")
-    own = {"model_type": "bert", "architectures": ["BertForSequenceClassification"]}
+    own = {"model_type": "bert", "architectures": ["BertForSequenceClassification"],
+           "max_position_embeddings": model.config.max_tokens}  # fmt: skip
     write_json(folder / "config.json", config | own)
 
 

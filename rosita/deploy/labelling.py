@@ -12,15 +12,20 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification
 
-from rosita.checkpoint import BERT_BASE, check_vocabulary, read_config
+from rosita.checkpoint import (
+    check_length,
+    check_vocabulary,
+    load_model,
+    model_config,
+    read_config,
+)
 from rosita.data.encode import set_length
 from rosita.deploy.formats import choose_format, weights_file
 from rosita.deploy.onnx import OnnxModel
 from rosita.deploy.texts import Texts
-from rosita.errors import RositaError
 from rosita.progress import Bar
+from rosita.tasks import Task
 from rosita.templating import printable
 from rosita.tokenizer import read_tokenizer
 
@@ -52,16 +57,9 @@ class Answer:
 class TorchModel:
     """A model folder in PyTorch, on a GPU if there is one."""
 
-    def __init__(self, folder: Path) -> None:
-        try:
-            model = AutoModelForSequenceClassification.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
-            )
-        except (OSError, ValueError, RuntimeError) as error:
-            reason = str(error).split("\n")[0][:120]
-            raise RositaError(f"cannot open the model in {folder}: {reason}") from None
+    def __init__(self, folder: Path, task: Task) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = model.eval().to(self.device)
+        self.model = load_model(folder, task).eval().to(self.device)
 
     @torch.inference_mode()
     def logits(self, **inputs: Tensor) -> np.ndarray:
@@ -79,22 +77,20 @@ class Labeller:
 
     def __init__(self, folder: Path, form: str = "auto", max_seq_length: int | None = None) -> None:
         form = choose_format(folder, form)
+        values = read_config(folder)
+        # transformers does not write the names that two labels have by default
+        names = values.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
+        self.labels = tuple(str(names[key]) for key in sorted(names, key=int))
+        task = Task.model_construct(name=folder.name, labels=self.labels)
         if form == "pytorch":
-            self.model = TorchModel(folder)
+            self.model = TorchModel(folder, task)
         else:
             self.model = OnnxModel(weights_file(folder, form))
-        config = read_config(folder)
-        positions = config.get("max_position_embeddings", 512)
-        max_seq_length = max_seq_length or min(128, positions)
-        if max_seq_length > positions:
-            raise RositaError(
-                f"--max_seq_length {max_seq_length} is too much: the model has {positions}"
-                " positions"
-            )
-        names = config.get("id2label") or {}
-        self.labels = [str(names[key]) for key in sorted(names, key=int)]
+        config = model_config(values, folder, task)
+        max_seq_length = max_seq_length or min(128, config.max_tokens)
+        check_length(max_seq_length, config)
         tokenizer = read_tokenizer(folder)
-        check_vocabulary(tokenizer, config.get("vocab_size", BERT_BASE.vocab_size), folder)
+        check_vocabulary(tokenizer, config.vocab_size, folder)
         self.pad_id = tokenizer.pad_id
         self.tokenizer: Tokenizer = tokenizer.build()
         set_length(self.tokenizer, max_seq_length)
@@ -115,7 +111,7 @@ class Labeller:
             rows = order[begin : begin + max(1, TOKENS // longest)]
             shape = (len(rows), longest)
             ids = torch.full(shape, self.pad_id)
-            mask, types = (torch.zeros(shape, dtype=torch.long) for _ in range(2))
+            mask, types = torch.zeros_like(ids), torch.zeros_like(ids)
             for at, row in enumerate(rows):
                 length = len(encodings[row].ids)
                 ids[at, :length] = torch.tensor(encodings[row].ids)

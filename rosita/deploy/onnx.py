@@ -31,20 +31,21 @@ class _Logits(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
-        return self.model(
-            input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids
-        ).logits
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.model(**dict(zip(INPUTS, inputs, strict=False))).logits
 
 
 def export_onnx(model: RositaForSequenceClassification, path: Path) -> None:
     """Write a model as ONNX, fp32; batch size and length stay free.
 
-    Inputs are `INPUTS`, int64 (batch, length); the output is `logits`, float32 (batch, num_labels).
+    Inputs are `INPUTS`, int64 (batch, length), without `token_type_ids` where the model knows one
+    type or none; the output is `logits`, float32 (batch, num_labels).
     """
     _require("onnx")
-    ids = torch.ones(2, 9, dtype=torch.long)
-    axes = {name: {0: "batch", 1: "length"} for name in INPUTS} | {"logits": {0: "batch"}}
+    names = INPUTS if model.config.type_vocab_size > 1 else INPUTS[:-1]
+    # a tensor for each: given one twice, an exporter may take two inputs for the same
+    given = tuple(torch.full((2, 9), int(name != "token_type_ids")) for name in names)
+    axes = {name: {0: "batch", 1: "length"} for name in names} | {"logits": {0: "batch"}}
     training = model.training
     with tempfile.TemporaryDirectory(dir=_folder(path)) as folder, warnings.catch_warnings():
         # The exporter of torch.export needs one package more and its graph runs 1.2 times slower:
@@ -52,9 +53,8 @@ def export_onnx(model: RositaForSequenceClassification, path: Path) -> None:
         warnings.simplefilter("ignore")
         target = Path(folder) / path.name
         torch.onnx.export(
-            # three tensors: given one twice, an exporter may take two inputs for the same
-            _Logits(model).eval(), (ids, ids.clone(), torch.zeros_like(ids)), str(target),
-            input_names=list(INPUTS), output_names=["logits"], dynamic_axes=axes,
+            _Logits(model).eval(), given, str(target),
+            input_names=list(names), output_names=["logits"], dynamic_axes=axes,
             opset_version=17, dynamo=False,
         )  # fmt: skip
         _publish(target, path)
@@ -109,10 +109,13 @@ class OnnxModel:
             raise RositaError(f"{path} is not an ONNX model: {error}") from error
 
     def logits(self, **inputs: Tensor | np.ndarray) -> np.ndarray:
-        """Logits, float32 (batch, num_labels), of int64 inputs (batch, length)."""
-        feed = {name: np.asarray(value, dtype=np.int64) for name, value in inputs.items()}
-        if "token_type_ids" not in feed:
-            feed["token_type_ids"] = np.zeros_like(feed["input_ids"])
+        """Logits, float32 (batch, num_labels), of int64 inputs (batch, length).
+
+        No token types means all 0; a model without any ignores them.
+        """
+        given = {"token_type_ids": np.zeros_like(inputs["input_ids"]), **inputs}
+        names = [taken.name for taken in self.session.get_inputs()]
+        feed = {name: np.asarray(given[name], dtype=np.int64) for name in names}
         return self.session.run(["logits"], feed)[0]
 
     def answer(self, batches: list[dict[str, Tensor]]) -> list[np.ndarray]:

@@ -23,7 +23,7 @@ class PruningSchedule:
 
     start: Shape
     target: Shape
-    hidden_size: int
+    embedding_size: int
     depth_or_width: str
     period: int
 
@@ -41,7 +41,7 @@ class PruningSchedule:
         """
         start = Shape.of(config)
         check_target(config, target)
-        draft = cls(start, target, config.hidden_size, depth_or_width, 1)
+        draft = cls(start, target, config.embedding_size, depth_or_width, 1)
         if depth_or_width == "depth" and target != replace(start, keep_layers=target.keep_layers):
             raise RositaError(
                 f"depth_or_width depth cuts layers only: from {start} to {target} changes more"
@@ -79,7 +79,7 @@ class PruningSchedule:
         rank = self.target.emb_hidden_dim
         if rank != -1:
             first = self.start.emb_hidden_dim
-            rank = self._between(self.hidden_size if first == -1 else first, rank, number)
+            rank = self._between(self.embedding_size if first == -1 else first, rank, number)
         return Shape(
             self.start.keep_heads - number,
             self.start.keep_layers,

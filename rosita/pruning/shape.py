@@ -60,7 +60,7 @@ def check_target(config: RositaConfig, target: Shape) -> None:
         if not 1 <= wanted <= there
     ]
     rank = target.emb_hidden_dim
-    limit = config.hidden_size if now.emb_hidden_dim == -1 else now.emb_hidden_dim
+    limit = config.embedding_size if now.emb_hidden_dim == -1 else now.emb_hidden_dim
     if rank == -1 and now.emb_hidden_dim != -1:
         faults.append(f"emb_hidden_dim -1: the embedding is already factorized to {limit}")
     elif rank != -1 and not 1 <= rank <= limit:

@@ -17,8 +17,8 @@ from rosita.report.runs import (
     model_folders,
     named_parts,
     read_dict,
+    read_embedding_size,
     read_evaluations,
-    read_hidden_size,
     read_latency,
     read_record,
 )
@@ -154,8 +154,8 @@ def build_report(root: Path, latency_files: list[Path] | None = None) -> Report:
         name = folder.relative_to(root).as_posix() if folder != root else root.resolve().name
         if (folder / "run.json").exists() and (record := read_record(folder, warnings)):
             evaluations = read_evaluations(folder, warnings)
-            hidden_size = read_hidden_size(folder, warnings)
-            models.append(Model(name, folder, record, evaluations, hidden_size))
+            embedding_size = read_embedding_size(folder, warnings)
+            models.append(Model(name, folder, record, evaluations, embedding_size))
         if (folder / "export.json").exists():
             found = read_dict(folder / "export.json", warnings)
             if isinstance(found.get("formats"), dict):

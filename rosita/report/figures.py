@@ -125,16 +125,16 @@ def _annotate(axes: Axes, point: Point, place: tuple[int, int]) -> Annotation:
 # ---------------------------------------------------------------------- over steps
 
 
-def curves(model: Model, start: Shape | None, hidden_size: int | None) -> Markup | None:
+def curves(model: Model, start: Shape | None, embedding_size: int | None) -> Markup | None:
     """Loss, dev score and, for a run that pruned, its shape over the steps; None without any."""
     with drawing():
-        figure = curves_figure(model, start, hidden_size)
+        figure = curves_figure(model, start, embedding_size)
         if not figure:
             return None
         return to_svg(figure, f"loss, score and shape of {model.name} over its steps")
 
 
-def curves_figure(model: Model, start: Shape | None, hidden_size: int | None) -> Figure | None:
+def curves_figure(model: Model, start: Shape | None, embedding_size: int | None) -> Figure | None:
     """A panel for the losses, one for the score, and a low one for each part of the shape.
 
     Heads and FFN units shrink at the same rate, as a rule: in one panel they would hide each other.
@@ -142,7 +142,7 @@ def curves_figure(model: Model, start: Shape | None, hidden_size: int | None) ->
     history = model.record.history
     losses = [entry for entry in history if entry.kind == "loss" and entry.losses]
     scores = evaluations(history)
-    parts = shape_parts(history, start, hidden_size)
+    parts = shape_parts(history, start, embedding_size)
     rows: list[tuple[float, Callable[[Axes], None]]] = []  # (height, what draws it)
     if losses:
         rows.append((1.65, partial(_draw_losses, losses)))
@@ -178,7 +178,7 @@ def evaluations(history: list[Entry]) -> list[tuple[int, float]]:
 
 
 def shape_parts(
-    history: list[Entry], start: Shape | None, hidden_size: int | None
+    history: list[Entry], start: Shape | None, embedding_size: int | None
 ) -> dict[str, list[tuple[int, int]]]:
     """How much of each part of the shape is left, by step; {} if all is."""
     shapes = [(0, start)] if start else []
@@ -194,8 +194,9 @@ def shape_parts(
         ("ffn_hidden_dim", "FFN units"), ("emb_hidden_dim", "embedding rank"),
     ):  # fmt: skip
         sizes = [(step, getattr(shape, name)) for step, shape in shapes]
-        if name == "emb_hidden_dim":  # -1: as wide as the model
-            sizes = [(step, (hidden_size or -1) if size == -1 else size) for step, size in sizes]
+        if name == "emb_hidden_dim":  # -1: as wide as the embedding
+            whole = embedding_size or -1
+            sizes = [(step, whole if size == -1 else size) for step, size in sizes]
         if len({size for _, size in sizes}) > 1 and all(size > 0 for _, size in sizes):
             found[label] = sizes
     return found

@@ -231,7 +231,7 @@ def _curves(report: Report) -> tuple[Gallery, Gallery]:
 def _curve(group: Group) -> list[Picture]:
     model = group.first
     origin = model.parent(*WEIGHT_ROLES)
-    svg = curves(model, _shape(origin.record.shape if origin else None), model.hidden_size)
+    svg = curves(model, _shape(origin.record.shape if origin else None), model.embedding_size)
     seed = f", seed {model.seed}" if len(group.members) > 1 else ""
     return [Picture(_title(group), svg, f"{how_made(model)}{seed}")] if svg else []
 

@@ -152,7 +152,7 @@ class Model:
     folder: Path
     record: Record
     evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
-    hidden_size: int | None = None
+    embedding_size: int | None = None
     parents: list[Parent] = field(default_factory=list)
 
     @property
@@ -239,10 +239,11 @@ def read_evaluations(folder: Path, warnings: list[str]) -> dict[str, dict[str, A
     return {path.stem: read_dict(path, warnings) for path in sorted(folder.glob("eval_*.json"))}
 
 
-def read_hidden_size(folder: Path, warnings: list[str]) -> int | None:
-    """The width of the model, to which a rank of -1 amounts; None if no config.json tells."""
+def read_embedding_size(folder: Path, warnings: list[str]) -> int | None:
+    """The width to which an embedding's rank of -1 amounts; None if no config.json tells."""
     path = folder / "config.json"
-    size = read_dict(path, warnings).get("hidden_size") if path.exists() else None
+    config = read_dict(path, warnings) if path.exists() else {}
+    size = config.get("embedding_size", config.get("hidden_size"))  # older folders have the latter
     return size if isinstance(size, int) else None
 
 

@@ -155,8 +155,7 @@ def time_all(
 
 def check_lengths(lengths: list[int], config: RositaConfig) -> None:
     """Raise `RositaError` if a batch would be longer than the model has positions."""
-    if max(lengths) > config.max_position_embeddings:
+    if max(lengths) > config.max_tokens:
         raise RositaError(
-            f"--lengths {max(lengths)} is too much: the model has"
-            f" {config.max_position_embeddings} positions"
+            f"--lengths {max(lengths)} is too much: the model has {config.max_tokens} positions"
         )

@@ -37,7 +37,9 @@ class CompactEmbedding(nn.Module):
         lookup = torch.zeros(full.num_embeddings, dtype=torch.long)
         lookup[used.cpu()] = torch.arange(len(used))
         self.register_buffer("lookup", lookup.to(full.weight.device), persistent=False)
-        self.padding = int(lookup[full.padding_idx])
+        # the model's own padding is among them unless the tokenizer pads with another piece
+        padding = full.padding_idx
+        self.padding = int(lookup[padding]) if padding in used.tolist() else None
 
     def forward(self, ids: Tensor) -> Tensor:
         return F.embedding(self.lookup[ids], self.weight, padding_idx=self.padding)

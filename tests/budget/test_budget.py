@@ -32,6 +32,10 @@ CUT = RositaConfig(  # pruned before: an embedding of two factors, narrow attent
     hidden_size=96, num_hidden_layers=5, num_attention_heads=3, prun_hidden_size=24,
     prun_intermediate_size=50, emb_hidden_dim=40, num_labels=3, vocab_size=1000,
 )  # fmt: skip
+NARROW = RositaConfig(  # as ELECTRA, but without token types: a projected embedding
+    hidden_size=96, num_hidden_layers=5, num_attention_heads=3, intermediate_size=200,
+    embedding_size=40, type_vocab_size=0, vocab_size=1000,
+)  # fmt: skip
 
 
 def tiny(**changes) -> RositaForSequenceClassification:
@@ -54,7 +58,9 @@ def random_scores(model) -> dict[str, torch.Tensor]:
 # --- what a shape costs ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("config", [BASE, MINILM, CUT], ids=["base", "minilm", "cut"])
+@pytest.mark.parametrize(
+    "config", [BASE, MINILM, CUT, NARROW], ids=["base", "minilm", "cut", "narrow"]
+)
 def test_the_closed_form_counts_the_parameters_of_the_model_that_is_built(config):
     rows = candidates(config)
     found = parameters(config, rows)
@@ -64,9 +70,11 @@ def test_the_closed_form_counts_the_parameters_of_the_model_that_is_built(config
 
 @pytest.mark.parametrize("layers", [1, 3, 12])
 @pytest.mark.parametrize("rank", [-1, 5, 16])
-def test_the_predicted_bytes_are_those_of_the_saved_file(tmp_path, layers, rank):
+@pytest.mark.parametrize("more", [{}, {"embedding_size": 20, "type_vocab_size": 0}])
+def test_the_predicted_bytes_are_those_of_the_saved_file(tmp_path, layers, rank, more):
     tokenizer = read_tokenizer(make_bert(tmp_path / "bert"))
-    whole = RositaConfig(vocab_size=120, num_labels=2, **{**SMALL, "num_hidden_layers": 12})
+    sizes = {**SMALL, "num_hidden_layers": 12, **more}
+    whole = RositaConfig(vocab_size=120, num_labels=2, **sizes)
     shapes = [Shape(1, layers, 7, rank), Shape(4, layers, 48, rank), Shape(3, layers, 11, rank)]
     for shape, expected in zip(shapes, file_bytes(whole, rows_of(shapes)), strict=True):
         model = RositaForSequenceClassification(shaped_config(whole, shape))
@@ -78,6 +86,7 @@ def test_the_predicted_bytes_are_those_of_the_saved_file(tmp_path, layers, rank)
     {},
     {"num_attention_heads": 3, "prun_hidden_size": 24, "prun_intermediate_size": 20,
      "emb_hidden_dim": 6},
+    {"embedding_size": 20, "emb_hidden_dim": 6, "type_vocab_size": 0},
 ])  # fmt: skip
 @pytest.mark.parametrize("length", [1, 13, 40])
 def test_macs_are_half_the_flops_that_torch_counts(changes, length):
@@ -90,7 +99,9 @@ def test_macs_are_half_the_flops_that_torch_counts(changes, length):
     assert shape_macs(model.config, rows, length) == [macs(model.config, length)]
 
 
-@pytest.mark.parametrize("config", [BASE, MINILM, CUT], ids=["base", "minilm", "cut"])
+@pytest.mark.parametrize(
+    "config", [BASE, MINILM, CUT, NARROW], ids=["base", "minilm", "cut", "narrow"]
+)
 def test_candidates_are_different_shapes_that_can_all_be_cut_out_and_hold_the_whole(config):
     rows = candidates(config)
     assert len(np.unique(rows, axis=0)) == len(rows)

@@ -1,7 +1,9 @@
 import copy
 import math
 from contextlib import nullcontext
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -23,7 +25,7 @@ from rosita.pruning.shape import Shape
 from rosita.runtime import start_accelerator
 from rosita.tasks import GLUE
 from rosita.tokenizer import read_tokenizer
-from rosita.training.embedding import used_tokens
+from rosita.training.embedding import Vocabulary, used_tokens
 from rosita.training.loop import Interrupted, Training
 from rosita.training.optimizer import build_optimizer, clip_gradients, set_rate
 from rosita.training.plan import Plan
@@ -205,6 +207,29 @@ def test_leaving_unused_embedding_rows_out_changes_nothing(bench, iterative):
     compact.run()
     for name, value in weights(dense).items():
         torch.testing.assert_close(weights(compact)[name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_a_used_row_has_its_gradient_whatever_the_id_of_the_padding(bench):
+    rows = np.arange(len(bench.file))
+    for pad, filled in ((1, 1), (60, 60), (1, 0)):  # a piece that no row has; a word; two pieces
+        file = replace(bench.file, pad_id=filled)
+        model = copy.deepcopy(bench.model).eval()
+        model.config.pad_token_id = pad
+        model.bert.set_input_embeddings(
+            torch.nn.Embedding.from_pretrained(
+                model.bert.get_input_embeddings().weight.detach(), freeze=False, padding_idx=pad
+            )
+        )
+        shrunk = copy.deepcopy(model)
+        vocabulary = Vocabulary(used_tokens([file], model.config.vocab_size))
+        vocabulary.shrink(shrunk)
+        for one in (model, shrunk):
+            one(**file.batch(rows).inputs).logits.square().sum().backward()
+        whole = model.bert.get_input_embeddings().weight.grad
+        torch.testing.assert_close(
+            shrunk.bert.get_input_embeddings().weight.grad, whole[vocabulary.used]
+        )
+        assert (whole[pad] == 0).all() and whole.abs().sum() > 0
 
 
 @pytest.mark.parametrize("iterative", [False, True])
