@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 import gc
+import io
 import os
+import platform
 import re
+import shlex
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext, redirect_stdout
+from contextlib import nullcontext, redirect_stdout, suppress
 from typing import Any, NoReturn
 
 from pydantic import BaseModel
@@ -62,41 +67,94 @@ def is_first_process() -> bool:
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Call a stage script's `main`; a `RositaError` becomes one line on stderr and exit code 2.
+    """Call a stage script's `main`; whatever goes wrong is one line on stderr.
 
-    Of many processes only the first prints. All can complain; the others say which one they are.
+    Exit codes: 2 for a mistake that the user can mend (a `RositaError`, a file, a package that is
+    not there), 1 for one of ours, whose traceback is kept in a file (ROSITA_TRACEBACK=1 prints it),
+    130 after an interrupt. Of many processes only the first prints. All can complain; the others
+    say which one they are.
     """
     first = is_first_process()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a letter that the locale lacks ends no run
+            with suppress(OSError):
+                stream.reconfigure(errors="backslashreplace")
     try:
         with open(os.devnull, "w") as nowhere, nullcontext() if first else redirect_stdout(nowhere):
             main()
+        if sys.stdout:
             sys.stdout.flush()
-    except BrokenPipeError:  # `| head` has enough; what is left to flush goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # `| head` has enough
+        _drop_output()
         sys.exit(1)
     except RositaError as error:
-        who = "" if first else f" (process {os.environ['RANK']})"
-        print(f"error{who}: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        _complain(str(error))
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
         if package not in EXTRAS:
-            raise
-        print(
-            f"error: {package} is not installed, and this needs it:"
-            f' pip install -e ".[{EXTRAS[package]}]"',
-            file=sys.stderr,
-        )
-        sys.exit(2)
+            _report(error)
+        _complain(f"{package} is not installed, and this needs it:"
+                  f' pip install -e ".[{EXTRAS[package]}]"')  # fmt: skip
+    except OSError as error:
+        _drop_output()
+        where = f": {error.filename}" if error.filename else ""
+        _complain(f"{error.strerror or type(error).__name__}{where}")
     except KeyboardInterrupt:
         print(
             "interrupted; the same command again goes on from the last saved state", file=sys.stderr
         )
         sys.exit(130)
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU
+            _complain("the GPU's memory is full; lower the batch size, or raise"
+                      " --gradient_accumulation_steps")  # fmt: skip
+        _report(error)
     finally:
         # An interpreter that ends looks through all that torch and transformers ever made for
         # circles of garbage, for a second; the system takes it back anyway.
         gc.freeze()
+
+
+def _complain(message: str) -> NoReturn:
+    """One line of what is wrong, from whichever process; exit code 2."""
+    who = "" if is_first_process() else f" (process {os.environ['RANK']})"
+    with suppress(OSError):  # nowhere is left to say it
+        print(f"error{who}: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    _drop_output()
+    sys.exit(2)
+
+
+def _report(error: Exception) -> NoReturn:
+    """A mistake of ours: one line, and the traceback in a file to send in; exit code 1."""
+    if os.environ.get("ROSITA_TRACEBACK"):
+        raise error
+    from importlib.metadata import distributions
+
+    versions = sorted(f"{one.name} {one.version}" for one in distributions())
+    told = (f"command: {shlex.join(sys.argv)}\nPython {sys.version} on {platform.platform()}\n"
+            f"{', '.join(versions)}\n")  # fmt: skip
+    lines = [*traceback.format_exception(error), told]
+    kind = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+    try:
+        descriptor, path = tempfile.mkstemp(prefix="rosita-traceback-", suffix=".txt", text=True)
+        with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.writelines(lines)
+    except OSError:
+        print("".join(lines), file=sys.stderr)
+        path = "the lines above"
+    print(f"error: a mistake of this program ({kind}); please report it with {path}",
+          file=sys.stderr)  # fmt: skip
+    sys.exit(1)
+
+
+def _drop_output() -> None:
+    """What is left to flush goes nowhere: its reader is gone, or its disk full."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            if isinstance(stream, io.TextIOWrapper):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def add_flags(parser: argparse.ArgumentParser, kind: type[BaseModel]) -> None:

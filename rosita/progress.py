@@ -15,7 +15,9 @@ class Bar(tqdm):
 
     def __init__(self, *args: Any, **more: Any) -> None:
         file = more.get("file") or sys.stderr
-        if not file.isatty():
+        if file is None:  # closed by whoever started this
+            more["disable"] = True
+        elif not file.isatty():
             more = {"mininterval": LOG_SECONDS, **more, "file": _Lines(file)}
         super().__init__(*args, **more)
 

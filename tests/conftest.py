@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from transformers import BertConfig, BertModel
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+os.environ["ROSITA_TRACEBACK"] = "1"  # a mistake of ours shows its traceback, and leaves no file
 WORDS = (
     "the a this that dog cat bird child teacher song book garden river she he they we it ran sings"
     " reads finds sees likes slowly quickly never always red old small bright happy sad good bad"

@@ -1,6 +1,10 @@
 """How a script's main is run: what goes wrong becomes one line and an exit code."""
 
 import builtins
+import importlib.metadata
+import os
+import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -45,9 +49,57 @@ def test_a_package_that_is_not_installed_is_named_with_the_extra_that_brings_it(
     assert package in brought or package == "botocore"  # which boto3 brings
 
 
-def test_a_missing_module_of_anything_else_is_not_hidden():
+def test_a_mistake_of_ours_is_one_line_that_names_a_file_with_the_traceback(
+    capsys, monkeypatch, tmp_path
+):
+    monkeypatch.delenv("ROSITA_TRACEBACK", raising=False)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
     def main():
         raise ModuleNotFoundError("No module named 'rosita.gone'", name="rosita.gone")
 
-    with pytest.raises(ModuleNotFoundError):
-        run_script(main)
+    code, told = end_of(main, capsys)
+    (file,) = tmp_path.iterdir()
+    assert code == 1 and told.count("\n") == 1
+    assert told.endswith(f"please report it with {file}\n")
+    kept = file.read_text()
+    assert "in main" in kept and "No module named 'rosita.gone'" in kept
+    assert f"torch {importlib.metadata.version('torch')}" in kept
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    code, told = end_of(main, capsys)
+    assert code == 1 and "Traceback" in told and told.endswith("with the lines above\n")
+
+
+@pytest.mark.parametrize(
+    "error, told",
+    [(PermissionError(13, "Permission denied", "/data/x.tsv"),
+      "error: Permission denied: /data/x.tsv\n"),
+     (OSError(28, "No space left on device"), "error: No space left on device\n")],
+)  # fmt: skip
+def test_an_error_of_the_system_is_its_one_line(error, told, capsys):
+    def main():
+        raise error
+
+    assert end_of(main, capsys) == (2, told)
+
+
+HELLO = "from rosita.cli import run_script; run_script(lambda: print('schön'))"
+
+
+@pytest.mark.parametrize(
+    "how, code, told",
+    [("> out", 0, ""), (">&-", 0, ""), (">&- 2>&-", 0, ""), ("<&-", 0, ""), ("| true", None, ""),
+     ("> /dev/full", 2, "error: No space left on device\n"), ("> /dev/full 2> /dev/full", 2, "")],
+)  # fmt: skip
+def test_output_that_is_closed_full_or_of_another_locale_leaves_no_traceback(
+    how, code, told, tmp_path
+):
+    done = subprocess.run(
+        ["bash", "-c", f'"{sys.executable}" -c "{HELLO}" {how}'], cwd=tmp_path, text=True,
+        capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
+    )  # fmt: skip
+    assert done.stderr == told
+    if code is not None:
+        assert done.returncode == code
+    if how == "> out":
+        assert (tmp_path / "out").read_text() == "sch\\xf6n\n"
