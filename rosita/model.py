@@ -237,8 +237,10 @@ class RositaPooler(nn.Module):
 class RositaPreTrainedModel(PreTrainedModel):
     """Initialization and loading, shared by the two models below."""
 
+    config: RositaConfig
     config_class = RositaConfig
     base_model_prefix = "bert"
+    supports_gradient_checkpointing = True
     _supports_sdpa = True
 
 
@@ -251,6 +253,7 @@ class RositaModel(RositaPreTrainedModel):
         width, hidden = config.embedding_size, config.hidden_size
         self.embeddings_project = nn.Identity() if width == hidden else nn.Linear(width, hidden)
         self.encoder = RositaEncoder(config)
+        self.gradient_checkpointing = False  # gradient_checkpointing_enable sets it, and how
         self.pooler = RositaPooler(config)
         self.post_init()
 
@@ -292,13 +295,13 @@ class RositaModel(RositaPreTrainedModel):
         hidden = self.embeddings_project(self.embeddings(words, token_type_ids, position_ids))
         states = [hidden]
         for layer in self.encoder.layer:
-            hidden = layer(hidden, mask)
+            if self.gradient_checkpointing and self.training:
+                hidden = self._gradient_checkpointing_func(layer.__call__, hidden, mask)
+            else:
+                hidden = layer(hidden, mask)
             states.append(hidden)
-        wanted = (
-            self.config.output_hidden_states
-            if output_hidden_states is None
-            else (output_hidden_states)
-        )
+        asked = output_hidden_states
+        wanted = self.config.output_hidden_states if asked is None else asked
         output = BaseModelOutputWithPooling(
             last_hidden_state=hidden,
             pooler_output=self.pooler(hidden),
@@ -332,8 +335,10 @@ class RositaForSequenceClassification(RositaPreTrainedModel):
     ) -> SequenceClassifierOutput | tuple:
         """Logits (batch, num_labels); with `labels` also the mean loss over the batch.
 
-        The loss is cross-entropy, or the squared error if there is one label (regression). The
-        other inputs are those of `RositaModel`.
+        The loss is that of the config's `problem_type`: cross-entropy, the squared error of a
+        regression, the binary cross-entropy of several labels at once. Without one it is the
+        squared error for one output, the last one for float labels, else the first. The other
+        inputs are those of `RositaModel`.
         """
         encoded = self.bert(
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds,
@@ -343,13 +348,18 @@ class RositaForSequenceClassification(RositaPreTrainedModel):
         if self.config.classifier_activation:
             pooled = ACT2FN[self.config.classifier_activation](pooled)
         logits = self.classifier(pooled)
-        loss = None
-        if labels is not None and self.config.num_labels == 1:
-            loss = F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype))
-        elif labels is not None:
-            loss = F.cross_entropy(logits, labels)
+        loss = None if labels is None else self._loss(logits, labels)
         output = SequenceClassifierOutput(loss, logits, encoded.hidden_states)
         return output.to_tuple() if return_dict is False else output
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        kind = self.config.problem_type
+        if kind == "regression" or (kind is None and self.config.num_labels == 1):
+            numbers = logits.squeeze(-1)
+            return F.mse_loss(numbers, labels.to(logits.dtype).view(numbers.shape))
+        if kind == "multi_label_classification" or (kind is None and labels.is_floating_point()):
+            return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+        return F.cross_entropy(logits, labels.view(-1))
 
 
 def set_dropout(model: RositaForSequenceClassification, probability: float) -> None:

@@ -4,7 +4,7 @@ from conftest import SMALL
 from transformers import AutoModelForSequenceClassification, BertConfig
 from transformers import BertForSequenceClassification as Bert
 
-from rosita.model import RositaConfig, RositaForSequenceClassification
+from rosita.model import RositaConfig, RositaForSequenceClassification, set_dropout
 
 
 def twins(num_labels: int = 3) -> tuple[Bert, RositaForSequenceClassification]:
@@ -118,3 +118,37 @@ def test_what_the_model_does_not_do_is_refused_and_not_ignored(change, error, sa
     _, ours = twins()
     with pytest.raises(error, match=says):
         ours(**inputs() | change)
+
+
+@pytest.mark.parametrize(
+    "problem, labels",
+    [("multi_label_classification", [[1.0, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0]]),
+     ("regression", [[1.0, 0, 1], [0.5, 0, 0], [1, 2, 1], [0, 1, 0]]),
+     ("single_label_classification", [0, 2, 1, 1]),
+     (None, [[1.0, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0]])],
+)  # fmt: skip
+def test_the_loss_is_that_of_the_problem_type_as_transformers_bert_has_it(problem, labels):
+    bert, ours = twins()
+    bert.config.problem_type = ours.config.problem_type = problem
+    given = inputs() | {"labels": torch.tensor(labels)}
+    torch.testing.assert_close(ours(**given).loss, bert(**given).loss)
+
+
+def test_gradient_checkpointing_changes_no_gradient_and_keeps_fewer_activations():
+    _, ours = twins()
+    given, found, kept = inputs() | {"labels": torch.tensor([0, 2, 1, 1])}, [], []
+    ours.train()
+    set_dropout(ours, 0.0)
+    for _ in range(2):
+        ours.zero_grad()
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, sizes=sizes: sizes.append(t.numel()) or t, lambda t: t
+        ):
+            loss = ours(**given).loss
+        loss.backward()
+        found.append({name: weight.grad for name, weight in ours.named_parameters()})
+        kept.append(sum(sizes))
+        ours.gradient_checkpointing_enable()
+    torch.testing.assert_close(found[1], found[0])
+    assert kept[1] < 0.5 * kept[0]
