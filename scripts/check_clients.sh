@@ -117,9 +117,8 @@ PY
 import sys, torch
 from sentence_transformers import CrossEncoder
 model = CrossEncoder(sys.argv[1], trust_remote_code=True)
-texts = [line.rstrip("\n") for line in open("texts")]
-found = model.predict(texts, activation_fn=torch.nn.Softmax(dim=-1))
-for row in found:
+for text in open("texts"):  # one at a time: a list of two texts would be a pair
+    row = model.predict(text.rstrip("\n"), activation_fn=torch.nn.Softmax(dim=-1))
     print(model.config.id2label[int(row.argmax())], row.max(), sep="\t")
 PY
         check "sentence-transformers $(st/bin/python -c 'import sentence_transformers as s; print(s.__version__)'), CrossEncoder" onnx.tsv 1e-3 ;;
