@@ -22,7 +22,14 @@ from rosita.errors import RositaError, nearest
 from rosita.files import atomic_write, read_json, read_torch
 from rosita.labels import asked_names, check_labels, set_names
 from rosita.model import RositaConfig, RositaForSequenceClassification, build_model
-from rosita.provenance import file_hashes, resolve_folder, say_once
+from rosita.provenance import (
+    config_hash,
+    file_hashes,
+    resolve_folder,
+    say_once,
+    values_hash,
+    weights_hash,
+)
 from rosita.pruning.shape import Shape, parameter_count
 from rosita.tasks import Task
 from rosita.tokenizer import TokenizerFiles, read_tokenizer, save_tokenizer
@@ -338,6 +345,11 @@ def _check_weights(
             )
 
 
+def tokenizer_hash(tokenizer: TokenizerFiles) -> str:
+    """SHA-256 of all that decides the pieces of a text."""
+    return values_hash([tokenizer.json, tokenizer.special])
+
+
 IN_MEMORY = "(in memory)"
 
 
@@ -374,6 +386,14 @@ class TaskModel:
     def files(self) -> dict[str, str]:
         """Hashes of the files that it was read from; none if it was made in memory."""
         return {} if self.path == IN_MEMORY else file_hashes(resolve_folder(self.path))
+
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of what it was read as, or made as in memory, by the keys of `OF_MODELS`."""
+        return {
+            "parents": weights_hash(self.model.state_dict()),
+            "configs": config_hash(self.model.config),
+            "tokenizers": tokenizer_hash(self.tokenizer),
+        }
 
     @property
     def labels(self) -> list[str] | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import atexit
 import functools
 import hashlib
+import inspect
+import json
 import shutil
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -18,6 +20,8 @@ from rosita.files import lock_file, read_json, release, sha256_file, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from rosita.model import RositaConfig
 
 # What a run writes into its folder, and so what starting afresh removes.
 OUTPUTS = (
@@ -34,6 +38,11 @@ DECIDING = (
 # The one name by which the published commands call a model that is no folder. A bert_pt without
 # run.json is taken for it alone: a mistyped name or path must not find it.
 PRETRAINED = "bert-base-uncased"
+
+# Of an identity, what its models were read as; earlier records hold the first of these alone.
+OF_MODELS = ("parents", "configs", "tokenizers")
+# What identities did not hold from the beginning: a run without it may still be gone on with.
+_ADDED = ("configs", "tokenizers", "rows")
 
 _HELD: dict[Path, BaseFileLock] = {}  # locks of this process, until it ends
 
@@ -218,6 +227,7 @@ def _maker(path: Path) -> str:
 
 def _difference(earlier: dict[str, Any], now: dict[str, Any]) -> str:
     """The first few settings in which two identities differ, for people."""
+    now = {key: value for key, value in now.items() if key in earlier or key not in _ADDED}
     flat_earlier, flat_now = _flatten(earlier), _flatten(now)
     parts = []
     for name in sorted(flat_earlier.keys() | flat_now.keys()):
@@ -245,6 +255,20 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def values_hash(values: object) -> str:
+    """SHA-256 of JSON values, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def config_hash(config: RositaConfig) -> str:
+    """SHA-256 of all that decides a model's arithmetic, so far as it differs from the defaults."""
+    known = inspect.signature(type(config).__init__).parameters
+    values = {name: getattr(config, name) for name in known if name not in ("self", "kwargs")}
+    return values_hash(
+        {name: value for name, value in values.items() if value != known[name].default}
+    )
 
 
 def weights_hash(state: dict[str, Tensor]) -> str:

@@ -13,7 +13,7 @@ from rosita.config import KDSettings, LoopSettings, decides
 from rosita.data.records import content_hash
 from rosita.errors import RositaError
 from rosita.files import read_json
-from rosita.provenance import Run, file_hashes, read_run
+from rosita.provenance import OF_MODELS, Run, file_hashes, read_run
 from rosita.tasks import Task
 
 
@@ -21,20 +21,28 @@ def run_identity(
     stage: str,
     settings: LoopSettings,
     task: Task,
-    parents: dict[str, str],
+    models: dict[str, dict[str, str]],
     train: list[str],
     dev: str,
     processes: int,
 ) -> dict[str, Any]:
-    """Everything that decides a run; `parents`: role -> hash of its weights, `train` and `dev`:
-    hashes of the files."""
+    """Everything that decides a run; `models`: of each kind of `OF_MODELS`, role -> hash; `train`
+    and `dev`: hashes of the files."""
     identity: dict[str, Any] = {
         "stage": stage,
         "task": task.name,
         "labels": list(task.labels or ()) or "regression",
+        "rows": {
+            "text_columns": list(task.text_columns),
+            "label_column": task.label_column,
+            "header": task.header,
+            "short_rows": task.short_rows,
+            "train_labelled": task.train_labelled,
+            "metric": task.metric,
+        },
         "processes": processes,
         "settings": {name: getattr(settings, name) for name in decides(type(settings))},
-        "parents": parents,
+        **models,
         "data": {"train": train, "dev": dev},
     }
     if isinstance(settings, KDSettings) and settings.fresh_vectors:
@@ -75,9 +83,10 @@ def finished_already(
     if not all((data / name).exists() for name in names):
         return False
     *train, dev = (content_hash(data / name) for name in names)
-    hashes = earlier["identity"].get("parents", {})
+    held = earlier.get("identity", {})
+    models = {kind: held[kind] for kind in OF_MODELS if kind in held}
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    identity = run_identity(stage, settings, task, hashes, train, dev, processes)
+    identity = run_identity(stage, settings, task, models, train, dev, processes)
     return Run(folder, identity).is_finished(overwrite=False)
 
 

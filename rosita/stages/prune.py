@@ -29,15 +29,16 @@ def prune_stage(
     config, scores = start.model.config, scores or {}
     cut = Cut.decide(config, target, scores, layers)
     pruned = replace(start, model=cut.of_model(start.model), path=str(folder))
-    before, after = (weights_hash(one.model.state_dict()) for one in (start, pruned))
+    read, after = start.hashes(), weights_hash(pruned.model.state_dict())
     used = weights_hash(scores) if cut.heads else None
     identity = {
         "stage": "one_step_prune",
         "task": start.task.name,
         "settings": {"shape": str(target), **({"layers": layers} if layers else {})},
-        "parents": {"model": before, "scores": used},
+        **{kind: {"model": digest} for kind, digest in read.items()},
     }
-    parent = {"path": start.path, "weights": before, "files": start.files()}
+    identity["parents"]["scores"] = used
+    parent = {"path": start.path, "weights": read["parents"], "files": start.files()}
     run = Run(folder, identity, {"parents": {"model": parent}})
     if run.is_finished(overwrite):
         return pruned

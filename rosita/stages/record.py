@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from rosita.checkpoint import TaskModel
 from rosita.config import LoopSettings
 from rosita.model import RositaForSequenceClassification
-from rosita.provenance import Run, weights_hash
+from rosita.provenance import OF_MODELS, Run, weights_hash
 from rosita.pruning.importance import save_scores
 from rosita.pruning.shape import Shape, parameter_count
 from rosita.stages.identity import run_identity
@@ -31,14 +31,15 @@ def new_run(
 
     `parents`: role ("teacher", "student", "model") -> the model that it begins with.
     """
-    hashes = {role: weights_hash(one.model.state_dict()) for role, one in parents.items()}
+    hashes = {role: one.hashes() for role, one in parents.items()}
+    models = {kind: {role: found[kind] for role, found in hashes.items()} for kind in OF_MODELS}
     train = [file.sha256 for file in data.train]
     identity = run_identity(
-        stage, settings, data.task, hashes, train, data.dev.sha256, accelerator.num_processes
+        stage, settings, data.task, models, train, data.dev.sha256, accelerator.num_processes
     )
     details = {
         "parents": {
-            role: {"path": one.path, "weights": hashes[role], "files": one.files()}
+            role: {"path": one.path, "weights": hashes[role]["parents"], "files": one.files()}
             for role, one in parents.items()
         },
         "data": {

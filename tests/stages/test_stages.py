@@ -248,6 +248,57 @@ def test_changed_data_are_another_run(chain):
         chain.fine_tune()
 
 
+def cut_off(folder: Path) -> None:
+    """Have a finished run look as if it had been killed."""
+    run = read_json(folder / "run.json") | {"finished": False}
+    (folder / "run.json").write_text(json.dumps(run))
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize("file, old, new, named", [
+    ("config.json", '"hidden_act": "gelu"', '"hidden_act": "relu"', "configs.model"),
+    ("vocab.txt", "dog\ncat\n", "cat\ndog\n", "tokenizers.model"),
+])  # fmt: skip
+def test_a_run_is_not_gone_on_with_from_a_model_edited_since(chain, file, old, new, named):
+    cut_off(chain.tuned)
+    edit(chain.bert / file, old, new)
+    with pytest.raises(RositaError, match=f"holds another run .{named}: "):
+        chain.fine_tune()
+
+
+def test_columns_of_the_users_task_edited_since_are_another_run(chain):
+    words = {"name": "mine", "labels": ["0", "1"], "metric": "accuracy", "label_column": 1,
+             "text_columns": [3], "header": False, "max_seq_length": 32}  # fmt: skip
+    path = chain.models / "mine.json"
+    flags = ("--data_dir", chain.data, "--model_name_or_path", chain.bert, "--do_train",
+             "--max_steps", 1, "--output_dir", chain.models / "mine")  # fmt: skip
+    path.write_text(json.dumps(words))
+    fine_tune("--task_name", path, *flags)
+    path.write_text(json.dumps(words | {"text_columns": [0]}))
+    with pytest.raises(RositaError, match="rows.text_columns"):
+        fine_tune("--task_name", path, *flags)
+
+
+def test_a_run_json_of_before_these_hashes_is_finished_and_a_parent_as_ever(chain, capsys):
+    run = read_json(chain.tuned / "run.json")
+    run["identity"] = {
+        key: value
+        for key, value in run["identity"].items()
+        if key in ("stage", "task", "labels", "processes", "settings", "parents", "data")
+    }
+    (chain.tuned / "run.json").write_text(json.dumps(run))
+    capsys.readouterr()
+    chain.fine_tune()
+    assert "finished already" in capsys.readouterr().out
+    chain.distil()
+    assert read_json(chain.models / "kd" / "run.json")["finished"]
+
+
 def test_pruning_wants_the_scores_of_this_very_model(chain):
     with pytest.raises(RositaError, match="no taylor_score/taylor.pkl; create it with"):
         chain.prune()
