@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from glob import escape
@@ -19,6 +20,8 @@ from filelock import BaseFileLock, FileLock, Timeout
 from rosita.errors import RositaError
 
 _HOST = socket.gethostname()
+_SEAL = re.compile(rb"crc32 [0-9a-f]{8}\n")  # ends what `write_torch` wrote; torch does not mind
+_SEAL_BYTES = 15
 
 
 @contextmanager
@@ -180,26 +183,55 @@ def sha256_file(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def crc32_file(path: str | Path, size: int | None = None) -> int:
+    """CRC-32 of a file's content, or of its first `size` bytes."""
+    crc, left = 0, Path(path).stat().st_size if size is None else size
+    with open(path, "rb") as file:
+        while left > 0 and (block := file.read(min(left, 1 << 20))):
+            crc = zlib.crc32(block, crc)
+            left -= len(block)
+    return crc
+
+
+class _Summed:
+    """A file open for writing, and the CRC-32 of what was written."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.crc = 0
+
+    def write(self, block: bytes | memoryview) -> int:
+        self.crc = zlib.crc32(block, self.crc)
+        return self.file.write(block)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
 def write_torch(path: str | Path, value: Any) -> None:
-    """`torch.save`, atomically."""
+    """`torch.save`, atomically, with a checksum behind it that `read_torch` looks at."""
     import torch
 
     with atomic_write(path, "wb") as file:
         try:
-            torch.save(value, file)
+            summed = _Summed(file)
+            torch.save(value, summed)
+            file.write(b"crc32 %08x\n" % summed.crc)
         except RuntimeError as error:  # what torch makes of an OSError of the file
             cause = error.__context__
             reason = cause.strerror if isinstance(cause, OSError) else str(error).split("\n")[0]
             raise RositaError(f"cannot write {path}: {reason}") from error
 
 
-def read_torch(path: str | Path) -> Any:
+def read_torch(path: str | Path, sealed: bool = False) -> Any:
     """What `torch.save` wrote, on the CPU, without running code that the file may carry.
 
-    Raises `FileNotFoundError`, or `RositaError` for a file that is cut off, altered or hostile.
+    Raises `FileNotFoundError`, or `RositaError` for a file that is cut off, altered or hostile;
+    one with `write_torch`'s checksum, which `sealed` demands, is altered if one bit is.
     """
     import torch  # heavy: most users of this module need no tensors
 
+    _check_seal(Path(path), sealed)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -207,3 +239,15 @@ def read_torch(path: str | Path) -> Any:
     except Exception as error:  # the unpickler meets arbitrary bytes: any exception is their fault
         reason = str(error).split("\n")[0][:100] or type(error).__name__
         raise RositaError(f"{path} cannot be read, it is cut off or altered: {reason}") from None
+
+
+def _check_seal(path: Path, demanded: bool) -> None:
+    size = path.stat().st_size - _SEAL_BYTES
+    with open(path, "rb") as file:
+        file.seek(max(size, 0))
+        seal = file.read()
+    known = _SEAL.fullmatch(seal)
+    if demanded and not known:
+        raise RositaError(f"{path} cannot be read, it is cut off, altered or of an older version")
+    if known and int(seal[6:14], 16) != crc32_file(path, size):
+        raise RositaError(f"{path} cannot be read, it is cut off or altered: its checksum differs")

@@ -15,7 +15,7 @@ from rosita.data.batches import Sampler
 from rosita.distillation.losses import Objective
 from rosita.evaluation import Scores, UndefinedScore, collapsed_scores, predict, score
 from rosita.model import RositaForSequenceClassification
-from rosita.provenance import Run
+from rosita.provenance import Run, values_hash
 from rosita.stages.inputs import Data
 from rosita.stages.preflight import check_disk, show_plan
 from rosita.stages.record import _result, finish, score_weights
@@ -82,7 +82,8 @@ class Job:
 
     def _training(self, *more: Any) -> Training:
         return Training(self.start.model, self.objective, self.sampler, self.plan,
-                        self.accelerator, self.run.folder, *more)  # fmt: skip
+                        self.accelerator, self.run.folder, *more,
+                        run_hash=values_hash(self.run.identity))  # fmt: skip
 
     @cached_property
     def used(self) -> Tensor | None:

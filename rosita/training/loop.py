@@ -64,7 +64,7 @@ class Training:
     `evaluate(model)` scores the dev set; `save(model)` writes the best model so far,
     `save(model, name, evaluation)` another one, into a folder within. `used`: ids of all tokens of
     the data; the embedding rows of others are left out of the training, which changes nothing but
-    its speed (see `Vocabulary`).
+    its speed (see `Vocabulary`). `run_hash`: of the run's identity; it takes no state of another.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class Training:
         evaluate: Callable[[nn.Module], Scores] | None = None,
         save: Callable[..., None] | None = None,
         used: Tensor | None = None,
+        run_hash: str = "",
     ) -> None:
         self.objective = objective
         self.sampler = sampler
@@ -87,6 +88,7 @@ class Training:
         self.folder = folder
         self.evaluate = evaluate
         self.save = save
+        self.run_hash = run_hash
         self.vocabulary = Vocabulary(used) if used is not None else None
         self.progress = Progress()
         self.total_steps = total_steps(plan.settings, sampler)

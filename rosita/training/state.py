@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from rosita.errors import RositaError
 from rosita.files import read_torch, write_torch
 from rosita.model import build_model
 from rosita.pruning.shape import Shape, shaped_config
@@ -41,6 +42,7 @@ def save_state(training: Training) -> None:
         if training.curves:
             training.curves.flush()
         state = {
+            "run": training.run_hash,
             "model": training.whole_model.state_dict(),
             "vocabulary": training.vocabulary.state_dict() if training.vocabulary else None,
             "shape": str(Shape.of(training.config)),
@@ -55,10 +57,14 @@ def save_state(training: Training) -> None:
 
 
 def resume(training: Training) -> None:
-    """Go on from the saved state, if there is one; says from which step."""
-    if not state_file(training.folder).exists():
+    """Go on from the saved state, if there is one; says from which step.
+
+    A damaged one is left, saying so: the run begins again. Raises `RositaError` for the state of
+    another run.
+    """
+    state = _read_state(training)
+    if state is None:
         return
-    state = read_torch(state_file(training.folder))
     config = shaped_config(training.config, Shape.parse(state["shape"]))
     training.use(build_model(config, state["model"]))
     if training.vocabulary:
@@ -74,3 +80,21 @@ def resume(training: Training) -> None:
         torch.cuda.set_rng_state(random["cuda"])
     print(f"going on from step {training.progress.step} of {training.total_steps}"
           f" ({training.folder}/last)")  # fmt: skip
+
+
+def _read_state(training: Training) -> dict[str, Any] | None:
+    """The state whole and of this very run, or None."""
+    path = state_file(training.folder)
+    try:
+        state = read_torch(path, sealed=True)
+    except FileNotFoundError:
+        return None
+    except RositaError as error:
+        print(f"{error}; the run begins again")
+        return None
+    if state["run"] != training.run_hash:
+        raise RositaError(
+            f"{path} is the state of another run; move {path.parent} away, or start afresh with"
+            " --overwrite_output_dir"
+        )
+    return state

@@ -18,6 +18,7 @@ from rosita.distillation.losses import DistillationLoss, LabelLoss
 from rosita.distillation.teacher import Teacher
 from rosita.errors import RositaError
 from rosita.evaluation import Scores
+from rosita.files import read_torch
 from rosita.pruning.cut import prune
 from rosita.pruning.importance import TaylorImportance
 from rosita.pruning.schedule import PruningSchedule
@@ -29,7 +30,7 @@ from rosita.training.embedding import Vocabulary, used_tokens
 from rosita.training.loop import Interrupted, Training
 from rosita.training.optimizer import build_optimizer, clip_gradients, set_rate
 from rosita.training.plan import Plan
-from rosita.training.state import save_state
+from rosita.training.state import resume, save_state, state_file
 
 COLA = GLUE["CoLA"]
 
@@ -260,6 +261,41 @@ def test_a_run_cut_off_and_resumed_ends_with_bitwise_the_same(bench, iterative, 
     assert_equal(weights(second), weights(whole))
     assert progress.best == expected.best
     assert progress.history == expected.history
+
+
+def test_a_state_with_any_bit_flipped_or_cut_off_is_never_taken(bench, capsys):
+    first = bench.training("cut", num_train_epochs=1.0)
+    first.run()
+    save_state(first)
+    path, whole = state_file(first.folder), state_file(first.folder).read_bytes()
+    assert torch.load(path, weights_only=True)["progress"]["step"] == 5  # torch reads it as ever
+    places = torch.randint(8 * len(whole), (30,), generator=torch.Generator().manual_seed(0))
+    tail = range(8 * len(whole) - 400, 8 * len(whole), 7)  # the archive's directory, the checksum
+    for place in [0, *places.tolist(), *tail]:
+        damaged = bytearray(whole)
+        damaged[place // 8] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        with pytest.raises(RositaError, match="altered"):
+            read_torch(path, sealed=True)
+    second = bench.training("cut", num_train_epochs=1.0)
+    for harmed in (whole[:-1], b"", bytes(damaged)):
+        path.write_bytes(harmed)
+        resume(second)
+        assert second.progress.step == 0
+        line, end = capsys.readouterr().out.splitlines()[-1].rsplit("; ", 1)
+        assert str(path) in line and end == "the run begins again"
+    path.write_bytes(whole)
+    resume(second)
+    assert second.progress.step == 5
+
+
+def test_the_state_of_another_run_is_refused(bench):
+    first = bench.training("cut", num_train_epochs=1.0)
+    save_state(first)
+    second = bench.training("cut", num_train_epochs=1.0)
+    second.run_hash = "another"
+    with pytest.raises(RositaError, match="state.pt is the state of another run; move"):
+        second.run()
 
 
 def test_accumulating_micro_batches_gives_the_losses_and_weights_of_the_whole_batch(bench):
