@@ -19,17 +19,10 @@ from transformers.activations import ACT2FN
 from rosita.backbones import Backbone, backbone_of
 from rosita.cli import is_first_process
 from rosita.errors import RositaError, nearest
-from rosita.files import atomic_write, read_json, read_torch
+from rosita.files import atomic_write, read_json, read_torch, values_hash
 from rosita.labels import asked_names, check_labels, set_names
 from rosita.model import RositaConfig, RositaForSequenceClassification, build_model
-from rosita.provenance import (
-    config_hash,
-    file_hashes,
-    resolve_folder,
-    say_once,
-    values_hash,
-    weights_hash,
-)
+from rosita.provenance import config_hash, file_hashes, resolve_folder, say_once, weights_hash
 from rosita.pruning.shape import Shape, parameter_count
 from rosita.tasks import Task
 from rosita.tokenizer import TokenizerFiles, read_tokenizer, save_tokenizer

@@ -183,6 +183,31 @@ def sha256_file(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def values_hash(values: object) -> str:
+    """SHA-256 of JSON values, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def write_sealed(path: str | Path, values: dict[str, Any]) -> None:
+    """Write a record of a cache: JSON with its own hash, which `read_sealed` looks at."""
+    write_json(path, {**values, "check": values_hash(values)})
+
+
+def read_sealed(path: str | Path) -> dict[str, Any] | None:
+    """What `write_sealed` wrote; None if it is not there, or not as it was written."""
+    try:
+        values = json.loads(Path(path).read_bytes())
+        whole = values.pop("check") == values_hash(values)
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError):
+        return None
+    return values if whole else None
+
+
+def file_facts(path: str | Path) -> dict[str, int]:
+    """What a cache's record holds of each of its files: size and checksum."""
+    return {"bytes": Path(path).stat().st_size, "crc32": crc32_file(path)}
+
+
 def crc32_file(path: str | Path, size: int | None = None) -> int:
     """CRC-32 of a file's content, or of its first `size` bytes."""
     crc, left = 0, Path(path).stat().st_size if size is None else size

@@ -6,7 +6,6 @@ import atexit
 import functools
 import hashlib
 import inspect
-import json
 import shutil
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -16,7 +15,14 @@ from typing import TYPE_CHECKING, Any
 from filelock import BaseFileLock
 
 from rosita.errors import RositaError
-from rosita.files import lock_file, read_json, release, sha256_file, write_json
+from rosita.files import (
+    lock_file,
+    read_json,
+    release,
+    sha256_file,
+    values_hash,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -255,11 +261,6 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def values_hash(values: object) -> str:
-    """SHA-256 of JSON values, whatever the order of their keys."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def config_hash(config: RositaConfig) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 from rosita.augmentation.candidates import CandidateFinder, Sampling, edited, sample_copies
 from rosita.data.batches import Encoded
 from rosita.data.encode import CHUNK_ROWS, token_columns
-from rosita.data.records import RecordFile
+from rosita.data.records import RecordFile, check_content
 from rosita.data.tsv import Row, TsvFile
 from rosita.progress import Bar
 
@@ -49,6 +49,7 @@ class FreshRows:
                     parts[name].append(values)
                 number += len(chunk)
                 bar.update(len(chunk))
+        check_content(self.source.path, self.plain.sha256)
         ids, lengths, first = (np.concatenate(part) for part in parts.values())
         offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
         return [replace(self.plain, ids=ids, offsets=offsets, first=first)]

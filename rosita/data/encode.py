@@ -13,15 +13,22 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from rosita.data.batches import Encoded
-from rosita.data.records import RecordFile, content_bytes, content_hash, open_table
+from rosita.data.records import (
+    RecordFile,
+    check_content,
+    content_bytes,
+    content_hash,
+    open_table,
+)
 from rosita.data.tsv import Row, TsvFile
 from rosita.errors import RositaError, nearest
-from rosita.files import write_json
+from rosita.files import file_facts, read_sealed, sync_folder, write_sealed
 from rosita.progress import Bar
 from rosita.tasks import Task
 from rosita.tokenizer import TokenizerFiles
@@ -42,8 +49,9 @@ def encode_file(
     """Token ids of a table, from the cache beside it or made now and cached.
 
     The cache key is the hash of everything that decides the ids: the file's content, the
-    tokenizer, the length, the columns and labels. A folder that cannot be written (read-only
-    data) is replaced by one in the temporary directory. Raises `RositaError` naming file and line.
+    tokenizer, the length, the columns and labels. A damaged cache is made again. A folder that
+    cannot be written (read-only data) is replaced by one in the temporary directory. Raises
+    `RositaError` naming file and line.
     """
     source = open_table(Path(path), task, labelled=labelled, train_header=train_header)
     if not source.path.exists():
@@ -56,9 +64,12 @@ def encode_file(
                 task.header, task.short_rows, train_header]  # fmt: skip
     key = hashlib.sha256(json.dumps(settings).encode() + built.to_str().encode()).hexdigest()
     folder = (cache_dir or _writable_cache(source.path.parent)) / key[:32]
-    if not (folder / "done.json").exists():
-        _encode(source, built, folder)
-    return _open(folder, source.path, content, tokenizer.pad_id)
+    if (found := _open(folder, source.path, content, tokenizer.pad_id)) is None:
+        _encode(source, built, folder, content)
+        found = _open(folder, source.path, content, tokenizer.pad_id)
+    if found is None:
+        raise RositaError(f"{folder} cannot be read back as it was written; is the disk sound?")
+    return found
 
 
 def set_length(tokenizer: Tokenizer, max_seq_length: int) -> None:
@@ -73,7 +84,7 @@ def _writable_cache(folder: Path) -> Path:
     return Path(tempfile.gettempdir()) / "rosita_cache"
 
 
-def _encode(source: TsvFile | RecordFile, tokenizer: Tokenizer, folder: Path) -> None:
+def _encode(source: TsvFile | RecordFile, tokenizer: Tokenizer, folder: Path, content: str) -> None:
     task = source.task
     kinds = {
         "ids": np.uint16 if max(tokenizer.get_vocab().values()) < 65536 else np.int32,
@@ -98,15 +109,22 @@ def _encode(source: TsvFile | RecordFile, tokenizer: Tokenizer, folder: Path) ->
                     np.asarray(values, dtype=kinds[name]).tofile(files[name])
                 rows += len(chunk)
                 bar.update(sum(len("\t".join(row.fields)) + 1 for row in chunk))
+        check_content(source.path, content)
         for file in files.values():
+            file.flush()
+            os.fsync(file.fileno())
             file.close()
-        dtypes = {name: np.dtype(kind).name for name, kind in kinds.items()}
-        write_json(new / "done.json", {"rows": rows, "skipped": source.skipped, "dtypes": dtypes})
+        write_sealed(new / "done.json", {
+            "rows": rows, "skipped": source.skipped,
+            "dtypes": {name: np.dtype(kind).name for name, kind in kinds.items()},
+            "files": {name: file_facts(new / f"{name}.bin") for name in kinds},
+        })  # fmt: skip
         try:
             os.rename(new, folder)
         except OSError:  # another process was first, with the same content
             if not (folder / "done.json").exists():
                 raise
+        sync_folder(folder.parent)
     finally:
         shutil.rmtree(new, ignore_errors=True)
 
@@ -174,8 +192,15 @@ def _label(row: Row, source: TsvFile | RecordFile) -> float:
     return labels.index(row.label)
 
 
-def _open(folder: Path, path: Path, content: str, pad_id: int) -> Encoded:
-    done = json.loads((folder / "done.json").read_text())
+def _open(folder: Path, path: Path, content: str, pad_id: int) -> Encoded | None:
+    """The cache, if it is there and as it was written; another one is removed."""
+    if not folder.exists():
+        return None
+    done = read_sealed(folder / "done.json")
+    if not done or not _is_whole(folder, done):
+        print(f"{folder} is damaged, or of an older version: {path} is read anew")
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
     arrays = {
         name: np.memmap(folder / f"{name}.bin", dtype=dtype, mode="r")
         for name, dtype in done["dtypes"].items()
@@ -194,3 +219,12 @@ def _open(folder: Path, path: Path, content: str, pad_id: int) -> Encoded:
         done["skipped"],
         pad_id,
     )
+
+
+def _is_whole(folder: Path, done: dict[str, Any]) -> bool:
+    """Whether the arrays are those of which the record has size and checksum."""
+    try:
+        return all(file_facts(folder / f"{name}.bin") == facts
+                   for name, facts in done["files"].items())  # fmt: skip
+    except OSError:
+        return False

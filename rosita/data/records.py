@@ -125,6 +125,12 @@ def content_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
+def check_content(path: Path, sha256: str) -> None:
+    """Raise `RositaError` if a table, read just now, is not of that hash any more."""
+    if content_hash(path) != sha256:
+        raise RositaError(f"{path} changed while it was read; give the command again")
+
+
 def content_bytes(path: Path) -> int:
     """Size of a table on disk."""
     files = _arrow_files(path) if path.is_dir() else [path]

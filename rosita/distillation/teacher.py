@@ -17,7 +17,14 @@ from torch import Tensor
 from rosita.data.batches import Batch, Encoded, batches_by_length
 from rosita.errors import RositaError
 from rosita.evaluation import check_finite
-from rosita.files import partial_name, remove_leftovers
+from rosita.files import (
+    file_facts,
+    partial_name,
+    read_sealed,
+    remove_leftovers,
+    sync_folder,
+    write_sealed,
+)
 from rosita.model import RositaForSequenceClassification
 from rosita.progress import Bar
 
@@ -62,7 +69,7 @@ class Teacher:
     def remember(
         self,
         files: list[Encoded],
-        weights: str,
+        teacher: str,
         accelerator: Accelerator,
         states: list[int] | None = None,
     ) -> None:
@@ -70,19 +77,18 @@ class Teacher:
 
         What is kept: the logits, and the hidden states of the numbers `states` (0: embedding
         output) if some are named. It lies beside the token ids, whose folder is named by the hash
-        of data, tokenizer and length, under `weights`, the hash of the teacher, and the precision
-        it runs in: it is read again only for the same. Each of many processes runs its share.
+        of data, tokenizer and length, under `teacher`, the hash of its weights and configuration,
+        and the precision it runs in: it is read again only for the same, and only as it was
+        written. Each of many processes runs its share.
         """
         precision = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
-        name = f"{weights[:32]}-{precision[accelerator.mixed_precision]}.npy"
+        name = f"{teacher[:32]}-{precision[accelerator.mixed_precision]}.npy"
         numbers = "_".join(map(str, states or ()))
         for file in files:
             paths = {"logits": file.cache / f"logits-{name}"}
             if states:
                 paths["states"] = file.cache / f"states-{numbers}-{name}"
-            missing = not all(path.exists() for path in paths.values())
-            accelerator.wait_for_everyone()  # they must all have looked before one can write
-            if missing:
+            if not _are_whole(list(paths.values()), accelerator):
                 _write(self.model, file, paths, states, accelerator)
             arrays = {kind: np.load(path, mmap_mode="r") for kind, path in paths.items()}
             kept = {number: arrays["states"][:, i] for i, number in enumerate(states or ())}
@@ -113,6 +119,25 @@ class _Memory:
 def states_bytes(files: list[Encoded], states: list[int], hidden_size: int) -> int:
     """Room that the hidden states of all tokens of `files` take."""
     return sum(len(file.ids) for file in files) * len(states) * hidden_size * STATE.itemsize
+
+
+def _are_whole(paths: list[Path], accelerator: Accelerator) -> bool:
+    """Whether all arrays are as they were written; the main process looks, for all."""
+    answer = [True]
+    if accelerator.is_main_process:
+        for path in paths:
+            if path.exists() and read_sealed(_record(path)) != file_facts(path):
+                print(f"{path} is damaged, or of an older version: the teacher is asked again")
+                path.unlink()
+        answer = [all(path.exists() for path in paths)]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(answer)
+    return answer[0]
+
+
+def _record(path: Path) -> Path:
+    """Where size and checksum of an array file are."""
+    return path.with_suffix(".json")
 
 
 def _reserve(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
@@ -161,12 +186,21 @@ def _write(
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             for name, path in paths.items():
-                new[name].replace(path)
+                _publish(new[name], path)
     finally:
         if accelerator.is_main_process:
             for path in names:
                 path.unlink(missing_ok=True)
     accelerator.wait_for_everyone()
+
+
+def _publish(new: Path, path: Path) -> None:
+    """Give a filled array its name, flushed and with its record."""
+    with open(new, "rb") as file:
+        os.fsync(file.fileno())
+    write_sealed(_record(path), file_facts(new))
+    new.replace(path)
+    sync_folder(path.parent)
 
 
 @torch.inference_mode()

@@ -13,6 +13,7 @@ from rosita.data.batches import Sampler
 from rosita.distillation.losses import DistillationLoss
 from rosita.distillation.teacher import Teacher, states_bytes
 from rosita.errors import RositaError
+from rosita.files import values_hash
 from rosita.model import set_dropout
 from rosita.pruning.schedule import PruningSchedule
 from rosita.runtime import freeze
@@ -89,8 +90,9 @@ def remember_teacher(job: Job, objective: DistillationLoss, settings: KDSettings
             return
     elif job.data.task.is_regression and objective.learn_labels:
         return  # the teacher has no part in it
-    weights = job.run.identity["parents"]["teacher"]
-    objective.teacher.remember(files, weights, job.accelerator, states)
+    identity = job.run.identity
+    teacher = values_hash([identity[kind]["teacher"] for kind in ("parents", "configs")])
+    objective.teacher.remember(files, teacher, job.accelerator, states)
 
 
 def followed_states(job: Job, objective: DistillationLoss) -> list[int]:

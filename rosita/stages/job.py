@@ -14,8 +14,9 @@ from rosita.checkpoint import TaskModel, load_model, save_model
 from rosita.data.batches import Sampler
 from rosita.distillation.losses import Objective
 from rosita.evaluation import Scores, UndefinedScore, collapsed_scores, predict, score
+from rosita.files import values_hash
 from rosita.model import RositaForSequenceClassification
-from rosita.provenance import Run, values_hash
+from rosita.provenance import Run
 from rosita.stages.inputs import Data
 from rosita.stages.preflight import check_disk, show_plan
 from rosita.stages.record import _result, finish, score_weights

@@ -1,3 +1,6 @@
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +9,7 @@ from transformers import BertTokenizer
 
 from rosita.data.batches import Sampler, batches_by_length
 from rosita.data.encode import encode_file
+from rosita.data.records import content_hash
 from rosita.data.tsv import TsvFile
 from rosita.errors import RositaError
 from rosita.tasks import GLUE, Task, find_task
@@ -57,6 +61,42 @@ def test_the_cache_is_used_for_the_same_and_never_for_other_content(cola, tokeni
     assert len(encode_file(cola / "train.tsv", task, tokenizer, 4).ids) < len(
         encode_file(cola / "train.tsv", task, tokenizer, 32).ids
     )
+
+
+def flip(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place % len(content)] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_cache_with_a_flipped_or_lost_byte_is_made_again_with_one_line(cola, tokenizer, capsys):
+    task, path = GLUE["CoLA"], cola / "dev.tsv"
+    first = encode_file(path, task, tokenizer, 32)
+    expected = {name: np.array(getattr(first, name)) for name in ("ids", "labels", "first")}
+    capsys.readouterr()
+    for file in sorted(first.cache.iterdir()):
+        for harm in (lambda f: flip(f, 40), lambda f: os.truncate(f, 20), Path.unlink):
+            harm(file)
+            again = encode_file(path, task, tokenizer, 32)
+            for name, values in expected.items():
+                assert np.array_equal(getattr(again, name), values), (file, name)
+            (line,) = capsys.readouterr().out.splitlines()
+            assert str(first.cache) in line and line.endswith("is read anew")
+    assert not list(cola.glob("cache/.new-*"))
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_cached(cola, tokenizer, monkeypatch):
+    import rosita.data.encode as module
+
+    def hash_then_change(path):
+        found = content_hash(path)
+        (cola / "dev.tsv").write_text("x\t1\t\tthe dog ran\n")
+        return found
+
+    monkeypatch.setattr(module, "content_hash", hash_then_change)
+    with pytest.raises(RositaError, match="dev.tsv changed while it was read"):
+        encode_file(cola / "dev.tsv", GLUE["CoLA"], tokenizer, 32)
+    assert not list((cola / "cache").iterdir())
 
 
 def sampler(tmp_path, rows=(23, 40), size=4, seed=7) -> Sampler:

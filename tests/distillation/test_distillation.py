@@ -214,6 +214,32 @@ def test_cached_states_give_the_losses_of_the_teacher_itself(tmp_path):
     assert not list(file.cache.glob(".*"))
 
 
+def test_a_damaged_memory_of_the_teacher_is_made_again_with_one_line(tmp_path, capsys):
+    tokenizer = read_tokenizer(make_bert(tmp_path / "bert"))
+    file = encode_file(write_cola(tmp_path / "data") / "train.tsv", GLUE["CoLA"], tokenizer, 32)
+    guide = Teacher(load_model(tmp_path / "bert", GLUE["CoLA"], new_classifier=True))
+    batch = file.batch(np.array([7, 1, 30]))
+    live = guide.say(batch, states=False).logits
+    asked = []
+    guide.model.register_forward_hook(lambda *_: asked.append(1))
+    guide.remember([file], "0" * 32, Accelerator(cpu=True), [0])
+    capsys.readouterr()
+    for kind in ("logits", "states"):
+        (path,) = file.cache.glob(f"{kind}-*.npy")
+        whole = path.read_bytes()
+        for harmed in (whole[:-9] + b"\x7f" + whole[-8:], whole[:200], whole[:-4]):
+            path.write_bytes(harmed)
+            asked.clear()
+            guide.remember([file], "0" * 32, Accelerator(cpu=True), [0])
+            assert asked and path.read_bytes() == whole
+            (line,) = capsys.readouterr().out.splitlines()
+            assert line.startswith(str(path)) and line.endswith("the teacher is asked again")
+    asked.clear()
+    guide.remember([file], "0" * 32, Accelerator(cpu=True), [0])
+    torch.testing.assert_close(guide.say(batch, states=False).logits, live)
+    assert not asked
+
+
 def test_a_full_disk_is_an_error_line_and_leaves_nothing(tmp_path, monkeypatch):
     tokenizer = read_tokenizer(make_bert(tmp_path / "bert"))
     file = encode_file(write_cola(tmp_path / "data") / "train.tsv", GLUE["CoLA"], tokenizer, 32)
