@@ -44,7 +44,7 @@ from rosita.cli import ArgumentParser, character_class, is_first_process, run_sc
 from rosita.data.records import RecordFile, content_hash, open_table
 from rosita.data.tsv import Row, TsvFile
 from rosita.errors import RositaError
-from rosita.files import hold, read_json
+from rosita.files import hold, read_json, sha256_file
 from rosita.provenance import file_hashes
 from rosita.tasks import Task, find_task
 from rosita.tokenizer import read_tokenizer
@@ -72,7 +72,8 @@ def main(argv: list[str] | None = None) -> None:
     glove_files(args.glove_embs)
     eligible = Eligible.given(args.eligible, args.stop_words)
     files = file_hashes(args.pretrained_bert_model)
-    settings = resolve_settings(args, task, train.path, eligible, known_model(output, files))
+    known = None if args.overwrite else known_model(output, files)
+    settings = resolve_settings(args, task, train.path, eligible, known)
 
     cache = output.with_name("cache")
     augmented = AugmentedFile(
@@ -81,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
     )  # fmt: skip
     lock = hold(cache / "augmentation.lock", f"{cache.parent} is being augmented by")
     with lock if is_first_process() else nullcontext():
-        if augmented.is_finished() and not args.overwrite:
+        if not args.overwrite and augmented.is_finished():
             augmented.clear_leftovers()
             print(f"{output} is finished, nothing to do")
         else:
@@ -175,13 +176,17 @@ def known_model(output: Path, files: dict[str, str]) -> dict[str, str] | None:
     record = read_json(path) if path.exists() else {}
     if record.get("files") != files:
         return None
-    return {name: record[name] for name in ("model", "tokenizer")}
+    record.setdefault("config", files.get("config.json"))  # earlier records have none
+    return {name: record[name] for name in ("model", "config", "tokenizer")}
 
 
 def read_model(folder: str) -> dict[str, str]:
-    """What decides a model's answers: its weights, if they have a masked-LM head, its tokenizer."""
+    """What decides a model's answers: weights and configuration, if it has a masked-LM head, and
+    tokenizer."""
+    has_head = has_masked_lm_head(folder)
     return {
-        "model": weights_hash(folder) if has_masked_lm_head(folder) else NO_HEAD,
+        "model": weights_hash(folder) if has_head else NO_HEAD,
+        "config": sha256_file(Path(folder) / "config.json") if has_head else NO_HEAD,
         "tokenizer": tokenizer_hash(read_tokenizer(folder)),
     }
 
@@ -235,7 +240,8 @@ def load_finder(
         args.pretrained_bert_model, tokenizer, args.batch_tokens, args.precision
     )
     answers = AnswerCache(cache / "augmentation.sqlite3")
-    key = f"{settings['model']} {settings['tokenizer']}" + " bf16" * (args.precision == "bf16")
+    key = " ".join(settings[name] for name in ("model", "config", "tokenizer"))
+    key += " bf16" * (args.precision == "bf16")
     return CandidateFinder(splitter, glove, args.M, masked_lm, answers, key)
 
 

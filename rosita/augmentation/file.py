@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from rosita.data.records import RecordFile
+from rosita.data.records import RecordFile, check_content
 from rosita.data.tsv import Row, TsvFile
 from rosita.errors import RositaError
-from rosita.files import atomic_write, read_json, sync_folder, write_json
+from rosita.files import (
+    atomic_write,
+    read_json,
+    read_sealed,
+    sha256_file,
+    sync_folder,
+    write_json,
+    write_sealed,
+)
 from rosita.progress import Bar
 
 Grow = Callable[[int, list[Row]], list[list[str]]]  # first row's number, rows -> fields of rows
@@ -23,9 +31,10 @@ Grow = Callable[[int, list[Row]], list[list[str]]]  # first row's number, rows -
 class AugmentedFile:
     """The augmented rows of one train.tsv, made from `settings` (JSON values).
 
-    Rows go to a hidden partial file, and a small progress record says how far it is good; both
-    are flushed after each chunk. The file takes its name by one rename, and `train_aug.json`
-    beside it says what it was made from, with `details` that decide nothing.
+    Rows go to a hidden partial file, and a small progress record says how far it is good, with
+    the hash of what is there; both are flushed after each chunk. The file takes its name by one
+    rename, and `train_aug.json` beside it says what it was made from, its size and its hash, with
+    `details` that decide nothing.
 
     Of `shards` processes, each makes the rows of one run of train.tsv, and the first joins them;
     `wait` returns when all have called it.
@@ -48,6 +57,7 @@ class AugmentedFile:
         self.details = details or {}
         self.record = path.with_suffix(".json")
         self._partial, self._progress = self._files(shard)
+        self._digest = hashlib.sha256()  # of the rows of this shard so far
 
     def _files(self, shard: int) -> tuple[Path, Path]:
         """The partial file of a shard, and its progress record."""
@@ -61,36 +71,47 @@ class AugmentedFile:
         """Whether the file is whole, and was made from these settings."""
         if not (self.path.exists() and self.record.exists()):
             return False
-        same_size = read_json(self.record).get("bytes") == self.path.stat().st_size
-        return same_size and not self._differences(self.record)
+        record = read_json(self.record)
+        same_size = record.get("bytes") == self.path.stat().st_size
+        if not same_size or self._differences(record):
+            return False
+        return record.get("sha256") in (None, sha256_file(self.path))  # earlier ones had none
 
     def clear_leftovers(self) -> None:
         """Remove what a kill just before the end left beside the finished file."""
-        if self._progress.exists() and not self._differences(self._progress):
+        if self._progress.exists() and not self._differences(read_sealed(self._progress) or {}):
             self._remove_progress()
 
     def refuse_to_overwrite(self) -> None:
         """`RositaError` if there is a file, whole or in the making, from other settings."""
-        if self._progress.exists():
-            self._compare("was begun", self._progress)
+        if progress := read_sealed(self._progress):
+            self._compare("was begun", progress)
         elif self.path.exists() and self.record.exists():
-            self._compare("is there, made", self.record)
+            record = read_json(self.record)
+            self._compare("is there, made", record)
+            raise RositaError(
+                f"{self.path} is not the file that {self.record.name} describes: it was changed"
+                " since; make it again with --overwrite"
+            )
         elif self.path.exists():
             raise RositaError(
                 f"{self.path} is there, but no {self.record.name} says how it was made;"
                 " replace it with --overwrite"
             )
 
-    def _compare(self, what: str, record_path: Path) -> None:
-        if changed := self._differences(record_path):
+    def _compare(self, what: str, record: dict[str, Any]) -> None:
+        if changed := self._differences(record):
             raise RositaError(
                 f"{self.path} {what} from other settings or files ({'; '.join(changed)});"
                 " start afresh with --overwrite"
             )
 
-    def _differences(self, record_path: Path) -> list[str]:
-        """The settings that a record has otherwise, each as `p 0.4, now 0.3`."""
-        record = read_json(record_path)
+    def _differences(self, record: dict[str, Any]) -> list[str]:
+        """The settings that a record has otherwise, each as `p 0.4, now 0.3`.
+
+        Records of finished files from before `config` was one of them lack it.
+        """
+        record = {"config": self.settings.get("config"), **record}
         return [
             key if len(str(value)) > 20 else f"{key} {record.get(key)}, now {value}"  # no hashes
             for key, value in self.settings.items()
@@ -106,6 +127,8 @@ class AugmentedFile:
         try:
             if not self._is_renamed(state, rows_in):
                 self._append(state, train, (begin, end), grow, chunk_rows)
+                if "train_sha256" in self.settings:
+                    check_content(train.path, self.settings["train_sha256"])
                 self.wait()
                 if self.shard == 0:
                     state = self._publish(state)
@@ -133,17 +156,25 @@ class AugmentedFile:
 
     def _join(self) -> dict[str, Any]:
         parts = [self._files(shard) for shard in range(self.shards)]
-        states = [read_json(progress) for _, progress in parts]
+        states = [read_sealed(progress) or {} for _, progress in parts]
+        whole = hashlib.sha256()
         with open(self.path.with_name(f".{self.path.name}.partial"), "wb") as joined:
-            for partial, _ in parts:
+            for (partial, _), state in zip(parts, states, strict=True):
+                part = hashlib.sha256()
                 with open(partial, "rb") as file:
-                    shutil.copyfileobj(file, joined, 1 << 20)
+                    while block := file.read(1 << 20):
+                        part.update(block)
+                        whole.update(block)
+                        joined.write(block)
+                if part.hexdigest() != state.get("sha256"):
+                    raise RositaError(f"{partial} is damaged; give the same command again")
             joined.flush()
             os.fsync(joined.fileno())
         sums = {
             key: sum(state[key] for state in states) for key in ("rows_in", "rows_out", "bytes")
         }
-        return {**states[0], **sums, "seconds": max(state["seconds"] for state in states)}
+        slowest = max(state["seconds"] for state in states)
+        return {**states[0], **sums, "seconds": slowest, "sha256": whole.hexdigest()}
 
     def _remove_progress(self) -> None:
         """Remove what was needed to go on, of this and any other number of shards."""
@@ -152,14 +183,30 @@ class AugmentedFile:
                 file.unlink(missing_ok=True)
 
     def _last_state(self) -> dict[str, Any]:
-        """The progress record if it is of these settings and its file is there, or a fresh one."""
-        if self._progress.exists():
-            state = read_json(self._progress)
-            same = not self._differences(self._progress)
-            file = self._partial if self._partial.exists() else self.path
-            if same and file.exists() and file.stat().st_size >= state["bytes"]:
-                return state
-        return {**self.settings, "rows_in": 0, "rows_out": 0, "bytes": 0, "seconds": 0.0}
+        """The progress record if it is of these settings and its rows are whole, or a fresh one."""
+        self._digest = hashlib.sha256()
+        fresh = {**self.settings, "rows_in": 0, "rows_out": 0, "bytes": 0, "seconds": 0.0,
+                 "sha256": self._digest.hexdigest()}  # fmt: skip
+        if not self._progress.exists():
+            return fresh
+        state = read_sealed(self._progress)
+        if state and (self._differences(state) or not state["bytes"]):
+            return fresh
+        file = self._partial if self._partial.exists() else self.path
+        if state and file.exists() and self._read(file, state["bytes"]) == state["sha256"]:
+            return state
+        print(f"{self.path}: what there is of it is damaged, or of an older version; it is made"
+              " from the beginning")  # fmt: skip
+        self._digest = hashlib.sha256()
+        return fresh
+
+    def _read(self, file: Path, size: int) -> str:
+        """The hash of the first `size` bytes of a file, which the next rows go on."""
+        with open(file, "rb") as content:
+            while size > 0 and (block := content.read(min(size, 1 << 20))):
+                self._digest.update(block)
+                size -= len(block)
+        return self._digest.hexdigest() if not size else "cut off"
 
     def _is_renamed(self, state: dict[str, Any], rows_in: int) -> bool:
         """Whether an earlier run was cut off between the rename and the record."""
@@ -175,6 +222,7 @@ class AugmentedFile:
     ) -> None:
         """Grow the rows from number `span[0]` to before `span[1]`; `state` counts them."""
         if state["bytes"] and not self._partial.exists():  # its file was taken away
+            self._digest = hashlib.sha256()
             state |= {"rows_in": 0, "rows_out": 0, "bytes": 0, "seconds": 0.0}
         started = time.monotonic() - state["seconds"]
         begin, end = span
@@ -184,21 +232,24 @@ class AugmentedFile:
                  disable=self.shard > 0) as bar,
         ):  # fmt: skip
             file.truncate(state["bytes"])  # cuts what a killed run wrote of its last chunk
-            write_json(self._progress, state)
+            write_sealed(self._progress, state)
             rows = islice(train.rows(), begin + state["rows_in"], end)
             while chunk := list(islice(rows, chunk_rows)):
                 grown = grow(begin + state["rows_in"], chunk)
                 lines = ["\t".join(fields) for fields in grown]
                 if not state["bytes"] and train.header is not None and self.shard == 0:
                     lines.insert(0, train.header)
-                file.write(("\n".join(lines) + "\n").encode())
+                content = ("\n".join(lines) + "\n").encode()
+                self._digest.update(content)
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
                 state["rows_in"] += len(chunk)
                 state["rows_out"] += len(grown)
                 state["bytes"] = file.tell()
+                state["sha256"] = self._digest.hexdigest()
                 state["seconds"] = round(time.monotonic() - started, 1)
-                write_json(self._progress, state)
+                write_sealed(self._progress, state)
                 bar.update(len(chunk))
 
 
@@ -213,29 +264,41 @@ def remove_subsets(path: Path) -> None:
     """Remove all subsets of `path`, number 0 first: without it there is no set of subsets."""
     for _, file in sorted(subset_files(path).items()):
         file.unlink()
+    subset_record(path).unlink(missing_ok=True)
+
+
+def subset_record(path: Path) -> Path:
+    """The record of the subsets of `path`: the hash of each, and of the file they are pieces of."""
+    return path.with_name(f"{path.stem}_subsets.json")
 
 
 def write_subsets(path: Path, rows: int, has_header: bool) -> int:
     """Split `path` into train_aug0.tsv, train_aug1.tsv, ... of `rows` rows; their number.
 
     Like Unix `split`: only number 0 carries the header. It is written last, so that whoever
-    finds it finds the others whole.
+    finds it finds the others whole, and the record of their hashes.
     """
     remove_subsets(path)
+    whole, hashes = hashlib.sha256(), {}
     with open(path, "rb") as file:
         first_lines = rows + has_header
-        for _ in islice(file, first_lines):
-            pass
-        number = 1
+        for line in islice(file, first_lines):
+            whole.update(line)
+        hashes[_subset(path, 0).name] = whole.hexdigest()
         while line := file.readline():
-            with atomic_write(_subset(path, number), "wb") as subset:
-                subset.write(line)
-                subset.writelines(islice(file, rows - 1))
-            number += 1
+            digest = hashlib.sha256()
+            subset = _subset(path, len(hashes))
+            with atomic_write(subset, "wb") as target:
+                for piece in chain([line], islice(file, rows - 1)):
+                    target.write(piece)
+                    digest.update(piece)
+                    whole.update(piece)
+            hashes[subset.name] = digest.hexdigest()
+        write_json(subset_record(path), {"of": whole.hexdigest(), "rows": rows, "files": hashes})
         file.seek(0)
-        with atomic_write(_subset(path, 0), "wb") as subset:
-            subset.writelines(islice(file, first_lines))
-    return number
+        with atomic_write(_subset(path, 0), "wb") as target:
+            target.writelines(islice(file, first_lines))
+    return len(hashes)
 
 
 def _subset(path: Path, number: int) -> Path:

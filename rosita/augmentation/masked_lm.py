@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,12 @@ from transformers.utils import logging as transformers_logging
 from rosita.errors import RositaError
 from rosita.runtime import cast_linear_layers, keep_freed_memory
 from rosita.tokenizer import TokenizerFiles
+
+# Errors of SQLite that say nothing of the file's content: it is locked, the disk is full ...
+_NO_DAMAGE = {
+    sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM,
+}  # fmt: skip
 
 # Logits of one query in batches of different shape differ by rounding. Where the M-th and the
 # next piece are nearer than this, the query is asked again alone: the answer then depends on the
@@ -215,17 +222,34 @@ class AnswerCache:
     """Answers of a masked LM on disk, so that a second run over the same sentences reads them.
 
     An SQLite file: runs in parallel may share it, and a kill never tears it. The keys must hold
-    all that decides an answer (weights, vocabulary, M, sentence).
+    all that decides an answer (weights, configuration, vocabulary, M, sentence). A file that is
+    damaged is made again; an answer with another checksum than it was kept with is not known.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._errors_in_one_line():
-            self.database = sqlite3.connect(path, timeout=300)
-            self.database.execute(
-                "CREATE TABLE IF NOT EXISTS answers (key BLOB PRIMARY KEY, ids BLOB) WITHOUT ROWID"
-            )
+            try:
+                self.database = self._open()
+            except sqlite3.DatabaseError as error:
+                if getattr(error, "sqlite_errorcode", 0) & 0xFF in _NO_DAMAGE:
+                    raise
+                print(f"{path} is damaged ({error}): the masked LM is asked again")
+                for suffix in ("", "-journal", "-wal", "-shm"):
+                    path.with_name(path.name + suffix).unlink(missing_ok=True)
+                self.database = self._open()
+
+    def _open(self) -> sqlite3.Connection:
+        database = sqlite3.connect(self.path, timeout=300)
+        database.execute(
+            "CREATE TABLE IF NOT EXISTS answers (key BLOB PRIMARY KEY, ids BLOB) WITHOUT ROWID"
+        )
+        database.execute("SELECT key, ids FROM answers LIMIT 1")
+        (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise sqlite3.DatabaseError(found.split("\n")[-1])
+        return database
 
     @contextmanager
     def _errors_in_one_line(self) -> Iterator[None]:
@@ -240,10 +264,19 @@ class AnswerCache:
         """The ids kept for `key`, flat, or None."""
         with self._errors_in_one_line():
             row = self.database.execute("SELECT ids FROM answers WHERE key = ?", (key,)).fetchone()
-        return None if row is None else np.frombuffer(row[0], dtype=np.int32)
+        if row is None or row[0][-4:] != _checksum(key, row[0][:-4]):
+            return None
+        return np.frombuffer(row[0][:-4], dtype=np.int32)
 
     def put(self, answers: Iterable[tuple[bytes, np.ndarray]]) -> None:
         """Keep all of `answers`, in one transaction."""
-        rows = [(key, ids.astype(np.int32).tobytes()) for key, ids in answers]
+        rows = [
+            (key, found + _checksum(key, found))
+            for key, found in ((key, ids.astype(np.int32).tobytes()) for key, ids in answers)
+        ]
         with self._errors_in_one_line(), self.database:
-            self.database.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?)", rows)
+            self.database.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?)", rows)
+
+
+def _checksum(key: bytes, answer: bytes) -> bytes:
+    return zlib.crc32(answer, zlib.crc32(key)).to_bytes(4, "little")

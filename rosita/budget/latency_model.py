@@ -25,7 +25,7 @@ from rosita.deploy.latency import (
     torch_answer,
     write_onnx,
 )
-from rosita.files import read_json, write_json
+from rosita.files import read_sealed, write_sealed
 from rosita.model import RositaConfig, RositaForSequenceClassification
 from rosita.progress import Bar
 from rosita.pruning.shape import Shape, shaped_config
@@ -113,7 +113,8 @@ class LatencyModel:
         }  # fmt: skip
         digest = hashlib.sha256(json.dumps(self.key, sort_keys=True).encode()).hexdigest()
         self.path = folder / f"latency-{digest[:12]}.json"
-        stored = read_json(self.path) if self.path.exists() else None
+        if (stored := read_sealed(self.path)) is None and self.path.exists():
+            print(f"{self.path} is damaged, or of an older version: the times are measured again")
         self.times = stored or {"key": self.key, "fitted": {}, "held_out": {}, "measured": {}}
 
     def calibrate(self, again: bool = False) -> None:
@@ -125,14 +126,14 @@ class LatencyModel:
         fitted = list(found)[: len(found) - min(HELD_OUT, len(found) // 4)]
         self.times["fitted"] = {name: found.pop(name) for name in fitted}
         self.times |= {"held_out": found, "measured": {}}
-        write_json(self.path, self.times)
+        write_sealed(self.path, self.times)
 
     def measure(self, shapes: list[Shape]) -> None:
         """Time those of the shapes that have not been."""
         new = [shape for shape in shapes if str(shape) not in self.known()]
         if new:
             self.times["measured"] |= shape_latencies(self.config, new, self.batch, self.form)
-            write_json(self.path, self.times)
+            write_sealed(self.path, self.times)
 
     def known(self) -> dict[str, float]:
         """Milliseconds of every shape that was timed."""

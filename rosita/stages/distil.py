@@ -17,7 +17,7 @@ from rosita.files import values_hash
 from rosita.model import set_dropout
 from rosita.pruning.schedule import PruningSchedule
 from rosita.runtime import freeze
-from rosita.stages.identity import kd_stage, train_file_names
+from rosita.stages.identity import check_augmented, kd_stage, train_file_names
 from rosita.stages.inputs import load_data, with_fresh_rows
 from rosita.stages.job import Job
 from rosita.stages.preflight import check_label_order
@@ -43,6 +43,9 @@ def distil_stage(
     task = student.task
     names = train_file_names(Path(settings.data_dir), task, settings.aug_train, subsets)
     data = load_data(settings, task, student.tokenizer, accelerator, student.model.config, names)
+    if settings.aug_train or subsets:
+        hashes = {file.path.name: file.sha256 for file in data.train}
+        check_augmented(Path(settings.data_dir), task, hashes)
     if vectors := settings.fresh_vectors:
         data = with_fresh_rows(data, settings, vectors, student)
     parents = {"teacher": teacher, "student": student}

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from rosita.augmentation.file import subset_record
 from rosita.augmentation.sources import glove_hash
 from rosita.augmentation.words import Eligible
 from rosita.config import KDSettings, LoopSettings, decides
@@ -100,7 +101,7 @@ def train_file_names(folder: Path, task: Task, aug_train: bool, subsets: bool) -
 
     Raises `RositaError` naming the command that makes what is missing.
     """
-    command = f"data_augmentation.py --task_name {task.name} --glue_dir {folder.parent}"
+    command = _augmentation(folder, task)
     if subsets:
         names: list[str] = []
         while (folder / f"train_aug{len(names)}.tsv").exists():
@@ -110,18 +111,59 @@ def train_file_names(folder: Path, task: Task, aug_train: bool, subsets: bool) -
                 f"{folder} has no train_aug0.tsv; make the subsets with {command}"
                 " --subset_rows 1000000"
             )
+        _check_made_from(folder, task)
         return names
     if not aug_train:
         return [task.train_file]
     if not (folder / "train_aug.tsv").exists():
         raise RositaError(f"{folder}/train_aug.tsv does not exist; make it with {command}")
-    _check_augmented_from(folder, task)
+    _check_made_from(folder, task)
     return ["train_aug.tsv"]
 
 
-def _check_augmented_from(folder: Path, task: Task) -> None:
-    """Refuse an augmented file that its own record assigns to another task."""
-    record = folder / "train_aug.json"
-    made_for = read_json(record).get("task", task.name) if record.exists() else task.name
-    if made_for != task.name:
-        raise RositaError(f"{folder}/train_aug.tsv was made for {made_for}, not for {task.name}")
+def _check_made_from(folder: Path, task: Task) -> None:
+    """Refuse augmented rows whose record names another task, size or train.tsv than there is."""
+    path, train = folder / "train_aug.tsv", folder / task.train_file
+    record = _record(path.with_suffix(".json"))
+    if record.get("task", task.name) != task.name:
+        raise RositaError(f"{path} was made for {record['task']}, not for {task.name}")
+    made_from = record.get("train_sha256")
+    if made_from and train.exists() and made_from != content_hash(train):
+        raise RositaError(
+            f"{path} was made from another {train.name} than there is now; make it again with"
+            f" {_augmentation(folder, task)} --overwrite"
+        )
+
+
+def check_augmented(folder: Path, task: Task, hashes: dict[str, str]) -> None:
+    """Refuse augmented files, `hashes` by name, that are not those of their records.
+
+    What has no record, such as a file made by hand, is not checked.
+    """
+    path, expected = folder / "train_aug.tsv", hashes
+    record = _record(path.with_suffix(".json"))
+    if path.name in hashes:
+        expected = {path.name: record.get("sha256", hashes[path.name])}
+    elif subsets := _record(subset_record(path)):
+        of = record.get("sha256")
+        expected = subsets.get("files", {}) if of in (None, subsets.get("of")) else {}
+    for name in sorted(expected.keys() | hashes.keys()):
+        if expected.get(name) != hashes.get(name):
+            raise RositaError(
+                f"{folder / name} is not the file that its record describes; make it again with"
+                f" {_augmentation(folder, task)} --overwrite, or remove train_aug*.json if the"
+                " change is meant"
+            )
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """A record of the augmentation; {} if there is none."""
+    record = read_json(path) if path.exists() else {}
+    if not isinstance(record, dict):
+        raise RositaError(f"{path} is no record of an augmentation; remove it")
+    return record
+
+
+def _augmentation(folder: Path, task: Task) -> str:
+    """The command that makes the augmented rows of a task."""
+    return f"data_augmentation.py --task_name {task.name} --glue_dir {folder.parent}"

@@ -296,10 +296,42 @@ def test_the_second_run_over_the_same_sentences_reads_the_cache(home, model, mon
     assert asked
 
 
-def test_a_damaged_cache_is_one_line(tmp_path):
-    (tmp_path / "cache.sqlite3").write_bytes(b"not a database, but long enough to be read" * 100)
-    with pytest.raises(RositaError, match="may be deleted"):
-        AnswerCache(tmp_path / "cache.sqlite3")
+def test_a_damaged_cache_is_made_again_with_one_line(tmp_path, capsys):
+    path = tmp_path / "cache.sqlite3"
+    AnswerCache(path).put([(b"key", np.arange(6))])
+    whole = path.read_bytes()
+    for harmed in (b"not a database, but long enough to be read" * 100, whole[:5000]):
+        path.write_bytes(harmed)
+        cache = AnswerCache(path)
+        assert cache.get(b"key") is None
+        assert capsys.readouterr().out.count("is damaged") == 1
+        cache.put([(b"key", np.arange(6))])
+        assert AnswerCache(path).get(b"key").tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_an_answer_with_a_flipped_bit_is_never_given(tmp_path, capsys):
+    path = tmp_path / "cache.sqlite3"
+    AnswerCache(path).put([(b"key", np.arange(6))])
+    whole = path.read_bytes()
+    begin = whole.index(np.arange(6, dtype=np.int32).tobytes())
+    for place in range(begin - 3, begin + 28):  # the row: its key, its ids, its checksum
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        cache = AnswerCache(path)
+        assert cache.get(b"key") is None, place
+        cache.put([(b"key", np.arange(6))])
+        assert cache.get(b"key").tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_answers_of_a_model_whose_config_was_edited_are_asked_for_again(home, tmp_path, model):
+    mine = shutil.copytree(model, tmp_path / "mine")
+    run(home, mine)
+    text = (mine / "config.json").read_text()
+    (mine / "config.json").write_text(text.replace('"gelu"', '"relu"'))
+    with pytest.raises(RositaError, match=r"from other settings or files \(config\)"):
+        run(home, mine)
+    edited = run(home, mine, "--overwrite")
+    shutil.rmtree(home / "CoLA" / "cache")
+    assert run(home, mine, "--overwrite") == edited
 
 
 # --- GloVe ----------------------------------------------------------------------------------
@@ -624,6 +656,25 @@ def test_a_run_cut_off_anywhere_ends_with_the_same_bytes(home, model, monkeypatc
     assert 0 < survived < 39
 
 
+@pytest.mark.parametrize("harmed", [".train_aug.tsv.partial", ".train_aug.progress.json"])
+def test_damage_to_what_a_killed_run_left_is_told_and_begun_again(
+    home, model, monkeypatch, capsys, harmed
+):
+    whole = run(home, model)
+    for file in (home / "CoLA").glob("*train_aug*"):
+        file.unlink()
+    with monkeypatch.context() as patch:
+        cut_after(patch, "tqdm.update", 2)
+        with pytest.raises(Cut):
+            run(home, model, "--chunk_rows", "5")
+    path = home / "CoLA" / harmed
+    content = path.read_bytes()
+    path.write_bytes(content[:60] + bytes([content[60] ^ 1]) + content[61:])
+    capsys.readouterr()
+    assert run(home, model, "--chunk_rows", "5") == whole
+    assert capsys.readouterr().out.count("it is made from the beginning") == 1
+
+
 def cut_after(patch, where: str, survived: int) -> None:
     """Let `where` be called so many times, then raise in its stead."""
     owner, name = {
@@ -725,6 +776,18 @@ def test_rows_in_which_no_word_can_change_warn_and_say_what_to_type(home, model,
     assert "--glove_embs of their language" in out
 
 
+def test_an_augmented_file_edited_since_is_neither_finished_nor_overwritten(home, model):
+    path = home / "CoLA" / "train_aug.tsv"
+    run(home, model)
+    path.write_bytes(path.read_bytes().swapcase())
+    with pytest.raises(RositaError, match=r"not the file that train_aug.json describes.*--overw"):
+        run(home, model)
+    (home / "CoLA" / "train_aug.json").write_text("{")
+    with pytest.raises(RositaError, match="train_aug.json is not JSON"):
+        run(home, model)
+    assert run(home, model, "--overwrite") != path.read_bytes().swapcase()
+
+
 def test_a_file_of_unknown_origin_is_not_overwritten(home, model):
     (home / "CoLA" / "train_aug.tsv").write_text("mine\n")
     with pytest.raises(RositaError, match="--overwrite"):
@@ -772,6 +835,9 @@ def test_subsets_one_after_another_are_the_whole(home, model):
         number = len(list((home / task).glob("train_aug?*.tsv")))
         pieces = [(home / task / f"train_aug{i}.tsv").read_bytes() for i in range(number)]
         assert b"".join(pieces) == whole
+        record = json.loads((home / task / "train_aug_subsets.json").read_text())
+        sha256 = [hashlib.sha256(content).hexdigest() for content in (whole, *pieces)]
+        assert [record["of"], *record["files"].values()] == sha256
         counts = [piece.count(b"\n") for piece in pieces]
         assert counts[0] == min(size + header, whole.count(b"\n"))
         assert all(count == size for count in counts[1:-1]) and 0 < counts[-1] <= size + header

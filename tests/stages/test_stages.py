@@ -13,12 +13,14 @@ import pytest
 import torch
 from conftest import error_line, make_bert, run_script, sentences, stage, write_cola
 
+from rosita.augmentation.file import write_subsets
 from rosita.checkpoint import load_model, save_model
 from rosita.data.encode import encode_file
 from rosita.errors import RositaError
 from rosita.evaluation import predict
-from rosita.files import read_json
+from rosita.files import read_json, sha256_file
 from rosita.pruning.shape import Shape
+from rosita.stages.identity import check_augmented
 from rosita.tasks import GLUE, Task
 from rosita.tokenizer import read_tokenizer
 
@@ -537,6 +539,34 @@ def test_missing_augmented_data_and_subsets_name_the_command_that_makes_them(cha
     (chain.data / "train_aug.json").write_text('{"task": "SST-2"}')
     with pytest.raises(RositaError, match="made for SST-2"):
         chain.distil("--aug_train")
+
+
+def test_augmented_rows_are_those_of_their_record_and_of_the_train_file_there_is(chain):
+    path, train = chain.data / "train_aug.tsv", chain.data / "train.tsv"
+    rows = train.read_text()
+    path.write_text(rows * 2)
+    record = {"task": "CoLA", "train_sha256": sha256_file(train), "sha256": sha256_file(path)}
+    (chain.data / "train_aug.json").write_text(json.dumps(record))
+    chain.distil("--aug_train")
+    path.write_text((rows * 2).replace("dog", "cat", 1))
+    with pytest.raises(RositaError, match="train_aug.tsv is not the file that its record desc"):
+        chain.distil("--aug_train", "--overwrite_output_dir")
+    path.write_text(rows * 2)
+    train.write_text(rows.replace("dog", "cat", 1))
+    with pytest.raises(RositaError, match="was made from another train.tsv .*--overwrite"):
+        chain.distil("--aug_train", "--overwrite_output_dir")
+
+
+def test_subsets_are_those_of_their_record(chain):
+    path = chain.data / "train_aug.tsv"
+    path.write_text((chain.data / "train.tsv").read_text())
+    write_subsets(path, 15, has_header=False)
+    pieces = [chain.data / f"train_aug{number}.tsv" for number in range(3)]
+    hashes = {piece.name: sha256_file(piece) for piece in pieces}
+    check_augmented(chain.data, GLUE["CoLA"], hashes)
+    for wrong in (hashes | {pieces[1].name: "0"}, dict(list(hashes.items())[:2])):
+        with pytest.raises(RositaError, match="is not the file that its record describes"):
+            check_augmented(chain.data, GLUE["CoLA"], wrong)
 
 
 def test_more_tokens_than_positions_are_refused(chain):
