@@ -68,6 +68,13 @@ LABEL_NAMES = "names of the task's labels, in its order, as negative,positive (d
 LOWER_CASE = "accepted and not needed: a model's own tokenizer decides"
 
 
+def setting_defaults(kind: type[BaseModel]) -> dict[str, Any]:
+    """What each setting is where nobody says otherwise."""
+    return {
+        name: field.default for name, field in kind.model_fields.items() if not field.is_required()
+    }
+
+
 class LoopSettings(BaseModel):
     """What every run of the training loop has: the same names in every stage."""
 

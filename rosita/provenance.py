@@ -65,6 +65,7 @@ class Run:
     identity: dict[str, Any]
     details: dict[str, Any] = field(default_factory=dict)  # paths of parents and data, shapes
     writes: bool = True  # False in all but one of many processes
+    defaults: dict[str, Any] = field(default_factory=dict)  # of settings that records may lack
 
     def is_finished(self, overwrite: bool) -> bool:
         """Whether this very run is finished already, and is to stay so; says it.
@@ -72,7 +73,7 @@ class Run:
         Raises `RositaError` if the folder holds another run.
         """
         earlier = {} if overwrite else read_run(self.folder)
-        if earlier and (changed := _difference(earlier.get("identity", {}), self.identity)):
+        if earlier and (changed := self._difference(earlier)):
             raise RositaError(
                 f"{self.folder} holds another run ({changed}); give another --output_dir,"
                 " or --overwrite_output_dir to start afresh"
@@ -81,6 +82,17 @@ class Run:
             self._check_files(earlier)
             print(f"finished already: {self.folder} (--overwrite_output_dir runs it again)")
         return bool(earlier.get("finished"))
+
+    def _difference(self, earlier: dict[str, Any]) -> str:
+        """In what a record is of another run; what it is older than does not count."""
+        there = earlier.get("identity", {})
+        known = there.get("settings", {})
+        added = {
+            name: value
+            for name, value in self.identity.get("settings", {}).items()
+            if name not in known and name in self.defaults and value == self.defaults[name]
+        }
+        return _difference(there | {"settings": known | added}, self.identity)
 
     def claim(self, overwrite: bool) -> None:
         """Take the folder for this run, which is not finished.
@@ -231,8 +243,24 @@ def _maker(path: Path) -> str:
     )
 
 
+def outcome(identity: dict[str, Any]) -> dict[str, Any]:
+    """What two runs must share to be one: of how a step's rows are dealt out, their number alone.
+
+    Eight processes that were cut off may go on as four with twice the rows each.
+    """
+    found = dict(identity)
+    settings = found["settings"] = dict(found.get("settings", {}))
+    accumulated = settings.pop("gradient_accumulation_steps", 1)
+    rows = settings.pop("train_batch_size", None)  # of a step and process
+    if rows is None:
+        rows = settings.pop("per_gpu_train_batch_size", 0) * accumulated
+    processes = found.pop("processes", 1)
+    return found | {"batch": rows * processes} if rows else found
+
+
 def _difference(earlier: dict[str, Any], now: dict[str, Any]) -> str:
     """The first few settings in which two identities differ, for people."""
+    earlier, now = outcome(earlier), outcome(now)
     now = {key: value for key, value in now.items() if key in earlier or key not in _ADDED}
     flat_earlier, flat_now = _flatten(earlier), _flatten(now)
     parts = []

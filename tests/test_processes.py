@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from conftest import REPOSITORY, make_bert, run_script, write_cola
+from conftest import REPOSITORY, error_line, make_bert, run_script, write_cola
 from safetensors.torch import load_file
 
 ROWS = 33  # the last batch of 16 has one row: one of two processes has none
@@ -155,12 +155,18 @@ def test_two_processes_cut_off_and_started_again_end_with_the_same_weights(world
         wait_for(cut / "last" / "state.pt", process)
         stop(process, number)
         assert not json.loads((cut / "run.json").read_text())["finished"]
+        alone = shutil.copytree(cut, tmp_path / f"alone-{number.name}")
         printed = torchrun("KD/train.py", *world.distil(cut, 8, *flags))
         assert "going on from step" in printed
         assert (cut / "model.safetensors").read_bytes() == (
             whole / "model.safetensors"
         ).read_bytes()
         assert history(cut) == history(whole)
+    done = run_script("KD/train.py", *world.distil(alone, 16, *flags))
+    assert "going on from step" in done.stdout and "not to the same bits" in done.stdout
+    assert_follows(alone, whole)
+    done = run_script("KD/train.py", *world.distil(alone, 8, *flags), ok=False)
+    assert "batch: 16 there, 8 now" in error_line(done)
 
 
 def test_a_mistake_is_told_once(world, tmp_path):

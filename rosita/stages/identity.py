@@ -10,7 +10,7 @@ from typing import Any
 from rosita.augmentation.file import subset_record
 from rosita.augmentation.sources import glove_hash
 from rosita.augmentation.words import Eligible
-from rosita.config import KDSettings, LoopSettings, decides
+from rosita.config import KDSettings, LoopSettings, decides, setting_defaults
 from rosita.data.records import content_hash
 from rosita.errors import RositaError
 from rosita.files import read_json
@@ -88,7 +88,8 @@ def finished_already(
     models = {kind: held[kind] for kind in OF_MODELS if kind in held}
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     identity = run_identity(stage, settings, task, models, train, dev, processes)
-    return Run(folder, identity).is_finished(overwrite=False)
+    run = Run(folder, identity, defaults=setting_defaults(type(settings)))
+    return run.is_finished(overwrite=False)
 
 
 def kd_stage(settings: KDSettings) -> str:

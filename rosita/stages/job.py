@@ -16,7 +16,7 @@ from rosita.distillation.losses import Objective
 from rosita.evaluation import Scores, UndefinedScore, collapsed_scores, predict, score
 from rosita.files import values_hash
 from rosita.model import RositaForSequenceClassification
-from rosita.provenance import Run
+from rosita.provenance import Run, outcome
 from rosita.stages.inputs import Data
 from rosita.stages.preflight import check_disk, show_plan
 from rosita.stages.record import _result, finish, score_weights
@@ -84,7 +84,7 @@ class Job:
     def _training(self, *more: Any) -> Training:
         return Training(self.start.model, self.objective, self.sampler, self.plan,
                         self.accelerator, self.run.folder, *more,
-                        run_hash=values_hash(self.run.identity))  # fmt: skip
+                        run_hash=values_hash(outcome(self.run.identity)))  # fmt: skip
 
     @cached_property
     def used(self) -> Tensor | None:

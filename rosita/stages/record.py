@@ -8,7 +8,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from rosita.checkpoint import TaskModel
-from rosita.config import LoopSettings
+from rosita.config import LoopSettings, setting_defaults
 from rosita.model import RositaForSequenceClassification
 from rosita.provenance import OF_MODELS, Run, weights_hash
 from rosita.pruning.importance import save_scores
@@ -49,7 +49,8 @@ def new_run(
             "dev_rows": len(data.dev),
         },
     }  # fmt: skip
-    return Run(folder, identity, details, accelerator.is_main_process)
+    defaults = setting_defaults(type(settings))
+    return Run(folder, identity, details, accelerator.is_main_process, defaults)
 
 
 def _result(evaluation: dict[str, Any], model: RositaForSequenceClassification) -> dict[str, Any]:

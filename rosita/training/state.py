@@ -51,6 +51,7 @@ def save_state(training: Training) -> None:
             "scaler": scaler.state_dict() if scaler else None,
             "progress": progress,
             "random": everyone,
+            "dealt": _dealt(training),
         }
         write_torch(state_file(training.folder), state)
     training.accelerator.wait_for_everyone()
@@ -74,12 +75,23 @@ def resume(training: Training) -> None:
     if state["scaler"]:
         training.accelerator.scaler.load_state_dict(state["scaler"])
     training.progress = Progress(**state["progress"])
-    random = state["random"][training.accelerator.process_index]
-    torch.set_rng_state(random["torch"])
-    if "cuda" in random:
-        torch.cuda.set_rng_state(random["cuda"])
+    if state["dealt"] == _dealt(training):
+        random = state["random"][training.accelerator.process_index]
+        torch.set_rng_state(random["torch"])
+        if "cuda" in random:
+            torch.cuda.set_rng_state(random["cuda"])
+    else:  # other draws of dropout: new ones, of this step and process
+        step = training.progress.step
+        torch.manual_seed(hash((training.settings.seed, step, training.accelerator.process_index)))
+        print("the rows of a step are dealt out otherwise than before: it goes on with the same"
+              " batches, but not to the same bits")  # fmt: skip
     print(f"going on from step {training.progress.step} of {training.total_steps}"
           f" ({training.folder}/last)")  # fmt: skip
+
+
+def _dealt(training: Training) -> list[int]:
+    """How the rows of a step are dealt out: processes, rows of a forward pass."""
+    return [training.accelerator.num_processes, training.plan.micro_batch_size]
 
 
 def _read_state(training: Training) -> dict[str, Any] | None:

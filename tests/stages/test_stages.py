@@ -301,6 +301,18 @@ def test_a_run_json_of_before_these_hashes_is_finished_and_a_parent_as_ever(chai
     assert read_json(chain.models / "kd" / "run.json")["finished"]
 
 
+def test_a_run_of_before_a_setting_was_there_is_this_run_at_its_default(chain, capsys):
+    path = chain.tuned / "run.json"
+    run = read_json(path)
+    del run["identity"]["settings"]["clip"]
+    path.write_text(json.dumps(run))
+    capsys.readouterr()
+    chain.fine_tune()
+    assert "finished already" in capsys.readouterr().out
+    with pytest.raises(RositaError, match="settings.clip: absent there, tensor now"):
+        chain.fine_tune("--clip", "tensor")
+
+
 def test_pruning_wants_the_scores_of_this_very_model(chain):
     with pytest.raises(RositaError, match="no taylor_score/taylor.pkl; create it with"):
         chain.prune()
