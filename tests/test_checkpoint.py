@@ -4,9 +4,14 @@ import pytest
 import torch
 from conftest import make_bert
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertModel
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertForSequenceClassification,
+    BertModel,
+)
 
-from rosita.checkpoint import load_model, save_model
+from rosita.checkpoint import TaskModel, load_model, save_model
 from rosita.errors import RositaError
 from rosita.provenance import resolve_folder, weights_hash
 from rosita.pruning.cut import prune
@@ -211,6 +216,174 @@ def test_a_damaged_model_folder_is_refused_with_what_is_wrong(tuned, harm, words
     with pytest.raises(RositaError) as caught:
         load_model(tuned, COLA)
     assert words in str(caught.value)
+
+
+# ------------------------------------------------------------------- as transformers 5 saves it
+
+
+def transformers_folder(bert, folder, dtype=torch.float32, shard="5GB", **config):
+    """A classifier of transformers' own, as its save_pretrained writes it; the model in fp32."""
+    model = BertForSequenceClassification.from_pretrained(bert, num_labels=2, **config).to(dtype)
+    model.save_pretrained(folder, max_shard_size=shard)
+    AutoTokenizer.from_pretrained(bert).save_pretrained(folder)
+    return model.float().eval()
+
+
+def to_bin(folder):
+    """The same shards as older versions wrote them."""
+    for path in folder.glob("*.safetensors"):
+        torch.save(load_file(path), path.with_name(f"pytorch_{path.stem}.bin"))
+        path.unlink()
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    index["weight_map"] = {name: "pytorch_" + file.replace(".safetensors", ".bin")
+                           for name, file in index["weight_map"].items()}  # fmt: skip
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    (folder / "model.safetensors.index.json").unlink()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("stored", ["one file", "safetensors", "bin"])
+def test_a_folder_of_transformers_5_in_shards_and_half_precision_gives_transformers_logits(
+    bert, tmp_path, stored, dtype
+):
+    folder = tmp_path / "five"
+    oracle = transformers_folder(bert, folder, dtype, "5GB" if stored == "one file" else "30KB")
+    if stored == "bin":
+        to_bin(folder)
+    assert len(list(folder.glob("*.index.json"))) == (stored != "one file")
+    assert not (folder / "vocab.txt").exists()
+    ours = TaskModel.open(folder, COLA)
+    assert {weight.dtype for weight in ours.model.parameters()} == {torch.float32}
+    torch.testing.assert_close(ours.model.eval()(IDS).logits, oracle(IDS).logits)
+    ours.save(tmp_path / "ours")
+    opened = AutoModelForSequenceClassification.from_pretrained(tmp_path / "ours").eval()
+    torch.testing.assert_close(opened(IDS).logits, oracle(IDS).logits)
+
+
+@pytest.mark.parametrize(
+    "harm, words",
+    [
+        (lambda f: (f / "model-00002-of-00003.safetensors").unlink(),
+         "has no model-00002-of-00003.safetensors, which model.safetensors.index.json names"),
+        (lambda f: (f / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../b"}}'),
+         "has no ../b, which"),
+        (lambda f: (f / "model.safetensors.index.json").write_text("{}"), "names no shards"),
+        (lambda f: (f / "model-00003-of-00003.safetensors").write_bytes(b"x"), "cannot be read"),
+    ],
+)  # fmt: skip
+def test_a_missing_or_broken_shard_is_one_line_that_names_it(bert, tmp_path, harm, words):
+    transformers_folder(bert, tmp_path / "five", shard="50KB")
+    harm(tmp_path / "five")
+    with pytest.raises(RositaError) as error:
+        load_model(tmp_path / "five", COLA)
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_shards_left_in_a_folder_never_stand_for_the_model_that_is_saved_over_them(bert, tmp_path):
+    transformers_folder(bert, tmp_path / "five", shard="30KB")
+    read = TaskModel.open(tmp_path / "five", COLA)
+    small = prune(read.model, Shape(4, 2, 48))
+    save_model(tmp_path / "five", small, read.tokenizer, COLA)
+    assert not list((tmp_path / "five").glob("*.index.json"))
+    assert Shape.of(load_model(tmp_path / "five", COLA).config) == Shape(4, 2, 48)
+
+
+def test_a_tokenizer_with_more_pieces_than_the_model_has_rows_is_refused_by_the_first(tuned):
+    rows = json.loads((tuned / "config.json").read_text())["vocab_size"]
+    tokenizer = AutoTokenizer.from_pretrained(tuned)
+    tokenizer.add_tokens(["[E1]", "[E2]"])
+    tokenizer.save_pretrained(tuned)
+    with pytest.raises(RositaError, match=rf"2 more pieces .* \({rows}\), the first is '\[E1\]'"):
+        TaskModel.open(tuned, COLA)
+
+
+@pytest.mark.parametrize(
+    "stored, flag, line",
+    [
+        (False, True, "a cased model, and it stays so: --do_lower_case changes nothing"),
+        (True, False, "an uncased model, and it stays so: do_lower_case false changes nothing"),
+        (True, True, None),
+        (False, False, None),
+        (False, None, None),
+    ],
+)
+def test_the_folder_decides_the_case_and_a_flag_that_says_otherwise_gets_one_line(
+    tuned, capsys, stored, flag, line
+):
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tuned / name).unlink()
+    (tuned / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": stored}))
+    for _ in range(2):
+        opened = TaskModel.open(tuned, COLA, do_lower_case=flag)
+        assert opened.tokenizer.build().encode("The").tokens[1:-1] == (
+            ["the"] if stored else ["[UNK]"]
+        )
+    said = capsys.readouterr().err
+    assert said == (f"{line}, the model's own tokenizer decides\n" if line else "")
+
+
+# ------------------------------------------------------------------------------ readable labels
+
+
+READABLE = {"0": "negative", "1": "positive"}
+
+
+@pytest.mark.parametrize(
+    "stored, asked, rows",
+    [
+        (READABLE, "negative,positive", [0, 1]),
+        (READABLE, "positive,negative", [1, 0]),
+        (READABLE, " positive , negative ", [1, 0]),
+        ({"0": "0", "1": "1"}, "bad,good", [0, 1]),
+        ({"0": "LABEL_0", "1": "LABEL_1"}, "bad,good", [0, 1]),
+        ({"0": "1", "1": "0"}, "0,1", [1, 0]),
+    ],
+)
+def test_label_names_bring_the_logits_into_the_tasks_order_and_stay_with_the_model(
+    tuned, tmp_path, stored, asked, rows
+):
+    before = load_model(tuned, COLA).eval()(IDS).logits
+    change_config(tuned, id2label=stored)
+    read = TaskModel.open(tuned, COLA, label_names=asked)
+    names = [name.strip() for name in asked.split(",")]
+    assert read.labels == names
+    torch.testing.assert_close(read.model.eval()(IDS).logits, before[:, rows])
+
+    read.save(tmp_path / "saved")
+    again = TaskModel.open(tmp_path / "saved", COLA)  # no flag any more
+    assert again.labels == names
+    torch.testing.assert_close(again.model.eval()(IDS).logits, before[:, rows])
+    opened = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved").eval()
+    assert opened.config.id2label == dict(enumerate(names))
+    renamed = TaskModel.open(tmp_path / "saved", COLA, label_names="no,yes")
+    assert renamed.labels == ["no", "yes"]
+    assert prune(renamed.model, Shape(4, 2, 48)).config.id2label == {0: "no", 1: "yes"}
+
+
+@pytest.mark.parametrize(
+    "asked, words",
+    [
+        (None, "if they mean the same, name them in the order of 0, 1:"
+               " --label_names negative,positive"),
+        ("bad,good", "--label_names has ['bad', 'good']: give the folder's own, in the order of"),
+        ("negative", "give 2 different names, one for each of CoLA's 0, 1, in that order"),
+        ("negative,negative", "give 2 different names"),
+        ("negative,", "give 2 different names"),
+    ],
+)  # fmt: skip
+def test_labels_that_cannot_be_told_are_refused_and_the_flag_is_named(tuned, asked, words):
+    change_config(tuned, id2label=READABLE)
+    with pytest.raises(RositaError) as error:
+        load_model(tuned, COLA, label_names=asked)
+    assert words in str(error.value)
+
+
+def test_a_model_that_knows_the_order_of_its_names_takes_no_other(tuned, tmp_path):
+    TaskModel.open(tuned, COLA, label_names="bad,good").save(tmp_path / "saved")
+    with pytest.raises(RositaError, match="give the folder's own, in the order of CoLA's 0, 1"):
+        load_model(tmp_path / "saved", COLA, label_names="good,bad")
+    with pytest.raises(RositaError, match="is a regression and has no labels"):
+        load_model(tuned, GLUE["STS-B"], label_names="bad,good")
 
 
 def test_a_model_of_another_task_is_refused(tuned):
