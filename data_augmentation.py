@@ -38,6 +38,7 @@ from rosita.augmentation.sources import (
     glove_hash,
     has_masked_lm_head,
     weights_hash,
+    without_head,
 )
 from rosita.augmentation.words import LETTERS, Eligible
 from rosita.cli import ArgumentParser, character_class, is_first_process, run_script
@@ -204,11 +205,10 @@ def resolve_settings(
     if model["model"] == NO_HEAD:
         if args.require_mlm:
             raise RositaError(
-                f"{folder} has no masked-LM head (no weight cls.predictions.*); give a pretrained"
-                " BERT that has one, as `python download_bert.py` fetches, or leave out"
-                " --require_mlm"
+                f"{without_head(folder)}; give a pretrained BERT that has one, as"
+                " `python download_bert.py` fetches, or leave out --require_mlm"
             )
-        print(f"{folder} has no masked-LM head: every word takes its GloVe neighbours")
+        print(f"{without_head(folder)}; every word takes its GloVe neighbours")
     return {
         "task": task.name,
         "rules": RULES,

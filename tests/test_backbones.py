@@ -19,6 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
+from rosita.augmentation.masked_lm import Frame, Query, load_masked_lm, masked_pair
+from rosita.augmentation.sources import has_masked_lm_head, without_head
 from rosita.backbones import BACKBONES, PRETRAINED
 from rosita.checkpoint import check_length, load_model
 from rosita.deploy.hub import write_hub_folder
@@ -323,6 +325,44 @@ def test_a_pretrained_model_keeps_its_encoder_and_gets_a_new_classifier(tmp_path
     else:
         assert model.bert.pooler.dense.weight.std() < 0.03
     assert model.classifier.weight.std() < 0.05
+
+
+# --- the masked LM ---------------------------------------------------------------------------
+
+MASKED_LMS = {"bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta",
+              "distilbert": "DistilBert", "electra": "Electra"}  # fmt: skip
+
+
+def test_the_masked_lm_of_each_is_asked_as_transformers_answers_one_pair_at_a_time(one, tmp_path):
+    files = read_tokenizer(make_bert(tmp_path / "bert"))
+    sizes = CONFIGS[one.kind] | {"vocab_size": len(files.pieces), "pad_token_id": files.pad_id}
+    kind = getattr(transformers, f"{MASKED_LMS[one.kind]}ForMaskedLM")
+    if one.kind.endswith("roberta"):
+        sizes["max_position_embeddings"] = POSITIONS + files.pad_id + 1
+    theirs = randomized(kind(AutoConfig.for_model(one.kind, **sizes)))
+    theirs.save_pretrained(tmp_path / "lm")
+    assert has_masked_lm_head(tmp_path / "lm") and not has_masked_lm_head(one.folder)
+    lm = load_masked_lm(tmp_path / "lm", files, batch_tokens=60)
+    queries = [Query(range(20, 20 + length), place) for length in (1, 4, 9, 40) for place in (0, 3)
+               if place < length]  # fmt: skip
+    found = lm.top_pieces(queries, 5)
+    for query, ids in zip(queries, found, strict=True):
+        pair, place, second = masked_pair(query, Frame.of(files), POSITIONS)
+        given = {"input_ids": torch.tensor([pair])}
+        if getattr(theirs.config, "type_vocab_size", 0) > 1:
+            given["token_type_ids"] = (torch.arange(len(pair)) >= second).long()[None]
+        with torch.no_grad():
+            logits = theirs(**given).logits[0, place]
+        assert ids.tolist() == sorted(logits.topk(5).indices.tolist())
+
+
+def test_an_electra_without_its_generators_head_says_that_the_generator_has_one(tmp_path):
+    transformers.ElectraForPreTraining(family("electra").theirs.config).save_pretrained(tmp_path)
+    assert not has_masked_lm_head(tmp_path)
+    assert without_head(tmp_path).endswith(
+        "has no masked-LM head (no weight generator_predictions.*): of an ELECTRA the generator has"
+        " one"
+    )
 
 
 # --- what is refused -------------------------------------------------------------------------

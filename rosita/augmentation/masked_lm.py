@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from safetensors import SafetensorError
-from transformers import BertForMaskedLM
+from torch import Tensor
+from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from rosita.backbones import backbone_of
+from rosita.checkpoint import read_config
 from rosita.errors import RositaError
+from rosita.model import RositaConfig
 from rosita.runtime import cast_linear_layers, keep_freed_memory
 from rosita.tokenizer import TokenizerFiles
 
@@ -29,6 +35,25 @@ _NO_DAMAGE = {
 # next piece are nearer than this, the query is asked again alone: the answer then depends on the
 # sentence only, not on its neighbours in the batch (BERT-base's shape differs by 1e-5 at most).
 _NEAR_TIE = 3e-4
+
+
+def _of_distilbert(model: Any, hidden: Tensor) -> Tensor:
+    return model.vocab_projector(
+        model.vocab_layer_norm(model.activation(model.vocab_transform(hidden)))
+    )
+
+
+# By model type: transformers' class, and its head alone, of hidden states (n, hidden) the logits.
+_CLASSES: dict[str, tuple[str, Callable[[Any, Tensor], Tensor]]] = {
+    "bert": ("BertForMaskedLM", lambda model, hidden: model.cls(hidden)),
+    "roberta": ("RobertaForMaskedLM", lambda model, hidden: model.lm_head(hidden)),
+    "xlm-roberta": ("XLMRobertaForMaskedLM", lambda model, hidden: model.lm_head(hidden)),
+    "distilbert": ("DistilBertForMaskedLM", _of_distilbert),
+    "electra": (
+        "ElectraForMaskedLM",
+        lambda model, hidden: model.generator_lm_head(model.generator_predictions(hidden)),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -100,7 +125,7 @@ class MaskedLM:
 
     def __init__(
         self,
-        model: BertForMaskedLM,
+        model: PreTrainedModel,
         frame: Frame,
         batch_tokens: int,
         precision: str = "fp32",
@@ -108,12 +133,16 @@ class MaskedLM:
         keep_freed_memory()
         self.bf16 = precision == "bf16"
         if self.bf16:
-            cast_linear_layers(model.bert, torch.bfloat16)
+            cast_linear_layers(model.base_model, torch.bfloat16)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.eval().to(self.device)
         self.frame = frame
         self.batch_tokens = batch_tokens
-        self.max_positions = model.config.max_position_embeddings
+        values = model.config.to_dict()
+        where = model.name_or_path
+        config = RositaConfig(**backbone_of(values, where).config(values, where))
+        self.max_positions = config.max_tokens
+        self.has_types = config.type_vocab_size > 1
 
     def top_pieces(self, queries: Sequence[Query], count: int) -> np.ndarray:
         """Ids of the `count` most probable pieces per query, ascending: (queries, count) int32.
@@ -164,16 +193,18 @@ class MaskedLM:
         masked = torch.tensor([place for _, place, _ in pairs])
 
         mask = positions < lengths[:, None]  # (queries, longest)
-        segments = ((positions >= second[:, None]) & mask) * self.frame.second_type
+        given = {"input_ids": input_ids, "attention_mask": mask.long()}
+        if self.has_types:
+            second_half = (positions >= second[:, None]) & mask
+            given["token_type_ids"] = second_half * self.frame.second_type
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            hidden = self.model.bert(
-                input_ids=input_ids.to(self.device),
-                attention_mask=mask.long().to(self.device),
-                token_type_ids=segments.to(self.device),
+            hidden = self.model.base_model(
+                **{name: value.to(self.device) for name, value in given.items()}
             ).last_hidden_state
         # The output layer is as wide as the vocabulary: only where the answer is.
         rows = torch.arange(len(pairs), device=self.device)
-        logits = self.model.cls(hidden[rows, masked.to(self.device)].float())
+        _, head = _CLASSES[self.model.config.model_type]
+        logits = head(self.model, hidden[rows, masked.to(self.device)].float())
         best = logits.topk(min(top, logits.shape[1]), dim=1)
         if not torch.isfinite(best.values).all():
             raise RositaError("the masked LM gives NaN or infinite logits: download it again")
@@ -184,9 +215,10 @@ def load_masked_lm(
     folder: str | Path, files: TokenizerFiles, batch_tokens: int, precision: str = "fp32"
 ) -> MaskedLM:
     """The masked LM of a local BERT folder; a missing weight or mask token is an error."""
+    kind, _ = _CLASSES[read_config(Path(folder)).get("model_type", "bert")]
     with _quiet_transformers():
         try:
-            model, report = BertForMaskedLM.from_pretrained(
+            model, report = getattr(transformers, kind).from_pretrained(
                 folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
             )
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from rosita.backbones import backbone_of
 from rosita.errors import RositaError
-from rosita.files import read_torch, sha256_file
+from rosita.files import read_json, read_torch, sha256_file
 
-_HEAD = "cls.predictions."  # BERT's names of the masked-LM head begin so
 _HASHED_BYTES = 1 << 20
 
 
@@ -44,7 +44,23 @@ def weights_hash(folder: str | Path) -> str:
 
 def has_masked_lm_head(folder: str | Path) -> bool:
     """Whether the weights of a BERT folder include a masked-LM head; only names are looked at."""
-    return any(name.startswith(_HEAD) for file in weight_files(folder) for name in _names(file))
+    head = _head(folder)
+    names = (name for file in weight_files(folder) for name in _names(file))
+    return head is not None and any(name.startswith(head) for name in names)
+
+
+def without_head(folder: str | Path) -> str:
+    """That a folder has no masked-LM head, and by which weights one would be known."""
+    head = _head(folder)
+    known = f" (no weight {head}*)" if head else ""
+    hint = ": of an ELECTRA the generator has one" if head == "generator_predictions." else ""
+    return f"{folder} has no masked-LM head{known}{hint}"
+
+
+def _head(folder: str | Path) -> str | None:
+    """How the names of a masked-LM head begin, for the folder's kind of model."""
+    path = Path(folder) / "config.json"
+    return backbone_of(read_json(path) if path.exists() else {}, folder).masked_lm
 
 
 def _names(file: Path) -> list[str]:
