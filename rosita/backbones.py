@@ -23,7 +23,7 @@ _OF_OURS = "embedding_size position_offset pooler_activation classifier_activati
 
 # What a config.json of any kind may say where it says it at all. `problem_type`: the loss of a
 # classifier with several labels at once is another one.
-_PLAIN: dict[str, tuple] = {
+_PLAIN: dict[str, tuple[Any, ...]] = {
     "position_embedding_type": ("absolute",),
     "is_decoder": (False,),
     "is_encoder_decoder": (False,),
@@ -56,9 +56,9 @@ class Backbone:
     surplus: tuple[str, ...] = ()
     settings: dict[str, str] = field(default_factory=lambda: _same(*_SIZES))
     values: dict[str, Any] = field(default_factory=dict)
-    allows: dict[str, tuple] = field(default_factory=dict)
+    allows: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     positions_after_padding: bool = False  # the first token's position is the padding's id + 1
-    masked_lm: str = ""  # the masked-LM head's names begin so
+    masked_lm: str | None = None  # the masked-LM head's names begin so
 
     def ours(self, name: str) -> str | None:
         """Our name of a parameter of the checkpoint; None for one that is left out."""

@@ -19,6 +19,7 @@ from pydantic import (
 )
 from pydantic.config import JsonDict
 
+from rosita.backbones import PRETRAINED
 from rosita.cli import character_class
 from rosita.errors import RositaError, nearest
 from rosita.files import read_json
@@ -142,9 +143,10 @@ class LoopSettings(BaseModel):
 class FineTuneSettings(LoopSettings):
     """Settings of Pruning/run_glue.py: fine-tuning and Taylor scores."""
 
-    model_type: Literal["bert"] = setting(
-        "bert", "accepted and not needed: only bert there is", identity=False
-    )
+    model_type: Literal[PRETRAINED] | None = setting(
+        None, "not needed: config.json says it, and a flag that says otherwise is refused",
+        identity=False,
+    )  # fmt: skip
     model_name_or_path: str = setting(
         ..., "model folder, or a name that download_bert.py fetched", identity=False
     )

@@ -67,10 +67,29 @@ choose_base_settings() {
         echo "error: $BASE holds no pretrained BERT; run download_bert.py" >&2
         exit 2
     fi
-    local found layers
-    found=$(numbers "$BASE/config.json" '' num_hidden_layers num_attention_heads intermediate_size)
-    read -r layers BASE_HEADS BASE_FFN <<<"$found"
-    if [ "$layers" -lt 8 ]; then  # as rosita.config.configs_for
+    local fitting found
+    found=$("$PYTHON" -c 'import sys
+from rosita.backbones import backbone_of
+from rosita.cli import run_script
+from rosita.config import configs_for
+from rosita.errors import RositaError
+from rosita.files import read_json
+
+
+def main():
+    path = sys.argv[1]
+    values = read_json(path)
+    config = backbone_of(values, path).config(values, path)
+    keys = ("num_hidden_layers", "num_attention_heads", "intermediate_size")
+    layers, heads, ffn = (config.get(key) for key in keys)
+    if any(type(size) is not int for size in (layers, heads, ffn)):
+        raise RositaError(f"{path} must give {keys} as whole numbers")
+    print(configs_for(layers).name, heads, ffn)
+
+
+run_script(main)' "$BASE/config.json")
+    read -r fitting BASE_HEADS BASE_FFN <<<"$found"
+    if [ "$fitting" = minilm ]; then
         FT_FLAGS=(--learning_rate 5e-5 --num_train_epochs 3)
         if [ "$NAME" = CoLA ]; then FT_FLAGS=(--learning_rate 5e-5 --num_train_epochs 5); fi
         [ -n "$CONFIGS" ] || CONFIGS=KD/configurations/minilm
@@ -114,8 +133,8 @@ say() { printf '\n== %s\n' "$*"; }
 
 fine_tune() {  # bert_pt -> bert_ft
     say "fine-tune $BASE on $NAME"
-    (cd "$ROOT/Pruning" && "$PYTHON" run_glue.py --model_type bert --model_name_or_path "$BASE" \
-        --task_name "$TASK" --do_train --do_lower_case --evaluate_during_training \
+    (cd "$ROOT/Pruning" && "$PYTHON" run_glue.py --model_name_or_path "$BASE" --task_name "$TASK" \
+        --do_train --do_lower_case --evaluate_during_training \
         --logging_steps 100 --per_gpu_train_batch_size 32 --data_dir "$DATA/$NAME" \
         --output_dir "$MODELS/bert_ft/$NAME" "${FT_FLAGS[@]}")
 }
@@ -128,7 +147,7 @@ augment() {  # train.tsv -> train_aug.tsv
 
 score_bert_ft() {  # Taylor scores of bert_ft
     say "score the weights of bert_ft"
-    (cd "$ROOT/Pruning" && "$PYTHON" run_glue.py --model_type bert --compute_taylor True \
+    (cd "$ROOT/Pruning" && "$PYTHON" run_glue.py --compute_taylor True \
         --model_name_or_path "$MODELS/bert_ft/$NAME" --task_name "$TASK" --do_lower_case \
         --data_dir "$DATA/$NAME")
 }

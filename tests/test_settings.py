@@ -28,7 +28,7 @@ READERS = {  # the files that handle the settings of each kind
     ExportSettings: ["Deploy/export.py", "rosita/stages/export.py"],
 }
 NOT_NEEDED = {  # old command lines have them; their help says why nothing reads them
-    "FineTuneSettings.model_type", "FineTuneSettings.overwrite_cache", "TestSettings.seed",
+    "FineTuneSettings.overwrite_cache", "TestSettings.seed",
 }  # fmt: skip
 
 

@@ -829,6 +829,22 @@ def test_a_bert_arrives_with_its_vocabulary_and_a_record_of_its_origin(tmp_path,
     assert "already holds small-bert" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("kind, files", [
+    ("roberta", {"tokenizer.json": '{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}'}),
+    ("roberta", {"vocab.json": '{"a": 0}', "merges.txt": "#version: 0.2"}),
+    ("xlm-roberta", {"tokenizer.json": '{"model": {"type": "Unigram", "vocab": [["a", 0.0]]}}'}),
+    ("distilbert", {"vocab.txt": "a"}),
+    ("electra", {"vocab.txt": "a"}),
+])  # fmt: skip
+def test_the_other_encoders_arrive_with_the_files_of_their_tokenizer_and_no_others(
+    tmp_path, kind, files
+):
+    config = json.dumps({"model_type": kind})
+    source = bert_folder(tmp_path / "source", **{"config.json": config, **files})
+    found = bert(tmp_path / "models" / "bert_pt", "--source", str(source))["files"]
+    assert found.keys() == {"config.json", "model.safetensors", *files}
+
+
 def test_another_model_is_replaced_only_when_asked(tmp_path):
     for name in ("one", "two"):
         bert_folder(tmp_path / name, **{"vocab.txt": name})
@@ -846,8 +862,13 @@ def test_another_model_is_replaced_only_when_asked(tmp_path):
 
 def test_a_source_without_what_bert_needs_is_one_line(tmp_path):
     output = tmp_path / "models" / "bert_pt"
-    source = bert_folder(tmp_path / "source", **{"config.json": '{"model_type": "roberta"}'})
-    with pytest.raises(RositaError, match="of type 'roberta', but ROSITA compresses BERT"):
+    source = bert_folder(tmp_path / "source", **{"config.json": '{"model_type": "gpt2"}'})
+    with pytest.raises(RositaError, match="of type 'gpt2', but ROSITA compresses bert, roberta"):
+        bert(output, "--source", str(source))
+    (source / "config.json").write_text(
+        '{"model_type": "distilbert", "sinusoidal_pos_embds": true}'
+    )
+    with pytest.raises(RositaError, match="sinusoidal_pos_embds 'True' is not supported"):
         bert(output, "--source", str(source))
     (source / "config.json").write_text(CONFIG)
     with pytest.raises(RositaError, match="neither vocab.txt nor tokenizer.json"):
