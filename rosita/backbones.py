@@ -12,6 +12,7 @@ from typing import Any
 
 from rosita.errors import RositaError
 
+MULTI_LABEL = "multi_label_classification"
 Pairs = tuple[tuple[str, str], ...]
 
 _SIZES = ("vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size"
@@ -21,15 +22,14 @@ _SIZES = ("vocab_size hidden_size num_hidden_layers num_attention_heads intermed
 _OF_THE_REFERENCE = "prun_hidden_size prun_intermediate_size emb_hidden_dim".split()
 _OF_OURS = "embedding_size position_offset pooler_activation classifier_activation".split()
 
-# What a config.json of any kind may say where it says it at all. `problem_type`: the loss of a
-# classifier with several labels at once is another one.
+# What a config.json of any kind may say where it says it at all.
 _PLAIN: dict[str, tuple[Any, ...]] = {
     "position_embedding_type": ("absolute",),
     "is_decoder": (False,),
     "is_encoder_decoder": (False,),
     "add_cross_attention": (False,),
     "pruned_heads": ({},),
-    "problem_type": ("single_label_classification", "regression"),
+    "problem_type": ("single_label_classification", "regression", MULTI_LABEL),
     "quantization_config": (),
 }
 

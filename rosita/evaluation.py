@@ -45,14 +45,18 @@ class UndefinedScore(RositaError):
 
 
 def score(task: Task, logits: np.ndarray, labels: np.ndarray) -> Scores:
-    """The task's metrics from logits (rows, num_labels) and gold labels (rows,).
+    """The task's metrics from logits (rows, num_labels) and gold labels (rows,), or of several
+    labels at once (rows, num_labels).
 
-    The main score is Matthews (CoLA), accuracy (all others with labels; MRPC and QQP too), or the
-    mean of Pearson and Spearman (STS-B). Matthews and F1 are 0 where they are 0/0, as scikit-learn
-    has it; correlations raise `UndefinedScore` there.
+    The main score is Matthews (CoLA), accuracy (all others with labels; MRPC and QQP too), the
+    mean of Pearson and Spearman (STS-B), or of several labels the F1 of all pairs of a row and a
+    label. Matthews and F1 are 0 where they are 0/0, as scikit-learn has it; correlations raise
+    `UndefinedScore` there.
     """
     if task.is_regression:
         return _correlations(logits[:, 0].astype(np.float64), np.asarray(labels, np.float64))
+    if task.multi_label:
+        return _micro_f1(logits > 0, np.asarray(labels) > 0.5)
     from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef  # heavy import
 
     predicted = logits.argmax(axis=1)
@@ -63,6 +67,14 @@ def score(task: Task, logits: np.ndarray, labels: np.ndarray) -> Scores:
     if task.metric == "accuracy_and_f1":
         found["f1"] = float(f1_score(labels, predicted, zero_division=0.0))
     return Scores(found["accuracy"], "accuracy", found)
+
+
+def _micro_f1(predicted: np.ndarray, labels: np.ndarray) -> Scores:
+    """F1 of the pairs (row, label); accuracy: the share of rows with just their labels."""
+    both, either = int((predicted & labels).sum()), int(predicted.sum() + labels.sum())
+    f1 = 2 * both / either if either else 0.0
+    right = float((predicted == labels).all(axis=1).mean())
+    return Scores(f1, "micro_f1", {"micro_f1": f1, "accuracy": right})
 
 
 def _correlations(predicted: np.ndarray, labels: np.ndarray) -> Scores:
@@ -104,6 +116,8 @@ def published_metrics(task: Task, scores: Scores) -> dict[str, float]:
         case "accuracy_and_f1":
             mean = (found["accuracy"] + found["f1"]) / 2
             return {"acc": found["accuracy"], "f1": found["f1"], "acc_and_f1": mean}
+        case "micro_f1":
+            return {"micro_f1": found["micro_f1"], "acc": found["accuracy"]}
         case "pearson_and_spearman":
             return {
                 "pearson": found["pearson"],
@@ -113,13 +127,17 @@ def published_metrics(task: Task, scores: Scores) -> dict[str, float]:
 
 
 def mean_loss(task: Task, logits: np.ndarray, labels: np.ndarray) -> float:
-    """Mean over the rows of the cross-entropy, or of the squared error (regression), in float64.
+    """Mean over the rows of the cross-entropy (of several labels the mean of each one's), or of the
+    squared error (regression), in float64.
 
     The reference averages the means of its batches, of which the last may be smaller.
     """
     exact = logits.astype(np.float64)
     if task.is_regression:
         return float(np.mean((exact[:, 0] - labels.astype(np.float64)) ** 2))
+    if task.multi_label:
+        softplus = np.maximum(exact, 0) + np.log1p(np.exp(-np.abs(exact)))
+        return float(np.mean(softplus - exact * labels))
     exact -= exact.max(axis=1, keepdims=True)  # so that no exponential overflows
     chosen = exact[np.arange(len(labels)), labels]
     return float(np.mean(np.log(np.exp(exact).sum(axis=1)) - chosen))
@@ -191,10 +209,13 @@ def write_eval_results(folder: Path, name: str, scores: Scores, **more: object) 
 
 
 def prediction_texts(task: Task, logits: np.ndarray) -> list[str]:
-    """What the GLUE server reads per row: a label's name, or a number in 0..5 (STS-B)."""
+    """What the GLUE server reads per row: a label's name, or a number in 0..5 (STS-B); of several
+    labels their names with commas between."""
     if task.labels is None:
         values = logits[:, 0].clip(0.0, 5.0) if task.name == "STS-B" else logits[:, 0]
         return [f"{value:.3f}" for value in values]
+    if task.multi_label:
+        return [",".join(np.array(task.labels)[row]) for row in logits > 0]
     return [task.labels[index] for index in logits.argmax(axis=1)]
 
 

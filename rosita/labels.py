@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rosita.backbones import MULTI_LABEL
 from rosita.errors import RositaError
 from rosita.tasks import Task
 
@@ -41,6 +42,13 @@ def check_labels(
             f"{folder} has {count} labels, {task.name} has {task.num_labels}:"
             " it was tuned on another task"
         )
+    several = config.get("problem_type") == MULTI_LABEL
+    if several != task.multi_label:
+        what = "several labels at once" if several else "one label a row"
+        raise RositaError(
+            f"{folder} gives {what} (problem_type in its config.json), {task.name} has multi_label"
+            f" {str(task.multi_label).lower()}: it was tuned on another task"
+        )
     given = config.get("id2label") or {}
     if not isinstance(given, dict) or not all(key.isdecimal() for key in given):
         raise RositaError(f"{folder}/config.json: id2label must map numbers to names")
@@ -71,6 +79,8 @@ def set_names(config: RositaConfig, task: Task, names: list[str] | None) -> None
 
     `task_labels` beside other names says whose labels they are: the next stage needs no flag.
     """
+    if task.multi_label:
+        config.problem_type = MULTI_LABEL
     config.id2label = dict(enumerate(names or task.labels or ("score",)))
     config.label2id = {name: index for index, name in config.id2label.items()}
     if names and names != list(task.labels):

@@ -10,20 +10,22 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from rosita.errors import RositaError, nearest
 from rosita.files import read_json
 
-Metric = Literal["accuracy", "matthews", "accuracy_and_f1", "pearson_and_spearman"]
+Metric = Literal["accuracy", "matthews", "accuracy_and_f1", "pearson_and_spearman", "micro_f1"]
 
 
 class Task(BaseModel):
     """One task: where its text and labels stand, and how it is scored.
 
     A column is a 0-based index (negative: from the end) or the name that the header gives it.
-    `labels` stand in the order of the logits; None is regression on a number.
+    `labels` stand in the order of the logits; None is regression on a number. With `multi_label` a
+    row has any number of them, with commas between (in JSON a list).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     labels: tuple[str, ...] | None
+    multi_label: bool = False
     metric: Metric
     text_columns: tuple[int | str, ...] = Field(min_length=1, max_length=2)
     label_column: int | str = -1
@@ -47,6 +49,10 @@ class Task(BaseModel):
             )
         if self.labels is not None and len(set(self.labels)) != max(2, len(self.labels)):
             raise ValueError("labels must be two or more different names")
+        if self.multi_label != (self.metric == "micro_f1"):
+            raise ValueError("metric micro_f1 goes with multi_label true and no other")
+        if self.multi_label and any("," in name for name in self.labels or ()):
+            raise ValueError("labels of a multi_label task must have no comma in their names")
         if self.metric == "accuracy_and_f1" and len(self.labels or ()) != 2:
             raise ValueError("metric accuracy_and_f1 needs two labels, the second the positive one")
         return self

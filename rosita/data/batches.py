@@ -36,7 +36,8 @@ class Encoded:
     """The token ids of a file, memory-mapped: row i is ids[offsets[i]:offsets[i+1]].
 
     `first` (rows,) is the length of segment A with its [CLS] and [SEP]; the rest is segment B.
-    `labels` (rows,): index of the label, or a number in regression; -1 in test files.
+    `labels` (rows,): index of the label, or a number in regression; of several labels (rows,
+    labels) a 0 or 1 for each; -1 where there are none, as in test files.
     """
 
     path: Path

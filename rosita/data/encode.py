@@ -61,12 +61,12 @@ def encode_file(
     content = content_hash(source.path)
     columns = task.text_columns_of(source.path.name)
     settings = [content, max_seq_length, columns, task.label_column, task.labels, labelled,
-                task.header, task.short_rows, train_header]  # fmt: skip
+                task.multi_label, task.header, task.short_rows, train_header]  # fmt: skip
     key = hashlib.sha256(json.dumps(settings).encode() + built.to_str().encode()).hexdigest()
     folder = (cache_dir or _writable_cache(source.path.parent)) / key[:32]
-    if (found := _open(folder, source.path, content, tokenizer.pad_id)) is None:
+    if (found := _open(folder, source.path, content, tokenizer.pad_id, task.multi_label)) is None:
         _encode(source, built, folder, content)
-        found = _open(folder, source.path, content, tokenizer.pad_id)
+        found = _open(folder, source.path, content, tokenizer.pad_id, task.multi_label)
     if found is None:
         raise RositaError(f"{folder} cannot be read back as it was written; is the disk sound?")
     return found
@@ -90,7 +90,7 @@ def _encode(source: TsvFile | RecordFile, tokenizer: Tokenizer, folder: Path, co
         "ids": np.uint16 if max(tokenizer.get_vocab().values()) < 65536 else np.int32,
         "lengths": np.int32,
         "first": np.int32,
-        "labels": np.float32 if task.is_regression else np.int64,
+        "labels": np.float32 if task.is_regression or task.multi_label else np.int64,
     }
     folder.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".new-"))
@@ -173,10 +173,11 @@ def token_columns(encodings: list[Encoding]) -> dict[str, np.ndarray]:
     return {"ids": ids, "lengths": lengths, "first": lengths - second}
 
 
-def _label(row: Row, source: TsvFile | RecordFile) -> float:
+def _label(row: Row, source: TsvFile | RecordFile) -> float | list[float]:
+    """The label as a number: of a class, of a regression; of several labels a 0 or 1 for each."""
+    labels, several = source.task.labels, source.task.multi_label
     if row.label is None:
-        return -1
-    labels = source.task.labels
+        return [-1] * source.task.num_labels if several else -1
     where = f"{source.path} line {row.line}"
     if labels is None:
         try:
@@ -186,14 +187,21 @@ def _label(row: Row, source: TsvFile | RecordFile) -> float:
         if not np.isfinite(value):
             raise RositaError(f"{where}: label {row.label!r} is not a number")
         return value
-    if row.label not in labels:
-        hint = nearest(row.label, list(labels))
-        raise RositaError(f"{where}: label {row.label!r} is not one of {', '.join(labels)}{hint}")
-    return labels.index(row.label)
+    told = [row.label]
+    if several:
+        told = [name.strip() for name in row.label.split(",")] if row.label.strip() else []
+    for name in told:
+        if name not in labels:
+            hint = nearest(name, list(labels))
+            raise RositaError(f"{where}: label {name!r} is not one of {', '.join(labels)}{hint}")
+    return [float(name in told) for name in labels] if several else labels.index(row.label)
 
 
-def _open(folder: Path, path: Path, content: str, pad_id: int) -> Encoded | None:
-    """The cache, if it is there and as it was written; another one is removed."""
+def _open(folder: Path, path: Path, content: str, pad_id: int, several: bool) -> Encoded | None:
+    """The cache, if it is there and as it was written; another one is removed.
+
+    `several`: a row has as many labels as the task, each 0 or 1.
+    """
     if not folder.exists():
         return None
     done = read_sealed(folder / "done.json")
@@ -213,7 +221,7 @@ def _open(folder: Path, path: Path, content: str, pad_id: int) -> Encoded | None
         arrays["ids"],
         offsets,
         arrays["first"],
-        arrays["labels"],
+        arrays["labels"].reshape(len(offsets) - 1, -1) if several else arrays["labels"],
         content,
         folder,
         done["skipped"],

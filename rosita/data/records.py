@@ -45,7 +45,7 @@ class RecordFile:
         for number, record in self._records():
             where = f"{self.path} {self._unit} {number}"
             found = tuple(_value(record, name, where) for name in texts)
-            told = None if label is None else self._label(_value(record, label, where), label)
+            told = None if label is None else self._told(record, label, where)
             # what an augmented .tsv repeats of the row
             fields = [" ".join(_plain(record.get(name)).split("\t")) for name in self.names]
             yield Row(number, [" ".join(text.splitlines()) for text in fields], found, told)
@@ -84,6 +84,13 @@ class RecordFile:
             hint = nearest(name, names) if isinstance(name, str) else ""
             raise RositaError(f"{self.path} has no column {name!r}; it has {names}{hint}")
         return names.index(name)
+
+    def _told(self, record: dict[str, Any], column: str, where: str) -> str:
+        """The label of a row; of several, with commas between."""
+        value = record.get(column)
+        if self.task.multi_label and isinstance(value, list):
+            return ",".join(self._label(_plain(one), column) for one in value)
+        return self._label(_value(record, column, where), column)
 
     def _label(self, label: str, column: str) -> str:
         classes = self._classes.get(column, ())

@@ -13,6 +13,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from rosita.backbones import MULTI_LABEL
 from rosita.checkpoint import (
     check_length,
     check_vocabulary,
@@ -35,7 +36,10 @@ TOKENS = 4096  # padded tokens of one forward pass
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model says of one row: a label and its probability; in regression a number."""
+    """What the model says of one row: a label and its probability; in regression a number.
+
+    Of several labels: their names with commas between, and the probability of just these.
+    """
 
     label: str | float
     probability: float | None
@@ -81,7 +85,8 @@ class Labeller:
         # transformers does not write the names that two labels have by default
         names = values.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
         self.labels = tuple(str(names[key]) for key in sorted(names, key=int))
-        task = Task.model_construct(name=folder.name, labels=self.labels)
+        self.several = values.get("problem_type") == MULTI_LABEL
+        task = Task.model_construct(name=folder.name, labels=self.labels, multi_label=self.several)
         if form == "pytorch":
             self.model = TorchModel(folder, task)
         else:
@@ -126,6 +131,11 @@ class Labeller:
     def _answer(self, logits: np.ndarray) -> Answer:
         if len(logits) == 1:
             return Answer(float(logits[0]), None)
+        if self.several:
+            odds = 1 / (1 + np.exp(-logits))
+            has = odds > 0.5
+            names = ",".join(name for name, one in zip(self.labels, has, strict=True) if one)
+            return Answer(names, float(np.where(has, odds, 1 - odds).prod()))
         shifted = np.exp(logits - logits.max())
         best = int(logits.argmax())
         return Answer(self.labels[best], float(shifted[best] / shifted.sum()))

@@ -153,6 +153,8 @@ def compare(
             raise RositaError(f"{name} gives NaN or infinite logits on {dev.path}")
         if task.is_regression:
             equal = np.abs(logits - expected)[:, 0] < 0.01
+        elif task.multi_label:
+            equal = ((logits > 0) == (expected > 0)).all(axis=1)
         else:
             equal = logits.argmax(axis=1) == expected.argmax(axis=1)
         theirs = score(task, logits, labels).main

@@ -42,6 +42,16 @@ def prediction_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) 
     return -(target * log_probability).mean(dim=-1).sum()
 
 
+def sigmoid_prediction_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """`prediction_loss` where a row may have several labels: each one's soft cross-entropy.
+
+    Logits (rows, labels), summed over rows, mean over labels.
+    """
+    target = torch.sigmoid(teacher.float() / temperature)
+    logits = student.float() / temperature
+    return F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(-1).sum()
+
+
 def layer_map(teacher_layers: int, student_layers: int, kind: str = "uniform") -> dict[int, int]:
     """Teacher state that each student state follows, by number (0 = embedding output).
 
@@ -84,7 +94,10 @@ class LabelLoss:
 
 
 def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Loss against gold labels, summed over rows; float labels are a regression."""
+    """Loss against gold labels, summed over rows; float labels (rows,) are a regression, (rows,
+    labels) several labels at once: the mean of each one's."""
+    if labels.dim() == 2:
+        return F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(-1).sum()
     if labels.is_floating_point():
         return F.mse_loss(logits.squeeze(-1), labels, reduction="sum")
     return F.cross_entropy(logits, labels, reduction="sum")
@@ -124,7 +137,8 @@ class DistillationLoss:
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, LossSum]:
         student = model(**batch.inputs, output_hidden_states=self.repr_distill)
-        regression = batch.labels.is_floating_point()
+        several = batch.labels.dim() == 2  # labels of a row
+        regression = batch.labels.is_floating_point() and not several
         follows_logits = self.pred_distill and not (regression and self.learn_labels)
         if follows_logits or self.repr_distill:
             said = self.teacher.say(batch, states=self.repr_distill)
@@ -135,7 +149,9 @@ class DistillationLoss:
             total = representation_loss(student.hidden_states, said.states, mask, mapping)
             found["representation"] = self._mean_over_places(self.repr_weight * total)
         if self.pred_distill:
-            if not regression:
+            if several:
+                total = sigmoid_prediction_loss(student.logits, said.logits, self.temperature)
+            elif not regression:
                 total = prediction_loss(student.logits, said.logits, self.temperature)
             else:
                 target = batch.labels if self.learn_labels else said.logits.squeeze(-1).float()

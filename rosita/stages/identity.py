@@ -40,6 +40,7 @@ def run_identity(
             "short_rows": task.short_rows,
             "train_labelled": task.train_labelled,
             "metric": task.metric,
+            **({"multi_label": True} if task.multi_label else {}),
         },
         "processes": processes,
         "settings": {name: getattr(settings, name) for name in decides(type(settings))},
