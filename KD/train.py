@@ -3,7 +3,7 @@
     cd KD && python train.py --config_dir configurations/config_setting1.json --task_name CoLA \\
         --do_lower_case --aug_train
 
-Reads   teacher_model/, student_model/   config.json, weights, vocab.txt
+Reads   teacher_model/, student_model/   config.json, weights, tokenizer
         data_dir/                        train_aug.tsv (or train.tsv), dev.tsv
 Writes  output_dir/                      the student, run.json; with --compute_taylor: taylor.pkl
         or, with --do_eval               eval_results.txt and .json of the student as it is

@@ -3,7 +3,7 @@
     cd Pruning && python run_glue.py --model_name_or_path ../models/bert_pt --task_name CoLA \\
         --do_train --do_eval --data_dir ../data/CoLA --output_dir ../models/bert_ft/CoLA
 
-Reads   model_name_or_path/, data_dir/   config.json, weights, vocab.txt; train.tsv, dev.tsv ...
+Reads   model_name_or_path/, data_dir/   config.json, weights, tokenizer; train.tsv, dev.tsv ...
 Writes  output_dir/                      the tuned model, run.json, eval_results_TASK.txt
         or, with --compute_taylor True   taylor_score/taylor.pkl in the folder of the model
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 RETIRED = {  # flags of the published script -> what to do instead
     "--config_name": "config.json is read from the folder --model_name_or_path",
-    "--tokenizer_name": "vocab.txt is read from the folder --model_name_or_path",
+    "--tokenizer_name": "the tokenizer is read from the folder --model_name_or_path",
     "--structured": "all pruning is structured (heads, FFN units, layers, rank); leave it out",
     "--logging_first_step": "leave it out; --logging_steps 1 logs the first step, as all others",
     "--save_total_limit": "--save_steps keeps all its checkpoints; remove OUTPUT_DIR/checkpoint-N",

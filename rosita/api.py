@@ -168,8 +168,9 @@ def distil(
     `settings` are those of `KDSettings`: pred_distill, repr_distill (one at least), learning_rate,
     num_train_epochs, train_batch_size (rows), temperature, aug_train (train_aug.tsv), eval_step
     (steps between dev scores), patience (epochs) ...; depth_or_width with keep_heads, keep_layers,
-    ffn_hidden_dim and emb_hidden_dim prunes on the way. Both models need the same hidden size and
-    vocabulary. Raises `RositaError` for models that do not match and wrong settings.
+    ffn_hidden_dim and emb_hidden_dim prunes on the way. Both models need the same tokenizer, with
+    repr_distill the same hidden size too. Raises `RositaError` for models that do not match and
+    wrong settings.
     """
     with _output(output_dir) as folder:
         resolved = _settings(KDSettings, student.task, settings, data_dir, folder)

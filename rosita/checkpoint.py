@@ -139,11 +139,10 @@ def check_vocabulary(tokenizer: TokenizerFiles, rows: int, folder: Path) -> None
 
 
 def _say_case(lower_cases: bool) -> None:
-    kind, flag = (
-        ("an uncased", "do_lower_case false") if lower_cases else ("a cased", "--do_lower_case")
-    )
+    flag = "do_lower_case false" if lower_cases else "--do_lower_case"
     say_once(
-        f"{kind} model, and it stays so: {flag} changes nothing, the model's own tokenizer decides",
+        f"{'an uncased' if lower_cases else 'a cased'} model, and it stays so: {flag} changes"
+        " nothing, its own tokenizer.json or tokenizer_config.json decides",
         file=sys.stderr,
     )
 

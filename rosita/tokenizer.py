@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -94,7 +95,7 @@ def read_tokenizer(folder: str | Path) -> TokenizerFiles:
     named = config | ({} if "added_tokens_decoder" in config else
                       _read_object(folder / "special_tokens_map.json"))  # fmt: skip
     path = folder / "tokenizer.json"
-    text = read_text(path) if path.exists() else _converted(folder, config, named)
+    text = _checked_json(path) if path.exists() else _converted(folder, config, named)
     try:
         tokenizer = _built(text)
     except Exception as error:  # the library raises bare Exception
@@ -110,9 +111,11 @@ def save_tokenizer(folder: Path, tokenizer: TokenizerFiles, positions: int) -> N
     `positions`: the most tokens that the model takes.
     """
     path, vocab = folder / "tokenizer.json", folder / "vocab.txt"
-    if path.exists() and path.read_text(encoding="utf-8") == tokenizer.json:
+    if path.exists() and read_text(path) == tokenizer.json:
         return
     write_json(folder / "tokenizer_config.json", _saved_config(tokenizer, positions))
+    for name in ("special_tokens_map.json", "added_tokens.json"):  # of another tokenizer
+        (folder / name).unlink(missing_ok=True)
     if tokenizer.vocab is None:
         vocab.unlink(missing_ok=True)
     else:
@@ -130,7 +133,10 @@ def _saved_config(tokenizer: TokenizerFiles, positions: int) -> dict[str, Any]:
     made = {f"{kind}_token": tokenizer.token(kind) for kind in KINDS}
     absent = {name: None for name, text in made.items() if text is None}  # or it would be added
     config = {**made, **tokenizer.config, **absent}
-    config["model_max_length"] = min(positions, config.get("model_max_length") or positions)
+    stated = config.get("model_max_length")
+    config["model_max_length"] = min(
+        positions, stated if isinstance(stated, (int, float)) else positions
+    )
     if _is_berts(built):
         return config | {"tokenizer_class": "BertTokenizer"} | _rules(built)
     return config | {"tokenizer_class": "PreTrainedTokenizerFast"}
@@ -155,6 +161,34 @@ def _rules(tokenizer: Tokenizer) -> dict[str, bool]:
 
 def _normalized(tokenizer: Tokenizer, text: str) -> str:
     return tokenizer.normalizer.normalize_str(text) if tokenizer.normalizer else text
+
+
+def _checked_json(path: Path) -> str:
+    """The text of tokenizer.json; `RositaError` that names the first piece or id it has twice.
+
+    The tokenizers library takes the last of two, and says nothing.
+    """
+    text = read_text(path)
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if (twice := _first_twice(name for name, _ in pairs)) is not None:
+            raise RositaError(f"{path} has {twice!r} twice; take one out")
+        return dict(pairs)
+
+    try:
+        vocab = json.loads(text, object_pairs_hook=unique)["model"]["vocab"]
+        if isinstance(vocab, list):  # Unigram: [piece, score], the id is the place
+            unique([(piece, score) for piece, score in vocab])
+        elif (twice := _first_twice(vocab.values())) is not None:
+            raise RositaError(f"{path} has the id {twice} twice; take one piece out")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise RositaError(f"{path} is no tokenizer: {_first_line(error)}") from None
+    return text
+
+
+def _first_twice(values: Iterable[Hashable]) -> Hashable | None:
+    seen: set[Hashable] = set()
+    return next((value for value in values if value in seen or seen.add(value)), None)
 
 
 def _converted(folder: Path, config: dict[str, Any], named: dict[str, Any]) -> str:
@@ -210,8 +244,13 @@ def _stated_pieces(folder: Path, config: dict[str, Any]) -> Iterator[tuple[str, 
             if piece:  # a blank one is in no text, and readers differ in what they make of it
                 yield "vocab.txt", piece, number
     for piece, number in _read_object(folder / "added_tokens.json").items():
+        if not isinstance(number, int):
+            raise RositaError(f"{folder}/added_tokens.json: the id of {piece!r} must be a number")
         yield "added_tokens.json", piece, number
-    for number, token in config.get("added_tokens_decoder", {}).items():
+    decoder = config.get("added_tokens_decoder") or {}
+    if not isinstance(decoder, dict) or not all(number.isdecimal() for number in decoder):
+        raise RositaError(f"{folder}/tokenizer_config.json: added_tokens_decoder must have ids")
+    for number, token in decoder.items():
         yield "tokenizer_config.json", _text(token) or "", int(number)
 
 
@@ -230,13 +269,17 @@ def _special_tokens(folder: Path, named: dict[str, Any], tokenizer: Tokenizer) -
     if missing := {"unk", "pad"} - special.keys():
         names = ", ".join(f"{kind}_token" for kind in sorted(missing))
         raise RositaError(f"the tokenizer of {folder} has no {names}; {advice}")
-    around = tokenizer.encode("").tokens
+    try:
+        around, types = tokenizer.encode("").tokens, tokenizer.encode("a", "a").type_ids
+    except Exception as error:  # the library raises bare Exception
+        raise RositaError(
+            f"the tokenizer of {folder} does not work: {_first_line(error)}"
+        ) from None
     if len(around) < 2:
         raise RositaError(
             f"the tokenizer of {folder} puts no special tokens around a text, as"
             f" {special.get('cls', '[CLS]')} and {special.get('sep', '[SEP]')}; {advice}"
         )
-    types = tokenizer.encode("a", "a").type_ids
     if types != sorted(types) or types[-1] > 1:
         raise RositaError(
             f"the tokenizer of {folder} gives a pair the token types {types}; only 0 for the first"

@@ -319,7 +319,8 @@ def test_the_folder_decides_the_case_and_a_flag_that_says_otherwise_gets_one_lin
             ["the"] if stored else ["[UNK]"]
         )
     said = capsys.readouterr().err
-    assert said == (f"{line}, the model's own tokenizer decides\n" if line else "")
+    decides = "its own tokenizer.json or tokenizer_config.json decides"
+    assert said == (f"{line}, {decides}\n" if line else "")
 
 
 # ------------------------------------------------------------------------------ readable labels

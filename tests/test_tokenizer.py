@@ -1,6 +1,7 @@
 """The tokenizer of a folder against transformers' AutoTokenizer of the same folder."""
 
 import json
+import re
 import shutil
 import unicodedata
 from pathlib import Path
@@ -238,6 +239,12 @@ def set_line(folder: Path, number: int, piece: str) -> None:
     (folder / "vocab.txt").write_text("\n".join(lines), encoding="utf-8")
 
 
+def change_text(folder: Path, old: str, new: str) -> None:
+    text = (folder / "tokenizer.json").read_text(encoding="utf-8")
+    assert text.count(old) == 1, re.findall(r'"dog": ?[0-9]+', text)
+    (folder / "tokenizer.json").write_text(text.replace(old, new), encoding="utf-8")
+
+
 def change_json(folder: Path, **values: object) -> None:
     write(folder / "tokenizer.json", read(folder / "tokenizer.json") | values)
 
@@ -255,6 +262,10 @@ def change_json(folder: Path, **values: object) -> None:
          "id 99999 is '[E9]' in tokenizer_config.json, nothing in tokenizer.json"),
         (lambda f: change_json(f, post_processor=None), "puts no special tokens around a text"),
         (lambda f: (f / "tokenizer.json").write_text("{}"), "tokenizer.json is no tokenizer"),
+        (lambda f: (f / "tokenizer.json").write_text("{"), "tokenizer.json is no tokenizer"),
+        (lambda f: change_text(f, '"##c":', '"dog":'), "tokenizer.json has 'dog' twice"),
+        (lambda f: change_text(f, '"dog": 69', '"dog": 70'), "tokenizer.json has the id 70 twice"),
+        (lambda f: write(f / "added_tokens.json", {"[E2]": "7"}), "of '[E2]' must be a number"),
         (lambda f: (f / "tokenizer_config.json").write_text("[]"), "must hold one JSON object"),
         (lambda f: [(f / name).unlink() for name in ("tokenizer.json", "vocab.txt")],
          "has no tokenizer.json and no vocab.txt"),

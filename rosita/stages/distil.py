@@ -168,6 +168,12 @@ def check_pair(teacher: TaskModel, student: TaskModel, settings: KDSettings) -> 
             f"{name} needs labels, and {student.task.name} has none in train (train_labelled is"
             " false); leave it out"
         )
+    theirs, ours = (one.model.config.num_hidden_layers for one in (teacher, student))
+    if settings.repr_distill and settings.layer_map == "last" and theirs < ours:
+        raise RositaError(
+            f"layer_map last needs a teacher of as many layers as the student: {theirs} in"
+            f" {teacher.path}, {ours} in {student.path}; --layer_map uniform takes any"
+        )
     one_step = not settings.depth_or_width and not settings.compute_taylor
     if settings.target and one_step and student.shape != settings.target:
         raise RositaError(

@@ -882,6 +882,34 @@ def test_a_source_without_what_bert_needs_is_one_line(tmp_path):
     assert "pytorch_model.bin" in bert(output, "--source", str(source))["files"]
 
 
+def sharded(source: Path, *shards: str) -> Path:
+    """A source whose weights are in shards, and whose added tokens stand in a file of their own."""
+    index = {"weight_map": {f"weight{number}": shard for number, shard in enumerate(shards)}}
+    bert_folder(source, **{"model.safetensors.index.json": json.dumps(index), "vocab.txt": "a\n",
+                           "added_tokens.json": "{}", **dict.fromkeys(shards, "part")})  # fmt: skip
+    (source / "model.safetensors").unlink()
+    return source
+
+
+def test_weights_in_shards_arrive_whole_or_not_at_all(tmp_path):
+    source = sharded(tmp_path / "big", "model-1.safetensors", "model-2.safetensors")
+    files = bert(tmp_path / "bert_pt", "--source", str(source))["files"]
+    assert sorted(files) == sorted(path.name for path in source.iterdir())
+    (source / "model-2.safetensors").unlink()
+    with pytest.raises(RositaError, match="has no model-2.safetensors"):
+        bert(tmp_path / "again", "--source", str(source))
+    assert not (tmp_path / "again").exists()
+
+
+def test_an_index_of_shards_that_names_a_file_elsewhere_is_refused(tmp_path):
+    source = sharded(tmp_path / "evil", "model-1.safetensors")
+    index = json.dumps({"weight_map": {"weight": "../../stolen"}})
+    (source / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(RositaError, match="names no shards, or files elsewhere"):
+        bert(tmp_path / "bert_pt", "--source", str(source))
+    assert not (tmp_path / "bert_pt").exists()
+
+
 def test_a_bert_comes_from_a_private_s3_store(tmp_path, store):
     url, client = store
     for name, text in {"config.json": CONFIG, "model.safetensors": "w", "vocab.txt": "a\n"}.items():

@@ -147,6 +147,11 @@ def test_a_teacher_of_another_width_teaches_its_logits_from_the_cache(pair, data
     assert "has hidden_size 48, student" in str(error.value)
     assert "its logits alone: --pred_distill True --repr_distill False" in str(error.value)
 
+    with pytest.raises(RositaError, match="layer_map last needs a teacher of as many layers"):
+        api.distil(api.load(make_bert(tmp_path / "flat", num_hidden_layers=2), SST2,
+                            new_classifier=True), pair["student"], data, repr_distill=True,
+                   layer_map="last", **settings)  # fmt: skip
+
     student = api.distil(pair["teacher"], pair["student"], data, pred_distill=True, **settings)
 
     assert student.shape == pair["student"].shape
