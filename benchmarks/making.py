@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from common import (
     TASK,
     Result,
     auto_dtype,
+    bert_tokenizer,
     cola,
     costs,
     matmul_rate,
@@ -30,7 +32,7 @@ from common import (
     seconds_of,
     tokenizer,
 )
-from transformers import BertConfig, BertForMaskedLM, BertTokenizer
+from transformers import BertConfig, BertForMaskedLM
 
 from rosita.augmentation.masked_lm import Frame, MaskedLM, Query
 from rosita.augmentation.sentences import Splitter
@@ -38,6 +40,7 @@ from rosita.config import KDSettings
 from rosita.data.batches import Sampler
 from rosita.data.encode import encode_file
 from rosita.distillation.losses import DistillationLoss
+from rosita.distillation.teacher import Teacher
 from rosita.pruning.cut import factorize, prune
 from rosita.pruning.shape import Shape
 from rosita.runtime import start_accelerator
@@ -72,9 +75,7 @@ def augmentation(quick: bool, folder: Path) -> list[Result]:
         masked_lm = MaskedLM(bert, frame, 2048, name)
         masked_lm.top_pieces(_queries(few[:1]), M)
         answers: list[np.ndarray] = []
-        ours = seconds_of(
-            lambda lm=masked_lm, a=answers: a.extend(lm.top_pieces(_queries(many), M))
-        )
+        ours = seconds_of(partial(_ask, masked_lm, many, answers))
         same = np.mean([
             len(np.intersect1d(one, two)) / M
             for one, two in zip(plain_answers, answers, strict=False)
@@ -84,6 +85,10 @@ def augmentation(quick: bool, folder: Path) -> list[Result]:
         line = "augmentation" if name == "fp32" else f"augmentation_{name}"
         found.append(rates(line, len(many) / ours, len(few) / plain, limit, note))
     return found
+
+
+def _ask(masked_lm: MaskedLM, sentences: list, answers: list[np.ndarray]) -> None:
+    answers.extend(masked_lm.top_pieces(_queries(sentences), M))
 
 
 def _queries(sentences: list) -> list[Query]:
@@ -104,11 +109,6 @@ def _one_place_at_a_time(
         logits = bert(input_ids=ids, token_type_ids=types).logits
         found.append(logits[0, 1 + query.place].topk(M).indices.numpy())
     return found
-
-
-def _bert_tokenizer(folder: Path) -> BertTokenizer:
-    (folder / "vocab.txt").write_text(tokenizer().vocab, encoding="utf-8")
-    return BertTokenizer(vocab=str(folder / "vocab.txt"))
 
 
 def _rows(path: Path) -> list[list[str]]:
@@ -190,7 +190,7 @@ def tokenize(quick: bool, folder: Path) -> list[Result]:
     """Rows of a TSV file to token ids on disk, against one at a time and the tokenizer alone."""
     source = _grown(cola(folder), folder, 20_000 if quick else 100_000)
     texts = [row[3] for row in _rows(source)]
-    words = _bert_tokenizer(folder)
+    words = bert_tokenizer()
     few = texts[:2000]
     plain = len(few) / seconds_of(
         lambda: [
@@ -257,7 +257,7 @@ def train_rows(folder: str, rows: str) -> None:
         repr_distill=True, max_steps=10, no_cuda=True,
     )  # fmt: skip
     teacher, student = random_model(MINILM), random_model(MINILM, MINILM_STUDENT)
-    loss = DistillationLoss(teacher, True, True)
+    loss = DistillationLoss(Teacher(teacher), True, True)
     accelerator = start_accelerator(settings)
     Training(student, loss, Sampler([data], 32, 0), Plan(settings), accelerator, at / "4m",
              used=used_tokens([data], MINILM.vocab_size)).run()  # fmt: skip

@@ -64,7 +64,7 @@ def examples(task: str, file: str) -> tuple[Example, ...]:
         draw.used.clear()
         label = labels[len(found) % len(labels)]
         if task == "SST-2":
-            texts = (draw_opinion(draw, label == "1"),)
+            texts: tuple[str, ...] = (draw_opinion(draw, label == "1"),)
         else:
             texts = draw_texts(draw, task, label, words)
         if taken.isdisjoint(texts):

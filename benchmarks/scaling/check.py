@@ -12,6 +12,7 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -96,8 +97,8 @@ def line(name: str, predicted: float, measured: float, unit: str, calibrates: bo
             "unit": unit, "calibrates": calibrates}  # fmt: skip
 
 
-def minilm(shape: str = "a2_l4_f256_e64", rows: int = 1000, **more: object) -> Job:
-    given = {"tokens": 16, "eval_step": NEVER, "dev_rows": DEV_ROWS, **more}
+def minilm(shape: str = "a2_l4_f256_e64", rows: int = 1000, **more: Any) -> Job:
+    given: dict[str, Any] = {"tokens": 16, "eval_step": NEVER, "dev_rows": DEV_ROWS, **more}
     return Job(MINILM, student_of(MINILM, shape), rows, save_state_steps=NEVER, **given)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import product
+from typing import Any
 
 from scaling.simulator import (
     Job,
@@ -32,7 +33,7 @@ ROWS, DEVICES, BATCHES = (10**6, 10**7, 10**8, 10**9), (1, 8, 64), (32, 256)
 FEW_STEPS = 1000  # of an epoch; fewer are marked: too few updates to learn by
 
 
-def job(name: str, rows: int = 10**8, devices: int = 1, batch: int = 32, **more: object) -> Job:
+def job(name: str, rows: int = 10**8, devices: int = 1, batch: int = 32, **more: Any) -> Job:
     """Setting 1 with the teacher BERT-`name` and its student."""
     teacher = bert(name)
     return Job(teacher, student_of(teacher, STUDENTS[name]), rows, devices, batch, **more)
