@@ -55,7 +55,7 @@ def distil(task: Task, settings: KDSettings, subsets: bool) -> dict[str, Any] | 
     from rosita.stages.distil import distil_stage
 
     accelerator = start_accelerator(settings)
-    how = {
+    how: dict[str, Any] = {
         "classifier_activation": settings.classifier_activation,
         "label_names": settings.label_names,
     }

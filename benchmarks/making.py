@@ -60,7 +60,7 @@ def augmentation(quick: bool, folder: Path) -> list[Result]:
     texts = [texts[i] for i in np.random.default_rng(0).permutation(len(texts))]
     torch.manual_seed(0)
     bert = BertForMaskedLM(BertConfig()).eval()
-    pieces = [files.pieces[files.token(kind)] for kind in ("cls", "sep", "mask")]
+    pieces = [files.pieces[files.special[kind]] for kind in ("cls", "sep", "mask")]
     few = splitter.split(texts[: 6 if quick else 24])
     many = splitter.split(texts[: 60 if quick else 256])  # the first are the few
     _one_place_at_a_time(bert, few[:1], pieces)

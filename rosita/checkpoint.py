@@ -214,27 +214,27 @@ class _ConfigValues(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
 
-    vocab_size: int = Field(None, ge=1, le=10_000_000)
-    hidden_size: int = Field(None, ge=1, le=100_000)
-    num_hidden_layers: int = Field(None, ge=1, le=1000)
-    num_attention_heads: int = Field(None, ge=1, le=100_000)
-    intermediate_size: int = Field(None, ge=1, le=1_000_000)
-    hidden_act: Literal[tuple(ACT2FN)] = None
-    hidden_dropout_prob: float = Field(None, ge=0, le=1)
-    attention_probs_dropout_prob: float = Field(None, ge=0, le=1)
-    max_position_embeddings: int = Field(None, ge=1, le=1_000_000)
-    type_vocab_size: int = Field(None, ge=0, le=1000)
-    initializer_range: float = Field(None, ge=0)
-    layer_norm_eps: float = Field(None, ge=0)
-    pad_token_id: int = Field(None, ge=0)
-    classifier_dropout: float = Field(None, ge=0, le=1)
-    prun_hidden_size: int = Field(None, ge=1, le=100_000)
-    prun_intermediate_size: int = Field(None, ge=1, le=1_000_000)
-    emb_hidden_dim: int = Field(None, ge=-1, le=100_000)
-    classifier_activation: Literal["relu"] = None
-    embedding_size: int = Field(None, ge=1, le=100_000)
-    position_offset: int = Field(None, ge=0, le=1_000_000)
-    pooler_activation: Literal["tanh", "relu", "gelu"] = None
+    vocab_size: int | None = Field(None, ge=1, le=10_000_000)
+    hidden_size: int | None = Field(None, ge=1, le=100_000)
+    num_hidden_layers: int | None = Field(None, ge=1, le=1000)
+    num_attention_heads: int | None = Field(None, ge=1, le=100_000)
+    intermediate_size: int | None = Field(None, ge=1, le=1_000_000)
+    hidden_act: Literal[tuple(ACT2FN)] | None = None  # type: ignore[valid-type]  # read at runtime
+    hidden_dropout_prob: float | None = Field(None, ge=0, le=1)
+    attention_probs_dropout_prob: float | None = Field(None, ge=0, le=1)
+    max_position_embeddings: int | None = Field(None, ge=1, le=1_000_000)
+    type_vocab_size: int | None = Field(None, ge=0, le=1000)
+    initializer_range: float | None = Field(None, ge=0)
+    layer_norm_eps: float | None = Field(None, ge=0)
+    pad_token_id: int | None = Field(None, ge=0)
+    classifier_dropout: float | None = Field(None, ge=0, le=1)
+    prun_hidden_size: int | None = Field(None, ge=1, le=100_000)
+    prun_intermediate_size: int | None = Field(None, ge=1, le=1_000_000)
+    emb_hidden_dim: int | None = Field(None, ge=-1, le=100_000)
+    classifier_activation: Literal["relu"] | None = None
+    embedding_size: int | None = Field(None, ge=1, le=100_000)
+    position_offset: int | None = Field(None, ge=0, le=1_000_000)
+    pooler_activation: Literal["tanh", "relu", "gelu"] | None = None
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
@@ -250,10 +250,10 @@ class _ConfigValues(BaseModel):
         if (self.pad_token_id or 0) >= (self.vocab_size or BERT_BASE.vocab_size):
             raise ValueError(f"pad_token_id {self.pad_token_id} is not in the vocabulary")
         positions = self.max_position_embeddings or BERT_BASE.max_position_embeddings
-        if (self.position_offset or 0) >= positions:
+        offset = self.position_offset or 0
+        if offset >= positions:
             raise ValueError(
-                f"max_position_embeddings {positions} leaves none after the padding's,"
-                f" {self.position_offset - 1}"
+                f"max_position_embeddings {positions} leaves none after the padding's, {offset - 1}"
             )
         if self.emb_hidden_dim == 0:
             raise ValueError("emb_hidden_dim must be -1 or positive")

@@ -143,7 +143,7 @@ class LoopSettings(BaseModel):
 class FineTuneSettings(LoopSettings):
     """Settings of Pruning/run_glue.py: fine-tuning and Taylor scores."""
 
-    model_type: Literal[PRETRAINED] | None = setting(
+    model_type: Literal[PRETRAINED] | None = setting(  # type: ignore[valid-type]  # at runtime
         None, "not needed: config.json says it, and a flag that says otherwise is refused",
         identity=False,
     )  # fmt: skip

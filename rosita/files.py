@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from filelock import BaseFileLock, FileLock, Timeout
 
@@ -240,7 +240,7 @@ def write_torch(path: str | Path, value: Any) -> None:
     with atomic_write(path, "wb") as file:
         try:
             summed = _Summed(file)
-            torch.save(value, summed)
+            torch.save(value, cast(IO[bytes], summed))  # it is written to, no more
             file.write(b"crc32 %08x\n" % summed.crc)
         except RuntimeError as error:  # what torch makes of an OSError of the file
             cause = error.__context__

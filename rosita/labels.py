@@ -53,7 +53,7 @@ def check_labels(
     if not isinstance(given, dict) or not all(key.isdecimal() for key in given):
         raise RositaError(f"{folder}/config.json: id2label must map numbers to names")
     stored = [str(given[key]) for key in sorted(given, key=int)]
-    own, rows = list(task.labels or ("score",)), list(range(count))
+    own, rows = list(task.outputs), list(range(count))
     if stored in ([], own, [f"LABEL_{index}" for index in rows]):
         return asked, rows
     if config.get("task_labels") == own:  # written by `set_names`: in the task's order
@@ -81,7 +81,7 @@ def set_names(config: RositaConfig, task: Task, names: list[str] | None) -> None
     """
     if task.multi_label:
         config.problem_type = MULTI_LABEL
-    config.id2label = dict(enumerate(names or task.labels or ("score",)))
+    config.id2label = dict(enumerate(names or task.outputs))
     config.label2id = {name: index for index, name in config.id2label.items()}
-    if names and names != list(task.labels):
-        config.task_labels = list(task.labels)
+    if names and names != list(task.outputs):
+        config.task_labels = list(task.outputs)

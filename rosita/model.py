@@ -8,6 +8,8 @@ word embedding is `word_embeddings1` (V x r) followed by `word_embeddings2` (r -
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -38,6 +40,9 @@ class RositaConfig(PretrainedConfig):
     """
 
     model_type = "rosita"
+    if TYPE_CHECKING:  # transformers' own may be None, where labels have no names
+        num_labels: int
+        id2label: dict[int, str]
 
     def __init__(
         self,
@@ -86,7 +91,8 @@ class RositaConfig(PretrainedConfig):
         self.embedding_size = hidden_size if embedding_size is None else embedding_size
         self.position_offset = position_offset
         self.pooler_activation = pooler_activation
-        super().__init__(pad_token_id=pad_token_id, **kwargs)
+        super().__init__(**kwargs)
+        self.pad_token_id = pad_token_id
 
     @property
     def head_dim(self) -> int:
@@ -261,7 +267,7 @@ class RositaModel(RositaPreTrainedModel):
         name = "word_embeddings" if self.config.emb_hidden_dim == -1 else "word_embeddings1"
         return getattr(self.embeddings, name)
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    def set_input_embeddings(self, value: nn.Module) -> None:
         name = "word_embeddings" if self.config.emb_hidden_dim == -1 else "word_embeddings1"
         setattr(self.embeddings, name, value)
 
@@ -291,7 +297,7 @@ class RositaModel(RositaPreTrainedModel):
                 f"attention_mask has {attention_mask.dim()} dimensions; it must be (batch, length)"
             )
         mask = None if attention_mask is None else attention_mask[:, None, None, :].bool()
-        words = self.embeddings.words(input_ids) if inputs_embeds is None else inputs_embeds
+        words = inputs_embeds if input_ids is None else self.embeddings.words(input_ids)
         hidden = self.embeddings_project(self.embeddings(words, token_type_ids, position_ids))
         states = [hidden]
         for layer in self.encoder.layer:

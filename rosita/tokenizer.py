@@ -71,7 +71,7 @@ class TokenizerFiles:
                     f"{piece!r} is id {number} of the one, {other.pieces.get(piece)} of the other"
                 )
         if more := other.pieces.keys() - self.pieces.keys():
-            first = min(more, key=other.pieces.get)
+            first = min(more, key=other.pieces.__getitem__)
             return f"{first!r} is id {other.pieces[first]} of the other alone"
         one, two = self.build(), other.build()
         for text in _ODD_TEXTS:
@@ -297,7 +297,7 @@ def _vocab_text(folder: Path, tokenizer: Tokenizer) -> str | None:
     pieces = tokenizer.get_vocab(with_added_tokens=False)
     if sorted(pieces.values()) != list(range(len(pieces))):
         return None
-    return "".join(f"{piece}\n" for piece in sorted(pieces, key=pieces.get))
+    return "".join(f"{piece}\n" for piece in sorted(pieces, key=pieces.__getitem__))
 
 
 def _vocab_lines(folder: Path) -> list[str]:

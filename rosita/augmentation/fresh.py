@@ -40,7 +40,7 @@ class FreshRows:
         """What the epoch trains on, as `data.Sampler` takes it."""
         if self.alternate and epoch % 2 == 0:
             return [self.plain]
-        parts = {"ids": [], "lengths": [], "first": []}
+        parts: dict[str, list[np.ndarray]] = {"ids": [], "lengths": [], "first": []}
         number = 0
         with Bar(total=len(self.plain), desc="replace words", unit="row", delay=1) as bar:
             for chunk in self._chunks():
@@ -85,7 +85,7 @@ class FreshRows:
             unchanged, probability = " ".join(tokens), self.sampling.probability
             if new := sample_copies(unchanged, tokens, candidates, 1, probability, rng):
                 texts[side] = new[0]
-                tokens = new[0].split(" ")
+                tokens = tuple(new[0].split(" "))
             if rng.random() < self.sampling.edits:
                 texts[side] = " ".join(edited(tokens, candidates, rng))
             drawn.append(tuple(texts) if len(texts) == 2 else texts[0])

@@ -71,7 +71,8 @@ def load_glove(path: str | Path, first_words: int = FIRST_WORDS) -> Glove:
     if len(files) == 1:
         words, vectors = _read_text(files[0], first_words)
     else:
-        words, vectors = _read_matrix(*files, first_words)
+        matrix, index = files
+        words, vectors = _read_matrix(matrix, index, first_words)
     if not np.isfinite(vectors).all():
         raise RositaError(f"{path} holds NaN or infinite numbers{advice(path)}")
     return Glove(words, vectors)

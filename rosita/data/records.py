@@ -202,8 +202,10 @@ READERS: dict[str, Callable[[Path], Iterator[Record]]] = {
 
 def csv_rows(file: IO[str], name: str, form: str) -> Iterator[tuple[int, list[str]]]:
     """Line number and fields of each row of a CSV, or of a TSV without quotes."""
-    quoting = csv.QUOTE_NONE if form == "tsv" else csv.QUOTE_MINIMAL
-    reader = csv.reader(file, delimiter="\t" if form == "tsv" else ",", quoting=quoting)
+    if form == "tsv":
+        reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+    else:
+        reader = csv.reader(file)
     try:
         yield from ((reader.line_num, row) for row in reader if row)
     except csv.Error as error:

@@ -93,10 +93,12 @@ class HubModel:
         """Logits (rows, num_labels) of each batch; `RositaError` if the folder does not open."""
         with tempfile.TemporaryDirectory() as at:
             given, answers = Path(at, "given.npz"), Path(at, "answers.npz")
-            np.savez(given, **{
+            arrays: dict[str, Any] = {
                 f"{name}{number}": value.numpy()
-                for number, batch in enumerate(batches) for name, value in batch.items()
-            })  # fmt: skip
+                for number, batch in enumerate(batches)
+                for name, value in batch.items()
+            }
+            np.savez(given, **arrays)
             package = str(Path(model_module.__file__).parent.parent)
             done = subprocess.run(
                 [sys.executable, "-c", _STRANGER, str(self.folder), str(given), str(answers),

@@ -86,7 +86,15 @@ class Labeller:
         names = values.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
         self.labels = tuple(str(names[key]) for key in sorted(names, key=int))
         self.several = values.get("problem_type") == MULTI_LABEL
-        task = Task.model_construct(name=folder.name, labels=self.labels, multi_label=self.several)
+        # whatever the labels are: of a task that none of a user's could be, unchecked
+        task = Task.model_construct(
+            name=folder.name,
+            labels=self.labels,
+            metric="accuracy",
+            text_columns=(0,),
+            multi_label=self.several,
+        )
+        self.model: TorchModel | OnnxModel
         if form == "pytorch":
             self.model = TorchModel(folder, task)
         else:
@@ -109,7 +117,7 @@ class Labeller:
 
     def _answers(self, encodings: list) -> list[Answer]:
         order = sorted(range(len(encodings)), key=lambda row: -len(encodings[row].ids))
-        found: list[Answer | None] = [None] * len(encodings)
+        found: dict[int, Answer] = {}
         begin = 0
         while begin < len(order):
             longest = len(encodings[order[begin]].ids)
@@ -126,7 +134,7 @@ class Labeller:
             for row, values in zip(rows, logits, strict=True):
                 found[row] = self._answer(values)
             begin += len(rows)
-        return found
+        return [found[row] for row in range(len(encodings))]
 
     def _answer(self, logits: np.ndarray) -> Answer:
         if len(logits) == 1:

@@ -42,7 +42,9 @@ class Job:
 
     def train(self, log_dir: Path) -> dict[str, Any]:
         """Train; the best evaluation."""
-        progress = self._training(self.evaluate, self.save, self.used).run(log_dir)
+        progress = self._training(evaluate=self.evaluate, save=self.save, used=self.used).run(
+            log_dir
+        )
         return finish(self.run, progress, load_model(self.run.folder, self.start.task))
 
     def score(self, mean: bool) -> None:
@@ -81,10 +83,10 @@ class Job:
             rung = Run(folder, run.identity | {"stage": "ladder"}, details)
             rung.write(finished=True, best=evaluation, **_result(evaluation, model))
 
-    def _training(self, *more: Any) -> Training:
+    def _training(self, **more: Any) -> Training:
+        run_hash = values_hash(outcome(self.run.identity))
         return Training(self.start.model, self.objective, self.sampler, self.plan,
-                        self.accelerator, self.run.folder, *more,
-                        run_hash=values_hash(outcome(self.run.identity)))  # fmt: skip
+                        self.accelerator, self.run.folder, run_hash=run_hash, **more)  # fmt: skip
 
     @cached_property
     def used(self) -> Tensor | None:

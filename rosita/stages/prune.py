@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -31,7 +32,7 @@ def prune_stage(
     pruned = replace(start, model=cut.of_model(start.model), path=str(folder))
     read, after = start.hashes(), weights_hash(pruned.model.state_dict())
     used = weights_hash(scores) if cut.heads else None
-    identity = {
+    identity: dict[str, Any] = {
         "stage": "one_step_prune",
         "task": start.task.name,
         "settings": {"shape": str(target), **({"layers": layers} if layers else {})},
