@@ -1,0 +1,86 @@
+"""The labeller: batches by length, answers in the order of the texts, pairs and numbers."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from conftest import make_bert, sentences
+from transformers import AutoModelForSequenceClassification
+
+from rosita.checkpoint import TaskModel
+from rosita.deploy import labelling
+from rosita.deploy.labelling import Answer, Labeller
+from rosita.errors import RositaError
+from rosita.tasks import GLUE
+from rosita.tokenizer import read_tokenizer
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Folders of untrained models of a task of sentences, of pairs and of numbers."""
+    root = tmp_path_factory.mktemp("labelling")
+    bert = make_bert(root / "bert")
+    torch.manual_seed(0)
+    for name in ("CoLA", "MNLI", "STS-B"):
+        made = TaskModel.open(bert, GLUE[name], new_classifier=True)
+        torch.nn.init.normal_(made.model.classifier.weight)  # answers that differ
+        made.save(root / name)
+    return root
+
+
+def logits_one_by_one(folder, rows):
+    """The oracle: each row alone, unpadded, in transformers' own way of opening a model."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = read_tokenizer(folder).build()
+    with torch.no_grad():
+        for row in rows:
+            encoding = tokenizer.encode(*row)
+            yield model(
+                input_ids=torch.tensor([encoding.ids]),
+                token_type_ids=torch.tensor([encoding.type_ids]),
+            ).logits[0]
+
+
+@pytest.mark.parametrize("name, texts", [("CoLA", 1), ("MNLI", 2)])
+def test_answers_are_the_softmax_of_each_row_alone_in_order_over_many_chunks_and_batches(
+    models, monkeypatch, name, texts
+):
+    monkeypatch.setattr(labelling, "CHUNK_ROWS", 5)
+    monkeypatch.setattr(labelling, "TOKENS", 24)  # a long row stands alone, short ones together
+    drawn = iter(sentences(13 * texts))
+    rows = [tuple(next(drawn) for _ in range(texts)) for _ in range(13)]
+    answers = list(Labeller(models / name).label(rows))
+    assert len(answers) == 13
+    for answer, logits in zip(answers, logits_one_by_one(models / name, rows), strict=True):
+        probabilities = logits.softmax(-1)
+        assert answer.label == GLUE[name].labels[int(probabilities.argmax())]
+        assert answer.probability == pytest.approx(probabilities.max().item(), abs=1e-5)
+    assert len({answer.probability for answer in answers}) > 6  # another order would be noticed
+
+
+def test_a_regression_answers_with_its_number_alone(models):
+    rows = [("the dog ran", "a cat sings"), ("she", "he reads a book")]
+    answers = list(Labeller(models / "STS-B").label(rows))
+    for answer, logits in zip(answers, logits_one_by_one(models / "STS-B", rows), strict=True):
+        assert answer.label == pytest.approx(logits.item(), abs=1e-5)
+        assert answer.probability is None
+
+
+def test_a_text_is_cut_at_the_length_asked_for_and_that_within_the_models_positions(models):
+    text = " ".join(["dog"] * 80)
+    whole, cut = (
+        next(Labeller(models / "CoLA", max_seq_length=length).label([(words,)])).probability
+        for words, length in ((" ".join(["dog"] * 8), None), (text, 10))
+    )
+    assert cut == pytest.approx(whole, abs=1e-6)  # [CLS], 8 words, [SEP]
+    with pytest.raises(RositaError, match="--max_seq_length 65 is too much: the model has 64"):
+        Labeller(models / "CoLA", max_seq_length=65)
+
+
+def test_a_label_is_written_with_its_probability_and_a_number_alone():
+    label, number = Answer("élan", 0.12345678), Answer(3.14159, None)
+    assert (label.as_tsv(), number.as_tsv()) == ("élan\t0.123457", "3.1416")
+    assert json.loads(label.as_json()) == {"label": "élan", "probability": 0.123457}
+    assert json.loads(number.as_json()) == {"label": 3.14159}
