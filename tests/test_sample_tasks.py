@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 from rosita.data.tsv import TsvFile
 from rosita.errors import RositaError
+from rosita.files import sha256_file
 from rosita.tasks import GLUE, PAPER_TASKS
 
 DATA = Path(__file__).parents[1] / "data"
@@ -41,6 +42,26 @@ HEADERS = {
     ("QQP", "train"): ["id", "qid1", "qid2", "question1", "question2", "is_duplicate"],
     ("QQP", "dev"): ["id", "qid1", "qid2", "question1", "question2", "is_duplicate"],
     ("QQP", "test"): ["id", "question1", "question2"],
+}
+# Of every file; results on the sample tasks can be compared only while these stay.
+SHA256 = {
+    "CoLA/dev.tsv": "90e21aa0a2295798ed3f531bed37e81cd7a1c70ec41e374fa20085e8835f3aa5",
+    "CoLA/test.tsv": "aab178478cff30b41718abd2c9c1d6265cc8d522ce4bbae1a4d92e0c05d5ccc7",
+    "CoLA/train.tsv": "9badc743c93dcd74712a2f0ffbfbd640589336e5be8769442a224b7c67b8d909",
+    "SST-2/dev.tsv": "d386d32ebfdaf2be8752e8a0c7dd99e2ff6dbeb8be1078b4bf543c23757a34c7",
+    "SST-2/test.tsv": "dd49cc14993260fce4cb7138818d24a89de8349c1b82395655f290bb00e92a2d",
+    "SST-2/train.tsv": "640213e1a8c32a6dc8f82beeeb47970fc61c217135b8b53c7617a7856498dc6b",
+    "MNLI/dev_matched.tsv": "fc3dab5cdf10c3b7728f3632fb1bc9d2befc7cfc882bd1cf4933dae451aa1d97",
+    "MNLI/dev_mismatched.tsv": "a6d159f5ef4d51c461aca3b373142b05fdea46ce5a9d9a16561bc72310c297ce",
+    "MNLI/test_matched.tsv": "4851452a618ad9bd1ba83b5be17814c7d2d829520510df71665dae88c47145a2",
+    "MNLI/test_mismatched.tsv": "d9df66412395fd4d96e620ce9bbead772bb669d42fd40567a5f42db502e2b105",
+    "MNLI/train.tsv": "d0e2977f8c9c67b0b7205aca1853ae4eb60d2196cd3017a70b82ea86bd784b91",
+    "QNLI/dev.tsv": "9e49f4f17c71a515f253f94a1fe28b071ba57632cd736e8ba88277a5fd41959d",
+    "QNLI/test.tsv": "14fa7a92a3eae2ec032d1ce0931697d29bae71dadc6306c25ab42c9561d327c3",
+    "QNLI/train.tsv": "c8a7f77e4dbda40bac2d6f0eeaea273e072d2097a1bc4d67b1d43caeefe954fe",
+    "QQP/dev.tsv": "a915908b9c0b1d35e6266b3d073b9d37229f70e19eff04f64e7976f23eacade3",
+    "QQP/test.tsv": "8dc0aaf3f8a923366faae9554b58afe789bdf49835f4b9d3ee6a09fa1ced2811",
+    "QQP/train.tsv": "42b2af4198392c3536d81032f64cb5102e6161f56757cda6771dc951250a7e97",
 }
 FILES = [
     (task, file)
@@ -129,6 +150,11 @@ def test_every_text_is_plain_and_filled(rows):
             for text in row.texts:
                 assert not set(text) & set("{}*\t|"), text
                 assert "  " not in text and text == text.strip()
+
+
+def test_the_bytes_of_every_file_are_those_that_they_have_always_been(folder):
+    found = {f"{task}/{file}": sha256_file(folder / task / file) for task, file in FILES}
+    assert found == SHA256
 
 
 def test_same_bytes_every_time_and_a_second_run_leaves_them_alone(folder, tmp_path):
