@@ -8,13 +8,16 @@ from __future__ import annotations
 import json
 import shutil
 import string
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import make_bert, write_cola
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from rosita.checkpoint import load_model
 from rosita.config import FineTuneSettings, KDSettings, load_config
@@ -44,9 +47,47 @@ def json_objects(keys: list[str]) -> st.SearchStrategy:
     return st.dictionaries(names, values, max_size=5)
 
 
-def near_tsv() -> st.SearchStrategy[bytes]:
-    """Bytes that look like a TSV file, with what breaks one mixed in."""
+def near(good: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """A good object, up to three of whose values are others of their kind, or arbitrary."""
+    change = st.sampled_from(sorted(good)).flatmap(
+        lambda key: st.tuples(st.just(key), like(good[key]) | like(good[key]) | values)
+    )
+    return st.lists(change, max_size=3).map(lambda changes: good | dict(changes))
+
+
+def like(value: Any) -> st.SearchStrategy:
+    """Values that may well do where `value` does."""
+    match value:
+        case bool():
+            return st.booleans()
+        case int():
+            return st.integers(1, 40)
+        case float():
+            return st.floats(0.01, 1)
+    return st.just(value)
+
+
+def settings_near(kind: type[BaseModel]) -> st.SearchStrategy[dict[str, Any]]:
+    """The defaults of all settings and what has none, some of them changed."""
+    needed = {"teacher_model": "t", "student_model": "s", "model_name_or_path": "m",
+              "output_dir": "o", "pred_distill": True}  # fmt: skip
+    fields = kind.model_fields.items()
+    return near({name: needed.get(name, field.default) for name, field in fields})
+
+
+def row_of(task: Task) -> bytes:
+    """A good line of a training file."""
+    columns = {int(column): "the dog ran" for column in task.text_columns}
+    at = int(task.label_column) if task.label_column != -1 else max(columns) + 1
+    columns[at] = task.labels[0] if task.labels else "2.5"
+    fields = [columns.get(column, "x") for column in range(max(columns) + 1)]
+    return ("\t".join(fields) + "\n").encode()
+
+
+def near_tsv(row: bytes) -> st.SearchStrategy[bytes]:
+    """Good rows of a TSV file, with what breaks one mixed in."""
     parts = st.one_of(
+        st.just(row), st.just(row), st.just(row),
         st.sampled_from([
             b"src\t1\t\tthe dog ran\n", b"src\t0\t\tthe cat\r\n", b"sentence\tlabel\n",
             b"\xef\xbb\xbf", b"\0", b"\xff", b"\n", b"\t", b"\r", b" \n", b"\xc2\x85", b"'",
@@ -59,6 +100,18 @@ def near_tsv() -> st.SearchStrategy[bytes]:
     return st.lists(parts, max_size=12).map(b"".join)
 
 
+@pytest.fixture
+def outcomes():
+    """Counts what a test's examples came to: a tenth at least is taken, and a tenth refused.
+
+    A test that refuses everything would pass whatever happens to what is taken.
+    """
+    found: Counter[str] = Counter()
+    yield found
+    for outcome in ("taken", "refused"):
+        assert found[outcome] >= 0.1 * found.total(), found
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("fuzz")
@@ -68,8 +121,16 @@ def home(tmp_path_factory) -> Path:
 
 
 @fuzz
-@given(content=near_tsv(), name=st.sampled_from(sorted(GLUE)), labelled=st.booleans())
-def test_any_bytes_as_tsv_are_read_as_written_or_refused_in_one_line(home, content, name, labelled):
+@given(
+    case=st.sampled_from(sorted(GLUE)).flatmap(
+        lambda name: st.tuples(st.just(name), near_tsv(row_of(GLUE[name])))
+    ),
+    labelled=st.booleans(),
+)
+def test_any_bytes_as_tsv_are_read_as_written_or_refused_in_one_line(
+    home, outcomes, case, labelled
+):
+    name, content = case
     path = home / "fuzz.tsv"
     path.write_bytes(content)
     try:
@@ -77,7 +138,9 @@ def test_any_bytes_as_tsv_are_read_as_written_or_refused_in_one_line(home, conte
     except RositaError as error:
         assert str(path) in str(error)
         assert "\n" not in str(error).strip()
+        outcomes["refused"] += 1
         return
+    outcomes["taken" if rows else "empty"] += 1
     # independently: fields joined by tabs are lines of the file, byte for byte
     lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     for row in rows:
@@ -85,8 +148,8 @@ def test_any_bytes_as_tsv_are_read_as_written_or_refused_in_one_line(home, conte
 
 
 @fuzz
-@given(content=near_tsv())
-def test_any_bytes_as_training_data_are_encoded_or_refused(home, content):
+@given(content=near_tsv(row_of(GLUE["CoLA"])))
+def test_any_bytes_as_training_data_are_encoded_or_refused(home, outcomes, content):
     path = home / "encode" / "train.tsv"
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
@@ -95,7 +158,9 @@ def test_any_bytes_as_training_data_are_encoded_or_refused(home, content):
         file = encode_file(path, GLUE["CoLA"], tokenizer, 16, cache_dir=home / "cache")
     except RositaError:
         assert not list((home / "cache").glob(".new-*"))  # nothing half-written
+        outcomes["refused"] += 1
         return
+    outcomes["taken"] += 1
     assert len(file) >= 1
     assert file.lengths().max() <= 16
     shutil.rmtree(file.cache)
@@ -103,11 +168,17 @@ def test_any_bytes_as_training_data_are_encoded_or_refused(home, content):
 
 @fuzz
 @given(
-    kind=st.sampled_from([KDSettings, FineTuneSettings]),
-    sections=st.dictionaries(
-        st.sampled_from(["default", "CoLA", "cola", "SST-2"]),
-        st.one_of(json_objects(sorted(KDSettings.model_fields)), values),
-        max_size=2,
+    case=st.sampled_from([KDSettings, FineTuneSettings]).flatmap(
+        lambda kind: st.tuples(
+            st.just(kind),
+            st.dictionaries(
+                st.sampled_from(["default", "CoLA", "cola", "SST-2"]),
+                st.one_of(
+                    settings_near(kind), json_objects(sorted(KDSettings.model_fields)), values
+                ),
+                max_size=2,
+            ),
+        )
     ),
     flags=st.dictionaries(
         st.sampled_from(sorted(KDSettings.model_fields.keys() & FineTuneSettings.model_fields)),
@@ -117,13 +188,16 @@ def test_any_bytes_as_training_data_are_encoded_or_refused(home, content):
         max_size=3,
     ),
 )
-def test_any_json_as_settings_is_taken_within_its_limits_or_refused(home, kind, sections, flags):
+def test_any_json_as_settings_is_taken_within_its_limits_or_refused(home, outcomes, case, flags):
+    kind, sections = case
     path = home / "config.json"
     path.write_text(json.dumps(sections))
     try:
         made = load_config(kind, GLUE["CoLA"], flags, path)
     except RositaError:
+        outcomes["refused"] += 1
         return
+    outcomes["taken"] += 1
     assert made.learning_rate > 0
     assert made.seed >= 0
 
@@ -142,14 +216,20 @@ def test_any_bytes_as_json_are_refused_by_line_and_column(home, content):
 
 
 @fuzz
-@given(value=st.one_of(json_objects(sorted(Task.model_fields)), values))
-def test_any_json_as_a_task_is_a_task_or_refused(home, value):
+@given(
+    value=st.one_of(
+        near(GLUE["SST-2"].model_dump()), json_objects(sorted(Task.model_fields)), values
+    )
+)
+def test_any_json_as_a_task_is_a_task_or_refused(home, outcomes, value):
     path = home / "task.json"
     path.write_text(json.dumps(value))
     try:
         assert isinstance(find_task(str(path)), Task)
+        outcomes["taken"] += 1
     except RositaError as error:
         assert str(path) in str(error)
+        outcomes["refused"] += 1
 
 
 CONFIG_KEYS = (
@@ -162,7 +242,7 @@ CONFIG_KEYS = (
 
 @fuzz
 @given(changes=json_objects(CONFIG_KEYS))
-def test_any_config_of_a_model_opens_or_is_refused(home, changes):
+def test_any_config_of_a_model_opens_or_is_refused(home, outcomes, changes):
     folder = home / "opened"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(home / "bert", folder)
@@ -170,21 +250,31 @@ def test_any_config_of_a_model_opens_or_is_refused(home, changes):
     (folder / "config.json").write_text(json.dumps(config | changes))
     try:
         load_model(folder, GLUE["CoLA"], new_classifier=True)
+        outcomes["taken"] += 1
     except RositaError as error:
         assert str(folder) in str(error)
+        outcomes["refused"] += 1
 
 
 @fuzz
-@given(run=st.one_of(json_objects("finished task stage identity model".split()), values))
-def test_any_run_json_is_taken_or_refused(home, run):
+@given(
+    run=st.one_of(
+        near({"finished": True, "task": "CoLA", "stage": "s", "identity": {}, "model": "m"}),
+        json_objects("finished task stage identity model".split()),
+        values,
+    )
+)
+def test_any_run_json_is_taken_or_refused(home, outcomes, run):
     folder = home / "run"
     folder.mkdir(exist_ok=True)
     (folder / "run.json").write_text(json.dumps(run))
     try:
         require_finished(folder, "CoLA", "advice")
         read_run(folder)
+        outcomes["taken"] += 1
     except RositaError as error:
         assert str(folder) in str(error)
+        outcomes["refused"] += 1
 
 
 @fuzz
@@ -193,7 +283,9 @@ def test_any_run_json_is_taken_or_refused(home, run):
     cut=st.integers(0, 200_000),
     flips=st.lists(st.tuples(st.integers(0, 200_000), st.integers(0, 255)), max_size=4),
 )
-def test_altered_weights_and_scores_are_refused_or_read_as_numbers(home, what, cut, flips):
+def test_altered_weights_and_scores_are_refused_or_read_as_numbers(
+    home, outcomes, what, cut, flips
+):
     folder = home / "altered"
     if not folder.exists():
         shutil.copytree(home / "bert", folder)
@@ -204,13 +296,15 @@ def test_altered_weights_and_scores_are_refused_or_read_as_numbers(home, what, c
     content = bytearray((home / what).read_bytes())
     for place, value in flips:
         content[place % len(content)] = value
-    (folder / what).write_bytes(content[: cut % (len(content) + 1)] if cut % 3 else content)
+    (folder / what).write_bytes(content[: cut % (len(content) + 1)] if cut % 2 else content)
     try:
         model = load_model(folder, GLUE["CoLA"], new_classifier=True)
         scores = load_scores(folder / "taylor.pkl", model)
     except RositaError as error:
         assert str(folder) in str(error)
+        outcomes["refused"] += 1
     else:
+        outcomes["taken"] += 1
         assert all(torch.isfinite(value).all() for value in scores.values())
     finally:
         shutil.copy(home / what, folder / what)
