@@ -142,7 +142,7 @@ def accuracy(latency: LatencyModel) -> str:
     return (
         f"Latency: {key['format']}, batch {key['batch']} x {key['length']}, {key['threads']}"
         f" threads, predicted from {len(latency.times['fitted'])} timed shapes ({latency.path})"
-        f"\n\n{markdown(lines, 1)}\n\nlargest error {100 * worst:.0f} %{advice}\n"
+        f"\n\n{markdown(lines, words=(0,))}\n\nlargest error {100 * worst:.0f} %{advice}\n"
     )
 
 

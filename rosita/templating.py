@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+
+from rosita.tables import markdown
 
 _FOLDERS = [Path(__file__).parent / "templates", Path(__file__).parent / "report" / "templates"]
 
@@ -41,6 +44,14 @@ def markdown_text(value: object) -> Markup:
     return Markup(_FIRST_MARK.sub(r"\1\\\2", _MARKS.sub(r"\\\g<0>", text)))
 
 
+def markdown_table(
+    columns: Sequence[object], rows: Sequence[Sequence[object]], words: Collection[int]
+) -> Markup:
+    """A Markdown table in which every cell shows its value as it is; see `tables.markdown`."""
+    lines = [[str(markdown_text(cell)) for cell in line] for line in (columns, *rows)]
+    return Markup(markdown(lines, words))
+
+
 def pieces(text: str) -> list[str]:
     """A text cut where a line may end: after a space or a slash, not after a hyphen (`e-1`)."""
     return re.findall(r"[^/ ]+[/ ]?|[/ ]", text)
@@ -53,3 +64,4 @@ _COMMON: dict[str, Any] = {
 _HTML = Environment(**_COMMON)
 _HTML.filters["pieces"] = pieces
 _MARKDOWN = Environment(**_COMMON, finalize=markdown_text)  # comes before the escaping for HTML
+_MARKDOWN.globals["table"] = markdown_table

@@ -24,6 +24,7 @@ from scaling.simulator import (
 )
 
 from rosita.pruning.shape import parameter_count
+from rosita.tables import markdown
 
 # Assumed, none of it measured: bf16 peak of an A100 and a usual share of it; eager launches of
 # PyTorch; NVLink inside a node, 200 Gb/s between nodes; a local NVMe disk.
@@ -68,12 +69,6 @@ def all_tables(check: dict | None) -> dict[str, str]:
     return found
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; the first column is text."""
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def figure(value: float) -> str:
     """Two digits that count, without an exponent."""
     if value == 0 or math.isinf(value):
@@ -106,7 +101,8 @@ def assumptions_table() -> str:
         "tokens of a row": job("base").tokens,
         "rows/s tokenized (measured: two CPU cores, `benchmarks/`)": A100.tokenize_rate,
     }
-    return table(["assumed", "value"], [[name, f"{value:g}"] for name, value in shown.items()])
+    lines = [[name, f"{value:g}"] for name, value in shown.items()]
+    return markdown([["assumed", "value"], *lines], words=(0,))
 
 
 def hours_table() -> str:
@@ -125,7 +121,7 @@ def hours_table() -> str:
     lines.append(["tokenizing, once"] + [
         figure(tokenize_seconds(job("base", rows), A100) / 3600) for rows in ROWS
     ])  # fmt: skip
-    return table(head, lines)
+    return markdown([head, *lines], words=(0,))
 
 
 def step_table() -> str:
@@ -140,7 +136,7 @@ def step_table() -> str:
             lines.append([f"BERT-{name}, {gpus(devices)}, batch {batch}",
                           *(figure(1000 * seconds) for seconds in times),
                           step.bound_by])  # fmt: skip
-    return table(head, lines)
+    return markdown([head, *lines], words=(0,))
 
 
 def memory_table() -> str:
@@ -151,7 +147,7 @@ def memory_table() -> str:
         sizes = [device_bytes(job(name, batch=batch)) for batch in batches]
         sizes.append(4 * parameter_count(job(name).student))
         lines.append([f"BERT-{name}", *(figure(size / 1e9) for size in sizes)])
-    return table(head, lines)
+    return markdown([head, *lines], words=(0,))
 
 
 def space_table() -> str:
@@ -162,7 +158,7 @@ def space_table() -> str:
         jobs = [job("base", rows, devices) for rows in ROWS]
         lines.append([f"memory of a node of {gpus(devices)}: the order of the rows"]
                      + [figure(host_bytes(one, A100) / 1e9) for one in jobs])  # fmt: skip
-    return table(["GB", *rows_head()], lines)
+    return markdown([["GB", *rows_head()], *lines], words=(0,))
 
 
 def cache_table() -> str:
@@ -185,7 +181,7 @@ def cache_table() -> str:
         jobs = [job(name, devices=devices) for devices in DEVICES]
         lines.append([f"hidden states, BERT-{name}: teacher's time over reading"]
                      + [figure(states_gain(one, A100)) for one in jobs])  # fmt: skip
-    return table(head, lines)
+    return markdown([head, *lines], words=(0,))
 
 
 def check_table(lines: list[dict]) -> str:
@@ -195,4 +191,4 @@ def check_table(lines: list[dict]) -> str:
         times = [f"{figure(line[kind])} {line['unit']}" for kind in ("predicted", "measured")]
         error = 100 * (line["predicted"] / line["measured"] - 1)
         shown.append([name, *times, f"{error:+.0f} %"])
-    return table(["run", "predicted", "measured", "error"], shown)
+    return markdown([["run", "predicted", "measured", "error"], *shown], words=(0,))
