@@ -83,5 +83,5 @@ def test_slices_without_a_living_unit_have_no_score(model):
 
 def test_cutting_layers_needs_no_scores_and_records_none(model):
     cut = Cut.decide(model.config, Shape(4, 1, 48, -1))
-    living, record = follow(all_units(model.config), cut, None)
+    living, record = follow(all_units(model.config), cut, {})
     assert record == [] and len(living["layers"]) == 1
