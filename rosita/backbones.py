@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from rosita.errors import RositaError
 
-MULTI_LABEL = "multi_label_classification"
+MULTI_LABEL: Final = "multi_label_classification"
 Pairs = tuple[tuple[str, str], ...]
 
 _SIZES = ("vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size"

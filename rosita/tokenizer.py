@@ -188,7 +188,11 @@ def _checked_json(path: Path) -> str:
 
 def _first_twice(values: Iterable[Hashable]) -> Hashable | None:
     seen: set[Hashable] = set()
-    return next((value for value in values if value in seen or seen.add(value)), None)
+    for value in values:
+        if value in seen:
+            return value
+        seen.add(value)
+    return None
 
 
 def _converted(folder: Path, config: dict[str, Any], named: dict[str, Any]) -> str:
