@@ -23,7 +23,7 @@ from rosita.files import atomic_write, hold
 RECORDS, STAGES = "records.jsonl", "stages.jsonl"
 IDENTITY = ("table", "name", "task", "seed")  # what two records differ in
 DIGITS = 5  # of a loss or a score on the way: curves; the scores that tables hold stay exact
-POINTS = 24  # of each curve at least, if it has as many
+POINTS = 12  # of each curve at least, if it has as many
 PATIENCE = 60  # seconds until another process has added its record: it takes a fraction of one
 
 
