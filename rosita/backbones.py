@@ -106,9 +106,8 @@ class Backbone:
 
 
 # The classifiers of RoBERTa and ELECTRA are a pooler and our classifier under other names. Their
-# dropout before the pooler is left out: it is none of BERT's, and trains the same function. The
-# `pooler` of a pretrained RoBERTa is never trained and no part of its classifier: a new one is
-# drawn, as transformers does.
+# dropout before the pooler is left out: BERT has none there. The `pooler` that a pretrained RoBERTa
+# may have is no part of its classifier: a new one is drawn, as transformers does.
 _CLASSIFIER: Pairs = (
     ("classifier.dense.", "bert.pooler.dense."),
     ("classifier.out_proj.", "classifier."),

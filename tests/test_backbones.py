@@ -29,7 +29,8 @@ from rosita.errors import RositaError
 from rosita.model import RositaConfig, RositaForSequenceClassification
 from rosita.pruning.cut import prune
 from rosita.pruning.importance import scored_weights
-from rosita.pruning.shape import Shape
+from rosita.pruning.schedule import PruningSchedule
+from rosita.pruning.shape import Shape, check_target
 from rosita.tasks import Task
 from rosita.tokenizer import read_tokenizer
 
@@ -235,6 +236,14 @@ def test_the_pruned_model_is_theirs_with_the_pruned_heads_and_units_zeroed(one):
         embeddings.word_embeddings1.weight.grad, table @ embeddings.word_embeddings2.weight,
         rtol=0, atol=1e-9,
     )  # fmt: skip
+
+
+def test_the_rank_of_a_narrow_embedding_goes_down_from_its_own_width():
+    config = ours(family("electra")).config
+    schedule = PruningSchedule.plan(config, Shape(2, 2, 20, 8), "width", 10)
+    assert [schedule.shape(number).emb_hidden_dim for number in range(3)] == [-1, 12, 8]
+    with pytest.raises(RositaError, match="emb_hidden_dim 17 must be -1 or lie in 1..16"):
+        check_target(config, Shape(2, 2, 20, 17))
 
 
 # --- saved, exported -------------------------------------------------------------------------
