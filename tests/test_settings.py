@@ -35,11 +35,12 @@ NOT_NEEDED = {  # old command lines have them; their help says why nothing reads
 def reads(tree: ast.AST, kind: str) -> Iterator[str]:
     """Names that code takes from settings of this kind: settings.NAME, or flags.pop("NAME").
 
-    In a settings class its properties read, but not its validator: that uses nothing.
+    In a settings class its properties read, but not its validator: that uses nothing. A property of
+    the settings that every loop has is read by all of them.
     """
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.ClassDef) and node.name.endswith("Settings"):
-            if node.name == kind:
+            if node.name in (kind, "LoopSettings"):
                 yield from (name for name in properties(node))
         elif isinstance(node, ast.FunctionDef) and not takes(node, kind):
             continue

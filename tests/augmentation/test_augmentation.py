@@ -664,7 +664,7 @@ def test_damage_to_what_a_killed_run_left_is_told_and_begun_again(
     for file in (home / "CoLA").glob("*train_aug*"):
         file.unlink()
     with monkeypatch.context() as patch:
-        cut_after(patch, "tqdm.update", 2)
+        cut_after(patch, "Bar.update", 2)
         with pytest.raises(Cut):
             run(home, model, "--chunk_rows", "5")
     path = home / "CoLA" / harmed

@@ -521,7 +521,7 @@ def test_a_teacher_of_another_width_is_refused_with_both_sizes(chain):
     fine_tune(*chain.common, "--model_name_or_path", wide, "--do_train", "--max_steps", 1,
               "--output_dir", chain.models / "wide")  # fmt: skip
     with pytest.raises(RositaError, match="hidden_size 40.*has 32"):
-        chain.distil("--teacher_model", chain.models / "wide")
+        chain.distil("--teacher_model", chain.models / "wide", "--repr_distill")
 
 
 def test_a_model_of_a_run_that_was_cut_off_is_not_a_parent(chain):
