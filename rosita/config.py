@@ -141,6 +141,13 @@ class LoopSettings(BaseModel):
 
 
 class FineTuneSettings(LoopSettings):
+    @field_validator("max_steps")
+    @classmethod
+    def _trains(cls, steps: int) -> int:
+        if not steps:
+            raise ValueError("0 steps train nothing; -1 trains for num_train_epochs")
+        return steps
+
     """Settings of Pruning/run_glue.py: fine-tuning and Taylor scores."""
 
     model_type: Literal[PRETRAINED] | None = setting(  # type: ignore[valid-type]  # at runtime
@@ -371,7 +378,12 @@ def _json_values(kind: type[BaseModel], path: Path, task: Task, base: Path) -> d
     if not isinstance(sections, dict) or not all(isinstance(s, dict) for s in sections.values()):
         raise RositaError(f'{path} must be an object of sections: "default" and task names')
     defaults = sections.pop("default", {})
-    by_name = {glue_task_name(name) or name: section for name, section in sections.items()}
+    spelt: dict[str, str] = {}
+    for name in sections:
+        if (other := spelt.setdefault(glue_task_name(name) or name, name)) != name:
+            raise RositaError(f"{path} has the sections {other!r} and {name!r}, which are one task;"
+                              " take one out")  # fmt: skip
+    by_name = {name: sections[spelling] for name, spelling in spelt.items()}
     if task.name not in by_name and not defaults:
         raise RositaError(f"{path} has no task {task.name!r}; it has {sorted(sections)}")
     section = by_name.get(task.name, {})

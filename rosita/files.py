@@ -165,11 +165,32 @@ def read_text(path: str | Path, encoding: str = "utf-8") -> str:
         raise RositaError(f"{path} is not UTF-8 (byte {error.start})") from None
 
 
+class RepeatedKey(ValueError):
+    """One object of a JSON text has a key twice: which of the two is meant, nobody knows."""
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text; raises `RepeatedKey`, or `json.JSONDecodeError`."""
+    return json.loads(text, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise RepeatedKey(f"the key {key!r} is there twice, with {found[key]!r:.40} and"
+                              f" {value!r:.40}; take one out")  # fmt: skip
+        found[key] = value
+    return found
+
+
 def read_json(path: str | Path) -> Any:
     """Read a JSON file; `RositaError` names the file, line and column of what is wrong."""
     text = read_text(path, "utf-8-sig")
     try:
-        return json.loads(text)
+        return parse_json(text)
+    except RepeatedKey as error:
+        raise RositaError(f"{path}: {error}") from None
     except json.JSONDecodeError as error:
         where = f"line {error.lineno} column {error.colno}"
         raise RositaError(f"{path} is not JSON: {error.msg} at {where}") from None

@@ -118,6 +118,7 @@ def test_the_task_in_braces_and_paths_relative_to_kd_are_resolved(tmp_path):
         ({"pred_distill": False}, ["pred_distill or repr_distill"]),
         ({"depth_or_width": "width"}, ["needs keep_heads"]),
         ({"lr_schedule": "cosine"}, ["lr_schedule 'cosine'", "warmup_linear"]),
+        ({"max_steps": 0}, ["max_steps 0: 0 steps train nothing; -1 trains for num_train_epochs"]),
     ],
 )
 def test_every_fault_of_a_config_is_named_in_one_line(tmp_path, section, words):
@@ -127,6 +128,12 @@ def test_every_fault_of_a_config_is_named_in_one_line(tmp_path, section, words):
     for word in words:
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_two_spellings_of_one_section_are_named(tmp_path):
+    path = write(tmp_path, default=MINIMAL, cola={"eval_step": 1}, CoLA={"eval_step": 2})
+    with pytest.raises(RositaError, match="has the sections 'cola' and 'CoLA', which are one task"):
+        load_config(KDSettings, GLUE["SST-2"], {}, path)
 
 
 def test_a_task_without_a_section_needs_a_default_section(tmp_path):

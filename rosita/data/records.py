@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from rosita.data.tsv import Row, TsvFile
 from rosita.errors import RositaError, nearest
-from rosita.files import read_json, sha256_file
+from rosita.files import RepeatedKey, parse_json, read_json, sha256_file
 from rosita.tasks import Task
 
 Record = tuple[int, dict[str, Any]]  # line or row number (from 1), values by column
@@ -41,6 +41,11 @@ class RecordFile:
         texts, label = [self.names[place] for place in self.text_columns], None
         if self.labelled:
             label = self.names[self._place(self.task.label_column)]
+            if self.path.suffix == ".csv" and label in (self.task.labels or ()):
+                raise RositaError(
+                    f"{self.path}: the header looks like a row (its label is {label!r}); put the"
+                    " names of the columns before it"
+                )
         number = 0
         for number, record in self._records():
             where = f"{self.path} {self._unit} {number}"
@@ -218,7 +223,9 @@ def jsonl_rows(file: IO[str], name: str) -> Iterator[Record]:
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
+            value = parse_json(line)
+        except RepeatedKey as error:
+            raise RositaError(f"{name} line {number}: {error}") from None
         except json.JSONDecodeError as error:
             raise RositaError(f"{name} line {number} is not JSON: {error.msg}") from None
         except RecursionError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -34,7 +35,8 @@ class TsvFile:
     `labelled` is False for the test files, whose labels are hidden, and for a training set without
     labels. A quote mark is a character;
     a byte-order mark, CRLF line ends and blank lines at the end are accepted. Rows too short are
-    an error, or skipped and counted in `skipped` where the task says so (QQP).
+    an error, or skipped and counted in `skipped` where the task says so (QQP). A header that looks
+    like a row, and a row that looks like a header, are errors.
     `train_header` is given for a piece of a split file: its first line is a header only if it
     equals this text.
     """
@@ -54,10 +56,18 @@ class TsvFile:
         self.skipped = 0
         text_columns, label_column = self.text_columns, self._label_column
         count = 0
+        header = self.header
         for number, line in self._lines():
-            if number == 1 and self.header is not None:
-                continue
             fields = line.split("\t")
+            if number == 1:
+                self._check_first(fields, header is not None)
+                if header is not None:
+                    continue
+            elif line == (header or self.train_header):
+                raise RositaError(
+                    f"{self.path} line {number} is the header once more: were two files joined?"
+                    " Remove it"
+                )
             needed = max([*text_columns, label_column if self.labelled else 0])
             if len(fields) <= needed or (self.labelled and len(fields) < -label_column):
                 if task.short_rows:
@@ -72,6 +82,33 @@ class TsvFile:
             yield Row(number, fields, tuple(fields[column] for column in text_columns), label)
         if not count:
             raise RositaError(f"{self.path} has no rows; download the task again")
+
+    def _check_first(self, fields: list[str], is_header: bool) -> None:
+        """Refuse a header that looks like a row, and a row that looks like a header."""
+        place = self._label_column
+        label = fields[place] if self.labelled and place < len(fields) else None
+        if is_header and self.train_header is not None:
+            return  # it is that one
+        if is_header:
+            if fields[0].isdecimal() if label is None else self._is_label(label):
+                raise RositaError(
+                    f"{self.path} line 1 looks like a row, but is taken for the header"
+                    f" ({label or fields[0]!r}): put a header before it, or, in a task of your own,"
+                    ' "header": false in its json'
+                )
+        elif label is not None and "label" in label.lower() and not self._is_label(label):
+            raise RositaError(
+                f"{self.path} line 1 looks like a header ({label!r} where a label should be), but"
+                f" {self.task.name} has none: remove it"
+            )
+
+    def _is_label(self, text: str) -> bool:
+        if self.task.labels is not None:
+            return text in self.task.labels
+        try:
+            return math.isfinite(float(text))
+        except ValueError:
+            return False
 
     @property
     def header(self) -> str | None:

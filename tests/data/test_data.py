@@ -1,3 +1,4 @@
+import json
 import os
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from transformers import BertTokenizer
 
 from rosita.data.batches import Sampler, batches_by_length
 from rosita.data.encode import encode_file
-from rosita.data.records import content_hash
+from rosita.data.records import content_hash, read_jsonl
 from rosita.data.tsv import TsvFile
 from rosita.errors import RositaError
 from rosita.tasks import GLUE, Task, find_task
@@ -180,6 +181,37 @@ def test_faults_of_a_tsv_name_the_file_the_line_and_the_fault(tmp_path, tokenize
     assert not list((tmp_path / "cache").glob("*"))  # nothing half-written
 
 
+@pytest.mark.parametrize(
+    "task, name, lines, words",
+    [
+        ("SST-2", "dev.tsv", ["a dog ran\t1", "a cat\t0"], "looks like a row"),
+        ("STS-B", "dev.tsv", ["\t" * 7 + "a\tb\t2.5"] * 2, "looks like a row"),
+        ("SST-2", "test.tsv", ["0\ta dog ran", "1\ta cat"], "looks like a row"),
+        ("CoLA", "dev.tsv", ["src\tlabel\tmark\ttext", "s\t1\t\ta dog"], "like a header"),
+        ("SST-2", "dev.tsv", ["sentence\tlabel", "a\t1"] * 2, "line 3 is the header once more"),
+        ("SST-2", "test.tsv", ["index\tsentence", "0\ta"] * 2, "line 3 is the header once more"),
+    ],
+)
+def test_a_header_that_looks_like_a_row_and_a_row_like_a_header_are_told(
+    tmp_path, task, name, lines, words
+):
+    (tmp_path / name).write_text("".join(f"{line}\n" for line in lines))
+    with pytest.raises(RositaError, match=words):
+        list(TsvFile(tmp_path / name, GLUE[task], labelled=name == "dev.tsv").rows())
+
+
+def test_a_key_given_twice_in_a_json_file_is_told_with_both_its_values(tmp_path):
+    path = tmp_path / "task.json"
+    path.write_text('{"name": "mine", "labels": ["0", "1"],\n "labels": ["1", "0"]}')
+    with pytest.raises(RositaError) as caught:
+        find_task(str(path))
+    assert "'labels' is there twice, with ['0', '1'] and ['1', '0']" in str(caught.value)
+    rows = tmp_path / "dev.jsonl"
+    rows.write_text('{"text": "a", "text": "b"}\n')
+    with pytest.raises(RositaError, match="dev.jsonl line 1: the key 'text' is there twice"):
+        next(read_jsonl(rows))
+
+
 def test_short_rows_of_qqp_are_skipped_and_counted(tmp_path, tokenizer, capsys):
     path = tmp_path / "train.tsv"
     head = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
@@ -219,8 +251,8 @@ def test_a_task_of_the_users_own_reads_columns_by_name(tmp_path, tokenizer):
     ],
 )
 def test_faults_of_a_task_file_are_named(tmp_path, change, word):
-    values = '"name": "T", "labels": ["a", "b"], "metric": "accuracy", "text_columns": [0]'
-    (tmp_path / "t.json").write_text("{" + values + ", " + change + "}")
+    values = {"name": "T", "labels": ["a", "b"], "metric": "accuracy", "text_columns": [0]}
+    (tmp_path / "t.json").write_text(json.dumps(values | json.loads("{" + change + "}")))
     with pytest.raises(RositaError, match=word):
         find_task(str(tmp_path / "t.json"))
 
