@@ -42,11 +42,12 @@ from rosita.augmentation.sources import (
 )
 from rosita.augmentation.words import LETTERS, Eligible
 from rosita.cli import ArgumentParser, character_class, is_first_process, run_script
+from rosita.config import ACCEPT_CHANGED
 from rosita.data.records import RecordFile, content_hash, open_table
 from rosita.data.tsv import Row, TsvFile
 from rosita.errors import RositaError
 from rosita.files import hold, read_json, sha256_file
-from rosita.provenance import file_hashes
+from rosita.provenance import check_unchanged, file_hashes
 from rosita.tasks import Task, find_task
 from rosita.tokenizer import read_tokenizer
 
@@ -70,6 +71,8 @@ def main(argv: list[str] | None = None) -> None:
     rows_in = sum(1 for _ in train.rows())  # every fault of the file shows before hours of work
     output = train.path.with_name("train_aug.tsv")
     check_tokenizer(args.pretrained_bert_model)
+    if not args.accept_changed:
+        check_unchanged(Path(args.pretrained_bert_model))
     glove_files(args.glove_embs)
     eligible = Eligible.given(args.eligible, args.stop_words)
     files = file_hashes(args.pretrained_bert_model)
@@ -149,6 +152,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--M", type=int, default=15, help="candidates per word (15)")
     add("--p", type=float, default=0.4, help="probability that a word is replaced (0.4)")
     add("--seed", type=int, default=42)
+    add("--accept_changed", action="store_true", help=ACCEPT_CHANGED)
     add("--require_mlm", action="store_true", help="stop if the model has no masked-LM head")
     add("--subset_rows", type=int, help="also split the result into subsets of so many rows")
     add("--overwrite", action="store_true", help="start afresh over another run's result")

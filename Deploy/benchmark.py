@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rosita.cli import ArgumentParser, positive, run_script
-from rosita.config import LABEL_NAMES
+from rosita.config import ACCEPT_CHANGED, LABEL_NAMES
 from rosita.deploy.formats import RUNNABLE, parse_formats
 from rosita.errors import RositaError
 from rosita.files import atomic_write, read_json, write_json
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
 
     asked = Comparison(
         task_name, args.formats, args.batch_sizes, args.lengths, dev_file, args.max_seq_length,
-        args.threads, args.seconds, args.label_names,
+        args.threads, args.seconds, args.label_names, args.accept_changed,
     )  # fmt: skip
     data = str(dev_file) if dev_file else f"no {task.dev_files[0]}: random ids, no dev score"
     report = {"task": task.name, "data": data, **compare_models(folders, asked)}
@@ -124,6 +124,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--lengths", type=numbers, default=[32, 128], help="tokens: 32,128")
     parser.add_argument("--task_name", help="GLUE task or a task.json (default: the models' own)")
     parser.add_argument("--label_names", help=LABEL_NAMES)
+    parser.add_argument("--accept_changed", action="store_true", help=ACCEPT_CHANGED)
     parser.add_argument("--data_dir", help="folder of dev.tsv (default: data/TASK)")
     parser.add_argument(
         "--max_seq_length", type=positive, help="of dev texts (default: the task's)"

@@ -47,7 +47,9 @@ def main(argv: list[str] | None = None) -> None:
     from rosita.deploy.hub import publish, push_to_hub
     from rosita.stages.export import export_stage
 
-    export_stage(TaskModel.open(source, task, label_names=settings.label_names), settings)
+    start = TaskModel.open(source, task, label_names=settings.label_names,
+                           accept_changed=settings.accept_changed)  # fmt: skip
+    export_stage(start, settings)
     print(f"written to {output}")
     if settings.push_to_hub:
         address = push_to_hub(output, settings.push_to_hub, settings.hub_private_repo)

@@ -34,6 +34,7 @@ class TestSettings(BaseModel):
     cache_dir: str | None = shared("cache_dir")
     do_lower_case: bool | None = shared("do_lower_case")
     label_names: str | None = shared("label_names")
+    accept_changed: bool = shared("accept_changed")
     do_eval: bool = setting(False, "score the dev files")
     do_predict: bool = setting(False, "predict the test files")
     max_seq_length: int = shared("max_seq_length")

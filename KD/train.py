@@ -58,6 +58,7 @@ def distil(task: Task, settings: KDSettings, subsets: bool) -> dict[str, Any] | 
     how: dict[str, Any] = {
         "classifier_activation": settings.classifier_activation,
         "label_names": settings.label_names,
+        "accept_changed": settings.accept_changed,
     }
     teacher = TaskModel.open(settings.teacher_model, task, **how)
     student = TaskModel.open(settings.student_model, task, new_classifier=True,

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rosita.cli import ArgumentParser, parse_size, positive, run_script
-from rosita.config import LABEL_NAMES, configs_for
+from rosita.config import ACCEPT_CHANGED, LABEL_NAMES, configs_for
 from rosita.deploy.formats import RUNNABLE
 from rosita.errors import RositaError
 from rosita.files import read_json, write_json
@@ -57,11 +57,12 @@ def main(argv: list[str] | None = None) -> None:
     from rosita.deploy.latency import torch_threads
     from rosita.pruning.importance import read_scores
 
-    model = load_model(source, task, label_names=args.label_names)
+    altered = args.accept_changed
+    model = load_model(source, task, label_names=args.label_names, accept_changed=altered)
     check_length(args.length, model.config)
     if args.shape:
         check_target(model.config, args.shape)
-    kept = KeptScore.of(model, read_scores(source, model))
+    kept = KeptScore.of(model, read_scores(source, model, altered))
     with torch_threads(args.threads):
         latency = LatencyModel(output, model.config, args.batch, args.length, args.format)
         latency.calibrate(args.recalibrate)
@@ -201,6 +202,9 @@ def commands(
     if args.label_names:
         prune += ["--label_names", args.label_names]
         distil += ["--label_names", args.label_names]
+    if args.accept_changed:
+        prune.append("--accept_changed")
+        distil.append("--accept_changed")
     return [
         "  " + shlex.join(os.path.relpath(part) if isinstance(part, Path) else str(part)
                           for part in command)
@@ -214,6 +218,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--model", required=True, help="tuned model folder PARENT/TASK with taylor_score/")
     add("--task_name", help="GLUE task or a task.json (default: the model's own)")
     add("--label_names", help=LABEL_NAMES)
+    add("--accept_changed", action="store_true", help=ACCEPT_CHANGED)
     add("--max_parameters", help="at most so many, like 15M")
     add("--max_bytes", help="of model.safetensors (fp32) at most, like 14MB")
     add("--max_latency_ms", type=float, help="at most so many ms for a batch")

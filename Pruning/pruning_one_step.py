@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rosita.cli import ArgumentParser, run_script
-from rosita.config import LABEL_NAMES
+from rosita.config import ACCEPT_CHANGED, LABEL_NAMES
 from rosita.errors import RositaError
 from rosita.provenance import require_finished, resolve_folder
 from rosita.pruning.shape import Shape, check_target
@@ -41,7 +41,8 @@ def main(argv: list[str] | None = None) -> None:
     from rosita.checkpoint import TaskModel
     from rosita.stages.prune import prune_stage
 
-    start = TaskModel.open(source, task, label_names=args.label_names)
+    start = TaskModel.open(source, task, label_names=args.label_names,
+                           accept_changed=args.accept_changed)  # fmt: skip
     target = target_shape(args, start.model.config)
     scores, layers = choose(args, source, start.model, target)
     if args.from_scratch:
@@ -91,7 +92,7 @@ def choose(
     elif args.importance == "random" or args.from_scratch:
         scores = random_scores(model, args.seed)
     else:
-        scores = read_scores(source, model)
+        scores = read_scores(source, model, args.accept_changed)
     layers = model.config.num_hidden_layers
     return scores, important_layers(scores, layers, target.keep_layers) if by_score else None
 
@@ -126,6 +127,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("-from_scratch", action="store_true", help="random weights of that shape, as a baseline")
     add("-seed", type=int, default=42, help="of random importance and weights (42)")
     add("-label_names", "--label_names", help=LABEL_NAMES)
+    add("--accept_changed", action="store_true", help=ACCEPT_CHANGED)
     parser.add_argument("--overwrite_output_dir", action="store_true", help="start afresh")
     return parser.parse_args(argv)
 

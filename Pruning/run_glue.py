@@ -153,6 +153,7 @@ def open_model(task: Task, settings: FineTuneSettings, new_classifier: bool) -> 
         settings.model_name_or_path, task, new_classifier=new_classifier,
         do_lower_case=settings.do_lower_case,
         classifier_activation=settings.classifier_activation, label_names=settings.label_names,
+        accept_changed=settings.accept_changed,
     )  # fmt: skip
 
 

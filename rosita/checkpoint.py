@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 from torch import Tensor
@@ -22,12 +22,21 @@ from rosita.errors import RositaError, nearest
 from rosita.files import atomic_write, read_json, read_torch, values_hash
 from rosita.labels import asked_names, check_labels, set_names
 from rosita.model import RositaConfig, RositaForSequenceClassification, build_model
-from rosita.provenance import config_hash, file_hashes, resolve_folder, say_once, weights_hash
+from rosita.provenance import (
+    changed,
+    check_unchanged,
+    config_hash,
+    file_hashes,
+    resolve_folder,
+    say_once,
+    weights_hash,
+)
 from rosita.pruning.shape import Shape, parameter_count
 from rosita.tasks import Task
 from rosita.tokenizer import TokenizerFiles, read_tokenizer, save_tokenizer
 
 WEIGHTS = "model.safetensors"
+OWN_HASH = "weights_hash"  # key of its metadata: the weights say themselves whether they are whole
 REFERENCE_WEIGHTS = "pytorch_model.bin"
 
 
@@ -42,7 +51,20 @@ def save_model(
     save_description(folder, model.config, tokenizer, task)
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     with atomic_write(folder / WEIGHTS, "wb") as file:
-        file.write(serialize(state, metadata={"format": "pt"}))
+        file.writelines(_with_hash(serialize(state, metadata={"format": "pt"}), state))
+
+
+def _with_hash(content: bytes, state: dict[str, Tensor]) -> tuple[bytes, memoryview]:
+    """A safetensors file whose metadata hold the hash of its weights: its beginning, and the rest.
+
+    safetensors writes metadata of several keys in an order that it draws; here it is always one.
+    """
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"][OWN_HASH] = weights_hash(state)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the weights begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text, memoryview(content)[end:]
 
 
 def save_description(
@@ -68,18 +90,22 @@ def load_model(
     new_classifier: bool = False,
     classifier_activation: str = "auto",
     label_names: str | None = None,
+    accept_changed: bool = False,
 ) -> RositaForSequenceClassification:
     """Read a model folder strictly: every weight there, none too many, labels in the task's order.
 
     `new_classifier` allows a pretrained model without a classifier: it gets a new, random one.
     `label_names`: what the model calls the task's labels, in the task's order, with commas between;
     the model answers with them from then on, in whatever folder it is saved.
+    `accept_changed`: also where the files are others than the folder's run.json names.
     Raises `RositaError` naming the folder, what is wrong with it, and what to do.
     """
     folder = resolve_folder(str(name_or_path))
     values = read_config(folder)
     backbone = backbone_of(values, folder)
     state, is_bin = _read_state(folder, backbone)
+    if not accept_changed:
+        _check_promised(folder, state)
     tuned = "classifier.weight" in state
     if not tuned and not new_classifier:
         raise RositaError(
@@ -160,6 +186,24 @@ def _read_state(folder: Path, backbone: Backbone) -> tuple[dict[str, Tensor], bo
     state = {name: value for path in files for name, value in _read_weights(path).items()}
     names = backbone.rename(state, folder)
     return {ours: state[theirs] for ours, theirs in names.items()}, files[0].suffix == ".bin"
+
+
+def _check_promised(folder: Path, state: dict[str, Tensor]) -> None:
+    """Raise `RositaError` if a file is not that of run.json, or weights not what they say."""
+    run = check_unchanged(folder)
+    if WEIGHTS in run.get("files", {}):
+        return
+    promised = {_own_hash(folder / WEIGHTS), run.get("weights")} - {None}
+    if promised and promised != {weights_hash(state)}:
+        raise changed(folder / WEIGHTS)
+
+
+def _own_hash(path: Path) -> str | None:
+    """The hash that `save_model` wrote into the weights; None for those of others."""
+    if not path.exists():
+        return None
+    with safe_open(path, "pt") as file:
+        return (file.metadata() or {}).get(OWN_HASH)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -329,6 +373,11 @@ def _check_weights(
                 f"{folder}: {backbone.theirs(name)} has the shape {list(state[name].shape)},"
                 " config.json says"
                 f" {list(value.shape)}"
+            )
+        if state[name].dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
+            raise RositaError(
+                f"{folder}: {backbone.theirs(name)} is of type {state[name].dtype}: a quantized"
+                " model cannot be trained on; take the one that it was made from"
             )
         if not torch.isfinite(state[name]).all():
             raise RositaError(

@@ -65,6 +65,7 @@ def decides(kind: type[BaseModel]) -> list[str]:
     ]
 
 
+ACCEPT_CHANGED = "read models whose files are not those that their run.json names"
 LABEL_NAMES = "names of the task's labels, in its order, as negative,positive (default: its own)"
 LOWER_CASE = "accepted and not needed: a model's own tokenizer decides"
 
@@ -88,6 +89,7 @@ class LoopSettings(BaseModel):
     )
     # no part of what decides a run: an order other than the model's gives its weights another hash
     label_names: str | None = setting(None, LABEL_NAMES, identity=False)
+    accept_changed: bool = setting(False, ACCEPT_CHANGED, identity=False)
     max_seq_length: int = setting(128, "tokens after which a text is cut", ge=3)
     learning_rate: float = setting(5e-5, "peak learning rate", gt=0)
     num_train_epochs: float = setting(3.0, "passes over the training data (scoring: 1)", gt=0)
@@ -139,8 +141,6 @@ class LoopSettings(BaseModel):
         """The trackers of `report_to`."""
         return [] if self.report_to == "none" else self.report_to.split(",")
 
-
-class FineTuneSettings(LoopSettings):
     @field_validator("max_steps")
     @classmethod
     def _trains(cls, steps: int) -> int:
@@ -148,6 +148,8 @@ class FineTuneSettings(LoopSettings):
             raise ValueError("0 steps train nothing; -1 trains for num_train_epochs")
         return steps
 
+
+class FineTuneSettings(LoopSettings):
     """Settings of Pruning/run_glue.py: fine-tuning and Taylor scores."""
 
     model_type: Literal[PRETRAINED] | None = setting(  # type: ignore[valid-type]  # at runtime
@@ -450,6 +452,7 @@ class ExportSettings(BaseModel):
     )
     overwrite_output_dir: bool = setting(False, "replace what output_dir holds")
     label_names: str | None = shared("label_names")
+    accept_changed: bool = shared("accept_changed")
     data_dir: str = shared("data_dir")
     cache_dir: str | None = shared("cache_dir")
     max_seq_length: int = shared("max_seq_length")

@@ -160,11 +160,14 @@ class Run:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def read_run(folder: Path) -> dict[str, Any]:
-    """The folder's run.json, or {} if it has none."""
-    path = folder / "run.json"
+def read_run(folder: Path, name: str = "run.json") -> dict[str, Any]:
+    """The folder's run.json, or the record of that name; {} if it has none."""
+    path = folder / name
     run = read_json(path) if path.exists() else {}
-    if not isinstance(run, dict) or not isinstance(run.get("identity", {}), dict):
+    objects = ("identity", "parents", "files")
+    if not isinstance(run, dict) or not all(
+        isinstance(run.get(name, {}), dict) for name in objects
+    ):
         raise RositaError(f"{path} is no record of a run; make {folder} again, or remove the file")
     return run
 
@@ -176,6 +179,24 @@ def file_hashes(folder: str | Path) -> dict[str, str]:
     """
     found = {path for pattern in DECIDING for path in Path(folder).glob(pattern)}
     return {path.name: sha256_file(path) for path in sorted(found) if path.is_file()}
+
+
+def check_unchanged(folder: Path) -> dict[str, Any]:
+    """Raise `RositaError` if a file is another than the folder's record names; its run.json."""
+    run, export = read_run(folder), read_run(folder, "export.json")
+    for name, digest in (export.get("files", {}) | run.get("files", {})).items():
+        path = folder / name
+        if path.is_file() and sha256_file(path) != digest:
+            raise changed(path)
+    return run
+
+
+def changed(path: Path) -> RositaError:
+    """What to say of a file that is another than the record of its folder names."""
+    return RositaError(
+        f"{path} has changed since {path.parent} was made: make that again, or, if the change is"
+        " meant, type --accept_changed"
+    )
 
 
 def require_finished(folder: Path, task: str, advice: str) -> dict[str, Any]:

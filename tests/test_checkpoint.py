@@ -1,8 +1,10 @@
+import hashlib
 import json
 
 import pytest
 import torch
 from conftest import make_bert
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForSequenceClassification,
@@ -194,6 +196,10 @@ QUERY = "bert.encoder.layer.1.attention.self.query.weight"
         ),
         (lambda f: change_state(f, lambda s: s[QUERY].fill_(float("nan"))), "NaN"),
         (
+            lambda f: change_state(f, lambda s: s.update({QUERY: s[QUERY].to(torch.int8)})),
+            "a quantized model cannot be trained on",
+        ),
+        (
             lambda f: change_state(f, lambda s: s.pop("classifier.weight")),
             "not tuned on CoLA",
         ),
@@ -216,6 +222,38 @@ def test_a_damaged_model_folder_is_refused_with_what_is_wrong(tuned, harm, words
     with pytest.raises(RositaError) as caught:
         load_model(tuned, COLA)
     assert words in str(caught.value)
+
+
+def test_weights_carry_a_hash_by_which_one_flipped_bit_of_them_is_told(tuned):
+    path = tuned / "model.safetensors"
+    whole = path.read_bytes()
+    for place in (-1, -len(whole) // 2):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(RositaError, match="model.safetensors has changed since"):
+            load_model(tuned, COLA)
+        load_model(tuned, COLA, accept_changed=True)
+    with safe_open(path, "pt") as file:
+        assert file.metadata()["format"] == "pt"
+    model = load_model(tuned, COLA, accept_changed=True)
+    written = set()
+    for _ in range(6):  # safetensors itself would draw the order of two metadata
+        save_model(tuned, model, read_tokenizer(tuned), COLA)
+        written.add(path.read_bytes())
+    assert len(written) == 1
+
+
+def test_a_downloaded_bert_whose_weights_changed_is_refused(bert):
+    digest = hashlib.sha256((bert / "model.safetensors").read_bytes()).hexdigest()
+    record = {"stage": "download_bert", "finished": True, "files": {"model.safetensors": digest}}
+    (bert / "run.json").write_text(json.dumps(record))
+    load_model(bert, COLA, new_classifier=True)
+    state = load_file(bert / "model.safetensors")
+    state["pooler.dense.bias"] += 1
+    save_file(state, bert / "model.safetensors")
+    with pytest.raises(RositaError, match="model.safetensors has changed since"):
+        load_model(bert, COLA, new_classifier=True)
 
 
 # ------------------------------------------------------------------- as transformers 5 saves it

@@ -52,7 +52,8 @@ def file_bytes(config: RositaConfig, rows: np.ndarray) -> np.ndarray:
             commas = len(shape) - 1
             numbers = sum(map(_digits, (*shape, begin, end)))
             header = header + fixed + commas + numbers
-        header = header - 1 + len('{"__metadata__":{"format":"pt"},}')
+        metadata = f'"format":"pt","weights_hash":"{"-" * 64}"'
+        header = header - 1 + len('{"__metadata__":{},}') + len(metadata)
         found[group] = 8 + -(-header // 8) * 8 + end  # the header is filled up with spaces
     return found
 

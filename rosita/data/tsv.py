@@ -104,7 +104,8 @@ class TsvFile:
 
     def _is_label(self, text: str) -> bool:
         if self.task.labels is not None:
-            return text in self.task.labels
+            several = text.split(",") if self.task.multi_label else [text]
+            return all(part in self.task.labels for part in several)
         try:
             return math.isfinite(float(text))
         except ValueError:

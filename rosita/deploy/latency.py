@@ -172,9 +172,11 @@ def onnx_answer(path: Path) -> Answer:
 
 
 def open_answer(folder: Path, form: str, task_name: str, label_names: str | None = None) -> Answer:
-    """A folder's model in one format: pytorch, onnx or int8."""
+    """A folder's model in one format: pytorch, onnx or int8; whether it changed is not asked."""
     if form == "pytorch":
-        return torch_answer(load_model(folder, find_task(task_name), label_names=label_names))
+        model = load_model(folder, find_task(task_name), label_names=label_names,
+                           accept_changed=True)  # fmt: skip
+        return torch_answer(model)
     return onnx_answer(weights_file(folder, form))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rosita.errors import RositaError
 from rosita.files import read_torch, write_torch
 from rosita.model import RositaForSequenceClassification
-from rosita.provenance import read_run, weights_hash
+from rosita.provenance import check_unchanged, read_run, weights_hash
 
 # The six weight matrices of a layer that the scores file holds; cutting needs the last three.
 MATRICES = (
@@ -151,15 +151,17 @@ def load_scores(path: Path, model: nn.Module) -> dict[str, Tensor]:
     return scores
 
 
-def read_scores(source: Path, model: RositaForSequenceClassification) -> dict[str, Tensor]:
-    """The Taylor scores of this very model."""
+def read_scores(
+    source: Path, model: RositaForSequenceClassification, accept_changed: bool = False
+) -> dict[str, Tensor]:
+    """The Taylor scores of this very model; `accept_changed`: also if the file was edited."""
     folder = source / "taylor_score"
     if not (folder / "taylor.pkl").exists():
         raise RositaError(
             f"{source} has no taylor_score/taylor.pkl; create it with Pruning/run_glue.py"
             f" --compute_taylor True --model_name_or_path {source}, or KD/train.py --compute_taylor"
         )
-    run = read_run(folder)
+    run = read_run(folder) if accept_changed else check_unchanged(folder)
     scored = run.get("identity", {}).get("parents", {})
     scored_hash = scored.get("student", scored.get("model"))
     if scored_hash not in (None, weights_hash(model.state_dict())):

@@ -52,6 +52,7 @@ class Comparison:
     threads: int | None = None  # cores of one call; None: torch's
     seconds: float = 3.0  # of each timing
     label_names: str | None = None  # what the models call the task's labels
+    accept_changed: bool = False  # read models whose files are not those of their run.json
 
 
 @dataclass
@@ -85,7 +86,8 @@ def compare_models(folders: dict[str, Path], asked: Comparison) -> dict[str, Any
 def open_formats(name: str, folder: Path, made: Path, asked: Comparison) -> list[Candidate]:
     """The model in each format; what the folder lacks is exported to `made`."""
     task = find_task(asked.task_name)
-    model = load_model(folder, task, label_names=asked.label_names).eval()
+    model = load_model(folder, task, label_names=asked.label_names,
+                       accept_changed=asked.accept_changed).eval()  # fmt: skip
     check_lengths(asked.lengths, model.config)
     lacking = [
         form

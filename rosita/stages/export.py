@@ -22,8 +22,8 @@ from rosita.deploy.hub import (
 from rosita.deploy.latency import machine
 from rosita.deploy.onnx import Exported, OnnxModel, compare, export_onnx, quantize_onnx
 from rosita.errors import RositaError
-from rosita.files import write_json
-from rosita.provenance import read_run
+from rosita.files import sha256_file, write_json
+from rosita.provenance import file_hashes, read_run
 
 
 def export_stage(start: TaskModel, settings: ExportSettings) -> dict[str, Any]:
@@ -71,6 +71,10 @@ def export_stage(start: TaskModel, settings: ExportSettings) -> dict[str, Any]:
             base_model=settings.base_model or base_model_of(Path(start.path)),
             max_seq_length=settings.max_seq_length,
         )  # fmt: skip
+        held = [path for path in (onnx, int8) if path.exists()]
+        report["files"] = file_hashes(made) | {
+            path.relative_to(made).as_posix(): sha256_file(path) for path in held
+        }
         write_json(made / "export.json", report)
         if output.exists():
             shutil.rmtree(output)

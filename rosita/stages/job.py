@@ -14,9 +14,9 @@ from rosita.checkpoint import TaskModel, load_model, save_model
 from rosita.data.batches import Sampler
 from rosita.distillation.losses import Objective
 from rosita.evaluation import Scores, UndefinedScore, collapsed_scores, predict, score
-from rosita.files import values_hash
+from rosita.files import read_sealed, values_hash, write_sealed
 from rosita.model import RositaForSequenceClassification
-from rosita.provenance import Run, outcome
+from rosita.provenance import Run, file_hashes, outcome
 from rosita.stages.inputs import Data
 from rosita.stages.preflight import check_disk, show_plan
 from rosita.stages.record import _result, finish, score_weights
@@ -77,11 +77,26 @@ class Job:
         """
         run = self.run
         folder = run.folder / name
+        if not name:
+            self._best.unlink(missing_ok=True)
         save_model(folder, model, self.start.tokenizer, self.start.task)
+        if not name:
+            write_sealed(self._best, file_hashes(folder))
         if evaluation:
             details = {**run.details, "run": str(run.folder)}
             rung = Run(folder, run.identity | {"stage": "ladder"}, details)
             rung.write(finished=True, best=evaluation, **_result(evaluation, model))
+
+    @property
+    def _best(self) -> Path:
+        """Record of the files of the best model so far: what a killed run goes on with."""
+        return self.run.folder / "last" / "best.json"
+
+    def _check_best(self) -> None:
+        """Have the run begin again if its best model so far is not as it was written."""
+        if self._best.exists() and read_sealed(self._best) != file_hashes(self.run.folder):
+            print(f"{self.run.folder}: its best model so far was changed; the run begins again")
+            self.run.remove_state()
 
     def _training(self, **more: Any) -> Training:
         run_hash = values_hash(outcome(self.run.identity))
@@ -105,5 +120,7 @@ class Job:
                       self.data.dev, self.eval_rows, self.used)  # fmt: skip
             return False
         self.run.claim(settings.overwrite_output_dir)
+        if self.run.writes:
+            self._check_best()
         self.accelerator.wait_for_everyone()
         return True

@@ -54,12 +54,16 @@ class TestSettings(Protocol):
     @property
     def label_names(self) -> str | None: ...
 
+    @property
+    def accept_changed(self) -> bool: ...
+
 
 def open_for_test(folder: Path, task: Task, settings: TestSettings) -> TaskModel:
     """A model folder, on the device that tests it."""
     start = TaskModel.open(
         folder, task, do_lower_case=settings.do_lower_case,
         classifier_activation=settings.classifier_activation, label_names=settings.label_names,
+        accept_changed=settings.accept_changed,
     )  # fmt: skip
     check_length(settings.max_seq_length, start.model.config)
     use_cuda = torch.cuda.is_available() and not settings.no_cuda

@@ -210,7 +210,7 @@ def test_without_data_random_ids_are_timed_and_the_score_is_null_and_said_so(
     config["id2label"] = {"0": "entailment", "1": "not_entailment"}
     (other / "config.json").write_text(json.dumps(config))
     measure("--models", other, "--formats", "pytorch", "--batch_sizes", 2, "--lengths", 8,
-            "--output_dir", tmp_path, "--seconds", 0.01)  # fmt: skip
+            "--output_dir", tmp_path, "--seconds", 0.01, "--accept_changed")  # fmt: skip
     assert "no dev.tsv: random ids, no dev score" in capsys.readouterr().out
     row = json.loads((tmp_path / "benchmark.json").read_text())["rows"][0]
     assert row["dev_score"] is None and row["metric"] is None and row["median_ms"] > 0

@@ -23,6 +23,8 @@ from rosita.pruning.shape import Shape
 from rosita.stages.identity import check_augmented
 from rosita.tasks import GLUE, Task
 from rosita.tokenizer import read_tokenizer
+from rosita.training import loop
+from rosita.training.state import save_state
 
 SHAPE = "a2_l2_f20_e8"
 PUBLISHED_METRICS = {  # the keys of the published eval_results.txt
@@ -326,8 +328,11 @@ def test_pruning_wants_the_scores_of_this_very_model(chain):
         model = load_model(old / "CoLA", GLUE["CoLA"])
         model.classifier.bias += 1
         save_model(old / "CoLA", model, read_tokenizer(old / "CoLA"), GLUE["CoLA"])
-    with pytest.raises(RositaError, match="scores of other weights"):
+    with pytest.raises(RositaError, match="model.safetensors has changed since .*--accept_chan"):
         chain.prune(heads=1, source=old)
+    with pytest.raises(RositaError, match="scores of other weights"):
+        prune("-model_path", old, "-task", "CoLA", "-output_dir", chain.models / "cut",
+              *shape_flags(keep_heads=1), "--accept_changed")  # fmt: skip
 
 
 def test_layers_are_dropped_without_scores(chain):
@@ -406,7 +411,8 @@ def test_the_layers_that_score_most_are_kept_if_asked(chain):
         scores[name] *= 1 if ".layer.0." in name else 100
     torch.save(scores, path)
     prune("-model_path", chain.models / "bert_ft", "-task", "CoLA", *shape_flags(num_layers=2),
-          "-output_dir", chain.models / "cut", "-keep_layers_by", "score")  # fmt: skip
+          "-output_dir", chain.models / "cut", "-keep_layers_by", "score",
+          "--accept_changed")  # fmt: skip
     found = load_model(chain.models / "cut" / "CoLA" / "a4_l2_f48_e-1", GLUE["CoLA"]).state_dict()
     whole = load_model(chain.tuned, GLUE["CoLA"]).state_dict()
     for new, old in ((0, 1), (1, 2)):
@@ -529,6 +535,45 @@ def test_a_model_of_a_run_that_was_cut_off_is_not_a_parent(chain):
     (chain.tuned / "run.json").write_text(json.dumps(run))
     with pytest.raises(RositaError, match="was cut off; run its command again"):
         chain.distil()
+
+
+def test_a_folder_edited_since_it_was_made_is_refused_by_every_stage_unless_asked(chain):
+    edit(chain.tuned / "config.json", '"hidden_act": "gelu"', '"hidden_act": "relu"')
+    line = f"{chain.tuned}/config.json has changed since .*type --accept_changed"
+    for run in (chain.distil, chain.score):
+        with pytest.raises(RositaError, match=line):
+            run()
+    with pytest.raises(RositaError, match=line):
+        evaluate(*chain.common, "--student_model", chain.tuned, "--do_eval")
+    with pytest.raises(RositaError, match=line):
+        prune("-model_path", chain.models / "bert_ft", "-task", "CoLA", "-output_dir",
+              chain.models / "cut", *shape_flags(num_layers=2))  # fmt: skip
+    evaluate(*chain.common, "--student_model", chain.tuned, "--do_eval", "--accept_changed")
+    chain.distil("--accept_changed")
+
+
+def test_a_best_model_edited_while_its_run_was_cut_off_is_made_again(chain, monkeypatch, capsys):
+    flags = ("--num_train_epochs", 2, "--eval_step", 1, "--save_state_steps", 1)
+    chain.distil(*flags)
+    expected = (chain.models / "kd" / "model.safetensors").read_bytes()
+    cut, states = chain.models / "cut_off", []
+
+    def stop(training):
+        save_state(training)
+        states.append(training)
+        if len(states) == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_state", stop)
+        with pytest.raises(KeyboardInterrupt):
+            chain.distil(*flags, "--output_dir", cut)
+    edit(cut / "config.json", '"hidden_act": "gelu"', '"hidden_act": "relu"')
+    capsys.readouterr()
+    chain.distil(*flags, "--output_dir", cut)
+    assert "its best model so far was changed; the run begins again" in capsys.readouterr().out
+    assert (cut / "model.safetensors").read_bytes() == expected
+    assert '"gelu"' in (cut / "config.json").read_text()
 
 
 def test_is_prun_must_agree_with_the_model(chain):
