@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from rosita.cli import ArgumentParser, run_script
+from rosita.config import ACCEPT_CHANGED
 from rosita.deploy.formats import RUNNABLE, choose_format
 from rosita.deploy.texts import INPUT_FORMATS, format_of, open_input, read_texts
 from rosita.errors import RositaError
@@ -35,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     with open_input(args.input) as source:
         from rosita.deploy.labelling import Labeller, with_bar  # heavy imports
 
-        labeller = Labeller(args.model, model_format, args.max_seq_length)
+        labeller = Labeller(args.model, model_format, args.max_seq_length, args.accept_changed)
         with open_output(args.output) as target:
             rows = read_texts(source, args.input, form, args.text_columns.split(","))
             for answer in labeller.label(with_bar(rows)):
@@ -69,6 +70,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--text_columns", default="0", help="column or key of the text; A,B for a pair (0)")
     add("--output", default="-", help="file to write (default: stdout)")
     add("--output_format", choices=("tsv", "jsonl"), help="default: by the file's name, else tsv")
+    add("--accept_changed", action="store_true", help=ACCEPT_CHANGED)
     add("--max_seq_length", type=int, help="tokens after which a text is cut (128)")
     args = parser.parse_args(argv)
     if args.max_seq_length is not None and args.max_seq_length < 3:

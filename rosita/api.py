@@ -13,18 +13,22 @@ defaults, the same loop, the same files. Models stay in memory and are never cha
 that is given `output_dir` writes the model folder that the script would, goes on with it if the
 run was cut off, and only reads it if the run is finished. (Several processes need `output_dir`.)
 Training seeds torch (`seed`). In the main thread SIGTERM and SIGINT save the state and end it.
-Mistakes are a `RositaError`.
+Mistakes are a `RositaError`, arguments of another type a `TypeError`.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
+import inspect
+import numbers
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, ParamSpec, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
@@ -53,14 +57,42 @@ from rosita.tasks import Task, find_task
 _NOT_HERE = {
     "model_type", "model_name_or_path", "teacher_model", "student_model", "do_train", "do_eval",
     "do_predict", "is_prun", "compute_taylor", "do_lower_case", "classifier_activation", "fp16",
-    "overwrite_cache", "model", "label_names",
+    "overwrite_cache", "model", "label_names", "accept_changed",
 }  # fmt: skip
 Settings = TypeVar("Settings", bound=BaseModel)
+
+
+P, R = ParamSpec("P"), TypeVar("R")
+
+
+def _typed(function: Callable[P, R]) -> Callable[P, R]:
+    """Have a function refuse, by a `TypeError`, arguments of other types than it says."""
+    signature, hints = inspect.signature(function), get_type_hints(function)
+
+    @functools.wraps(function)
+    def checked(*given: P.args, **named: P.kwargs) -> R:
+        for name, value in signature.bind(*given, **named).arguments.items():
+            parameter = signature.parameters[name]
+            if parameter.kind is not parameter.VAR_KEYWORD and not _fits(value, hints[name]):
+                raise TypeError(
+                    f"{function.__name__}: {name} is {value!r:.60}, not {parameter.annotation}"
+                )
+        return function(*given, **named)
+
+    return checked
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a value is of one of the types of an annotation."""
+    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    plain = (numbers.Integral if kind is int else get_origin(kind) or kind for kind in kinds)
+    return isinstance(value, tuple(plain))
 
 
 # ---------------------------------------------------------------------- what a user calls
 
 
+@_typed
 def load(
     folder: str | Path,
     task: str | Task,
@@ -69,6 +101,7 @@ def load(
     do_lower_case: bool | None = None,
     classifier_activation: str = "auto",
     label_names: str | None = None,
+    accept_changed: bool = False,
     seed: int = 42,
 ) -> TaskModel:
     """Read a model folder, or the name of a BERT that download_bert.py fetched, in fp32 on the CPU.
@@ -76,7 +109,8 @@ def load(
     `task`: a GLUE task's name, or the path of a task.json. A pretrained BERT has no classifier:
     `new_classifier` gives it a random one, drawn from `seed`. `label_names` is what the model calls
     the task's labels, in the task's order, as "negative,positive". The folder decides the case:
-    `do_lower_case` is accepted and answered. Raises `RositaError` for a missing folder, weights
+    `do_lower_case` is accepted and answered. `accept_changed` reads files too that are not those
+    of the folder's run.json. Raises `RositaError` for a missing folder, weights
     that do not fit the config, other labels than the task's. Reads our format, a plain BERT's and
     that of the authors' models.
     """
@@ -86,9 +120,11 @@ def load(
         return TaskModel.open(
             folder, found, new_classifier=new_classifier, do_lower_case=do_lower_case,
             classifier_activation=classifier_activation, label_names=label_names,
+            accept_changed=accept_changed,
         )  # fmt: skip
 
 
+@_typed
 def fine_tune(
     start: TaskModel,
     data_dir: str | Path | None = None,
@@ -108,6 +144,7 @@ def fine_tune(
         return _written(start, folder, output_dir, resolved)
 
 
+@_typed
 def score(
     start: TaskModel,
     data_dir: str | Path | None = None,
@@ -138,6 +175,7 @@ def score(
         return load_scores(folder / "taylor.pkl", start.model)
 
 
+@_typed
 def prune(
     start: TaskModel,
     shape: Shape | str,
@@ -156,6 +194,7 @@ def prune(
     return replace(start, model=prune_model(start.model, target, scores), path=IN_MEMORY)
 
 
+@_typed
 def distil(
     teacher: TaskModel,
     student: TaskModel,
@@ -178,6 +217,7 @@ def distil(
         return _written(student, folder, output_dir, resolved)
 
 
+@_typed
 def evaluate(
     start: TaskModel, data_dir: str | Path | None = None, max_seq_length: int | None = None
 ) -> Scores:
@@ -190,6 +230,7 @@ def evaluate(
     return score_logits(start.task, predict(start.model, dev, 32), np.asarray(dev.labels))
 
 
+@_typed
 def export(
     start: TaskModel,
     output_dir: str | Path,
@@ -209,20 +250,46 @@ def export(
     return export_stage(start, resolved)
 
 
+@_typed
 def label(
-    start: TaskModel | str | Path, texts: Iterable[str | Texts], form: str = "auto"
+    start: TaskModel | str | Path, texts: str | Texts | Iterable[str | Texts], form: str = "auto"
 ) -> list[Answer]:
     """A label and its probability (0..1) per text or pair of texts; in regression a number.
 
-    `start`: a model in memory, or a model folder or export, of which `form` pytorch, onnx or int8
-    is run (auto: the first that is there).
+    `texts`: a text; a pair, which is a tuple of two; or a list, or any other iterable, of texts or
+    of pairs. `start`: a model in memory, or a model folder or export, of which `form` pytorch, onnx
+    or int8 is run (auto: the first that is there). Raises `TypeError` for what is no text, and
+    `RositaError` for a pair where the task has one text in a row, or the other way round.
     """
-    rows = ((text,) if isinstance(text, str) else tuple(text) for text in texts)
+    rows = list(_rows(texts))
     if not isinstance(start, TaskModel):
         return list(Labeller(Path(start), form).label(rows))
     with tempfile.TemporaryDirectory(prefix="rosita-") as folder:
         start.save(folder)
-        return list(Labeller(Path(folder), form).label(rows))
+        labeller = Labeller(Path(folder), form, texts=len(start.task.text_columns))
+        return list(labeller.label(rows))
+
+
+def _rows(texts: str | Texts | Iterable[str | Texts]) -> Iterator[Texts]:
+    """One text, one pair, or many of either, told apart by their types."""
+    if isinstance(texts, str | tuple):
+        yield _row(texts, "texts")
+    elif isinstance(texts, bytes | Mapping | Set) or not isinstance(texts, Iterable):
+        raise TypeError(f"label: texts is {texts!r:.60}; give a text, a pair, or a list of them")
+    else:
+        for number, text in enumerate(texts):
+            yield _row(text, f"texts[{number}]")
+
+
+def _row(text: object, name: str) -> Texts:
+    row = (text,) if isinstance(text, str) else text
+    if isinstance(row, tuple | list) and len(row) in (1, 2):
+        if all(isinstance(part, str) for part in row):
+            return tuple(row)
+    raise TypeError(
+        f"label: {name} is {text!r:.60}; a text is a str, a pair a tuple of two, and many of them"
+        " are a list"
+    )
 
 
 # ---------------------------------------------------------------------- settings and folders

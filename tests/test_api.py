@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +159,44 @@ def test_labels_are_the_argmax_of_the_logits_and_their_softmax(root, teacher):
             chance = teacher.model(**dev.batch(np.array([row])).inputs).logits.softmax(-1)[0]
         assert answer.label == GLUE["CoLA"].labels[chance.argmax()]
         assert answer.probability == pytest.approx(chance.max().item(), abs=1e-5)
+
+
+def test_one_text_many_texts_and_pairs_are_told_apart_by_their_types(teacher):
+    one, two = api.label(teacher, ["the dog ran", "a cat sings"])
+    assert api.label(teacher, "the dog ran") == [one]
+    assert api.label(teacher, iter(["the dog ran", "a cat sings"])) == [one, two]
+    pairs = replace(teacher, task=GLUE["RTE"])  # of two labels too
+    [pair] = api.label(pairs, ("the dog ran", "a cat sings"))
+    assert api.label(pairs, [("the dog ran", "a cat sings")]) == [pair]
+    with pytest.raises(RositaError, match="text 1 is a pair, but the model's task has one text"):
+        api.label(teacher, ("the dog ran", "a cat sings"))
+    with pytest.raises(RositaError, match="text 1 is one text, but the model's task has pairs"):
+        api.label(pairs, ["the dog ran", "a cat sings"])
+
+
+@pytest.mark.parametrize("texts", [None, 3, b"a", {"a": 1}, {"a"}, ["a", None], [1.5], [["a"] * 3],
+                                   ("a", "b", "c"), ("a", None)])  # fmt: skip
+def test_what_is_no_text_is_a_type_error_that_names_it(teacher, texts):
+    with pytest.raises(TypeError, match="label: texts"):
+        api.label(teacher, texts)
+
+
+def test_every_function_refuses_arguments_of_another_type_in_words(root, teacher):
+    data = root / "data" / "CoLA"
+    for call, words in (
+        (lambda: api.load(None, "CoLA"), "load: folder is None, not str | Path"),
+        (lambda: api.load(root / "bert", 3), "load: task is 3, not str | Task"),
+        (lambda: api.fine_tune(str(root / "bert"), data), "fine_tune: start is '"),
+        (lambda: api.score(teacher, 5), "score: data_dir is 5, not str | Path | None"),
+        (lambda: api.prune(teacher, None), "prune: shape is None, not Shape | str"),
+        (lambda: api.prune(teacher, SHAPE, [1]), "prune: scores is [1], not dict[str, Tensor]"),
+        (lambda: api.distil(teacher, None, data), "distil: student is None, not TaskModel"),
+        (lambda: api.evaluate(teacher, data, 1.5), "evaluate: max_seq_length is 1.5, not int"),
+        (lambda: api.export(teacher, None, data), "export: output_dir is None, not str | Path"),
+        (lambda: api.label(7, "a"), "label: start is 7, not TaskModel | str | Path"),
+    ):
+        with pytest.raises(TypeError, match=re.escape(words)):
+            call()
 
 
 def test_the_random_classifier_depends_on_its_seed_alone(root):

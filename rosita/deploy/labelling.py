@@ -25,8 +25,10 @@ from rosita.data.encode import set_length
 from rosita.deploy.formats import choose_format, weights_file
 from rosita.deploy.onnx import OnnxModel
 from rosita.deploy.texts import Texts
+from rosita.errors import RositaError
 from rosita.progress import Bar
-from rosita.tasks import Task
+from rosita.provenance import check_unchanged, read_run
+from rosita.tasks import GLUE, Task
 from rosita.templating import printable
 from rosita.tokenizer import read_tokenizer
 
@@ -61,9 +63,10 @@ class Answer:
 class TorchModel:
     """A model folder in PyTorch, on a GPU if there is one."""
 
-    def __init__(self, folder: Path, task: Task) -> None:
+    def __init__(self, folder: Path, task: Task, accept_changed: bool = False) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = load_model(folder, task).eval().to(self.device)
+        model = load_model(folder, task, accept_changed=accept_changed)
+        self.model = model.eval().to(self.device)
 
     @torch.inference_mode()
     def logits(self, **inputs: Tensor) -> np.ndarray:
@@ -72,14 +75,31 @@ class TorchModel:
         return self.model(**given).logits.float().cpu().numpy()
 
 
+def _texts_of(folder: Path) -> int | None:
+    """How many texts a row has in the task that the folder's record names, if GLUE has it."""
+    name = read_run(folder).get("task") or read_run(folder, "export.json").get("task")
+    task = GLUE.get(name) if isinstance(name, str) else None
+    return len(task.text_columns) if task else None
+
+
 class Labeller:
     """A model folder, or an export of one, that labels texts.
 
     `form`: pytorch, onnx, int8, or auto: the first of these that the folder holds. Texts are cut
     after `max_seq_length` tokens (default: 128, or as many as the model has positions).
+    `accept_changed`: also a folder whose files are others than its record names. `texts`: how many
+    there are in a row (default: what the task has that the folder's record names, or any number).
     """
 
-    def __init__(self, folder: Path, form: str = "auto", max_seq_length: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        form: str = "auto",
+        max_seq_length: int | None = None,
+        accept_changed: bool = False,
+        texts: int | None = None,
+    ) -> None:
+        self.texts = texts or _texts_of(folder)
         form = choose_format(folder, form)
         values = read_config(folder)
         # transformers does not write the names that two labels have by default
@@ -96,8 +116,10 @@ class Labeller:
         )
         self.model: TorchModel | OnnxModel
         if form == "pytorch":
-            self.model = TorchModel(folder, task)
+            self.model = TorchModel(folder, task, accept_changed)
         else:
+            if not accept_changed:
+                check_unchanged(folder)
             self.model = OnnxModel(weights_file(folder, form))
         config = model_config(values, folder, task)
         max_seq_length = max_seq_length or min(128, config.max_tokens)
@@ -110,10 +132,19 @@ class Labeller:
 
     def label(self, rows: Iterable[Texts]) -> Iterator[Answer]:
         """Yield an answer per row, in order; reads `CHUNK_ROWS` rows ahead."""
-        rows = iter(rows)  # of a list, each chunk would be the first
+        rows = self._checked(rows)
         while chunk := list(islice(rows, CHUNK_ROWS)):
             texts = [row if len(row) == 2 else row[0] for row in chunk]
             yield from self._answers(self.tokenizer.encode_batch(texts))
+
+    def _checked(self, rows: Iterable[Texts]) -> Iterator[Texts]:
+        for number, row in enumerate(rows, 1):
+            if self.texts not in (None, len(row)):
+                raise RositaError(
+                    f"text {number} is {'a pair' if len(row) == 2 else 'one text'}, but the model's"
+                    f" task has {'pairs' if self.texts == 2 else 'one text in a row'}"
+                )
+            yield row
 
     def _answers(self, encodings: list) -> list[Answer]:
         order = sorted(range(len(encodings)), key=lambda row: -len(encodings[row].ids))
