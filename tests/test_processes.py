@@ -14,17 +14,24 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from conftest import REPOSITORY, error_line, make_bert, run_script, write_cola
+import torch.distributed.run
+from conftest import REPOSITORY, error_line, make_bert, python, run_script, write_cola
 from safetensors.torch import load_file
 
 ROWS = 33  # the last batch of 16 has one row: one of two processes has none
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
-def torchrun(script: str, *arguments: object, wait: bool = True):
-    """Start a stage script in two processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node",
-               "2", str(REPOSITORY / script), *map(str, arguments)]  # fmt: skip
+def torchrun(script: str, *arguments: object, wait: bool = True, fresh: bool = False):
+    """Start a stage script in two processes, forks of the warm interpreter.
+
+    `fresh`: interpreters of their own, as a user's are, each with its own hash seed.
+    """
+    here = [sys.executable, "-m", "torch.distributed.run"]
+    launcher = [python(), torch.distributed.run.__file__] if wait and not fresh else here
+    workers = [] if fresh else ["--no-python", python()]
+    command = [*launcher, "--standalone", "--nproc_per_node", "2", *workers,
+               str(REPOSITORY / script), *map(str, arguments)]  # fmt: skip
     process = subprocess.Popen(
         command, cwd=REPOSITORY, env=os.environ | {"OMP_NUM_THREADS": "1"}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -114,7 +121,7 @@ def test_iterative_pruning_of_two_processes_keeps_the_heads_and_units_of_one(wor
     one, two = tmp_path / "one", tmp_path / "two"
     flags = (*WIDTH, "--num_train_epochs", 6)
     run_script("KD/train.py", *world.distil(one, 16, *flags))
-    torchrun("KD/train.py", *world.distil(two, 8, *flags))
+    torchrun("KD/train.py", *world.distil(two, 8, *flags), fresh=True)
     assert any("layers" in entry for entry in history(one))
     assert_follows(two, one)
 
@@ -156,7 +163,8 @@ def test_two_processes_cut_off_and_started_again_end_with_the_same_weights(world
         stop(process, number)
         assert not json.loads((cut / "run.json").read_text())["finished"]
         alone = shutil.copytree(cut, tmp_path / f"alone-{number.name}")
-        printed = torchrun("KD/train.py", *world.distil(cut, 8, *flags))
+        fresh = number == signal.SIGKILL
+        printed = torchrun("KD/train.py", *world.distil(cut, 8, *flags), fresh=fresh)
         assert "going on from step" in printed
         assert (cut / "model.safetensors").read_bytes() == (
             whole / "model.safetensors"
@@ -195,7 +203,7 @@ def test_augmentation_in_two_shards_writes_the_file_of_one_and_resumes(tmp_path)
     process = torchrun("data_augmentation.py", *flags, "--glue_dir", tmp_path / "cut", wait=False)
     wait_for(files[2].with_name(".train_aug.progress-1-of-2.json"), process)
     stop(process, signal.SIGKILL)
-    torchrun("data_augmentation.py", *flags, "--glue_dir", tmp_path / "cut")
+    torchrun("data_augmentation.py", *flags, "--glue_dir", tmp_path / "cut", fresh=True)
     expected = files[0].read_bytes()
     assert expected.count(b"\n") > ROWS
     for file in files[1:]:

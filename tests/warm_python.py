@@ -92,8 +92,11 @@ def attend(connection: socket.socket) -> None:
     for file in files:
         os.close(file)
     connection.sendall(script.to_bytes(4, "big"))
-    threading.Thread(target=kill_with_caller, args=(connection, script), daemon=True).start()
+    ended = threading.Event()
+    watch = threading.Thread(target=kill_with_caller, args=(connection, script, ended), daemon=True)
+    watch.start()
     _, status = os.waitpid(script, 0)
+    ended.set()
     code = os.waitstatus_to_exitcode(status)
     try:
         connection.sendall(bytes([code if code >= 0 else 128 - code]))
@@ -111,10 +114,11 @@ def receive(connection: socket.socket) -> tuple[dict, list[int]]:
     return json.loads(data), files
 
 
-def kill_with_caller(connection: socket.socket, script: int) -> None:
-    """Wait until the caller ends: a SIGKILL to it is meant for the script."""
+def kill_with_caller(connection: socket.socket, script: int, ended: threading.Event) -> None:
+    """Wait until the caller ends: a SIGKILL to it is meant for the script, if that still runs."""
     connection.recv(1)
-    os.kill(script, signal.SIGKILL)
+    if not ended.is_set():
+        os.kill(script, signal.SIGKILL)
 
 
 def end(code: int) -> None:
