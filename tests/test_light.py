@@ -179,6 +179,17 @@ def test_finished_augmentation_is_said_before_heavy_imports(tmp_path):
         assert other[0] == 2 and "p 0.4, now 0.3" in other[1]
 
 
+def test_exported_models_are_timed_without_transformers():
+    code = (
+        "import sys, rosita.deploy.latency\n"
+        f"print([name for name in {HEAVY[1:]} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY
+    )
+    assert done.stdout == "[]\n", done.stderr
+
+
 def test_finished_already_is_said_before_heavy_imports(tmp_path):
     data, tuned, student = write_cola(tmp_path / "CoLA"), tmp_path / "ft", tmp_path / "kd"
     common = ["--task_name", "CoLA", "--data_dir", data, "--num_train_epochs", 1]

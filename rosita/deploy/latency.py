@@ -12,19 +12,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rosita.checkpoint import load_model, weight_files
 from rosita.data.batches import Encoded, batches_by_length, in_file_order
 from rosita.deploy.formats import weights_file
 from rosita.deploy.onnx import OnnxModel, export_onnx, quantize_onnx
 from rosita.errors import RositaError
-from rosita.model import RositaForSequenceClassification
 from rosita.progress import Bar
 from rosita.tasks import find_task
+
+if TYPE_CHECKING:  # heavy: an exported model is timed without transformers
+    from rosita.model import RositaForSequenceClassification
 
 Inputs = dict[str, Tensor]
 Answer = Callable[[Inputs], np.ndarray]  # a batch -> its logits (rows, num_labels)
@@ -34,7 +36,11 @@ PAUSE = 0.02  # seconds until the waiting threads of another runtime have let go
 LEAST = 6  # timed calls, whatever the time budget
 EVAL_TOKENS = 4096  # as Deploy/export.py: int8 rounds by batch, so that its scores depend on this
 
-_CHILD = "import sys; from rosita.deploy.latency import print_peak; print_peak(*sys.argv[1:])"
+# it ends as rosita.cli.run_script does, without a search for garbage
+_CHILD = (
+    "import gc, sys; from rosita.deploy.latency import print_peak; print_peak(*sys.argv[1:]);"
+    " gc.freeze()"
+)
 
 
 @torch.inference_mode()
@@ -58,6 +64,8 @@ def interleaved_latency(
 
 def weights_bytes(folder: Path) -> int:
     """Size on disk of a model folder's weights."""
+    from rosita.checkpoint import weight_files
+
     return sum(path.stat().st_size for path in weight_files(folder))
 
 
@@ -174,6 +182,8 @@ def onnx_answer(path: Path) -> Answer:
 def open_answer(folder: Path, form: str, task_name: str, label_names: str | None = None) -> Answer:
     """A folder's model in one format: pytorch, onnx or int8; whether it changed is not asked."""
     if form == "pytorch":
+        from rosita.checkpoint import load_model
+
         model = load_model(folder, find_task(task_name), label_names=label_names,
                            accept_changed=True)  # fmt: skip
         return torch_answer(model)
@@ -226,8 +236,10 @@ def peak_memory(
 def print_peak(folder: str, form: str, task_name: str, label_names: str, *sizes: str) -> None:
     """Print the peak for `peak_memory`; sizes: vocabulary, rows, tokens, threads."""
     vocab_size, batch_size, length, threads = map(int, sizes)
-    if form != "pytorch":
-        import onnxruntime  # noqa: F401  an import is not the model's memory
+    if form == "pytorch":  # an import is not the model's memory
+        import rosita.checkpoint  # noqa: F401
+    else:
+        import onnxruntime  # noqa: F401
     torch.set_num_threads(threads)
     before = _status("VmRSS")
     if before is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -16,9 +16,11 @@ from rosita.deploy.formats import FORMATS, weights_file
 from rosita.errors import RositaError
 from rosita.evaluation import predict, score
 from rosita.files import atomic_write
-from rosita.model import RositaForSequenceClassification
 from rosita.progress import Bar
 from rosita.tasks import Task
+
+if TYPE_CHECKING:  # heavy: an exported model runs without transformers
+    from rosita.model import RositaForSequenceClassification
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 INSTALL = "pip install onnx onnxruntime"

@@ -117,8 +117,8 @@ def test_peak_memory_holds_the_weights_once_or_a_few_times(tmp_path):
 
 
 def test_memory_of_a_model_that_cannot_be_opened_is_an_error_that_names_it(tmp_path):
-    with pytest.raises(RositaError, match=f"{tmp_path} as pytorch: .*no config.json"):
-        peak_memory(tmp_path, "pytorch", "CoLA", 100, (1, 8))
+    with pytest.raises(RositaError, match=f"{tmp_path} as int8: .*model_int8.onnx does not exist"):
+        peak_memory(tmp_path, "int8", "CoLA", 100, (1, 8))
 
 
 @pytest.mark.parametrize("form", ["pytorch", "int8"])
