@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 import pytest
-from test_readme import make_sandbox, run_block
+from test_readme import FFN, make_sandbox, narrowed, run_block
 
 from rosita.checkpoint import load_model
 from rosita.files import read_json
@@ -65,15 +65,15 @@ COMMANDS = (
 )  # fmt: skip
 
 SHAPES = {
-    "bert_ft/CoLA": "a12_l12_f3072_e-1",
-    "bert_student/CoLA": "a12_l12_f3072_e-1",
-    "bert-8layer/iter_depth_prun/CoLA": "a12_l8_f3072_e-1",
+    "bert_ft/CoLA": f"a12_l12_f{FFN}_e-1",
+    "bert_student/CoLA": f"a12_l12_f{FFN}_e-1",
+    "bert-8layer/iter_depth_prun/CoLA": f"a12_l8_f{FFN}_e-1",
     f"prun_bert/CoLA/{SMALL}": SMALL,
     f"one_step_prun/CoLA/{SMALL}": SMALL,
     f"setting1/CoLA/{SMALL}": SMALL,
     f"prun_bert_student/CoLA/{SMALL}": SMALL,
     f"setting2/CoLA/{SMALL}": SMALL,
-    "bert-8layer/one_step_prun/CoLA/a12_l8_f3072_e-1": "a12_l8_f3072_e-1",
+    f"bert-8layer/one_step_prun/CoLA/a12_l8_f{FFN}_e-1": f"a12_l8_f{FFN}_e-1",
     f"setting3/CoLA/{SMALL}": SMALL,
     "setting4/CoLA": SMALL,
     "subset/CoLA": SMALL,
@@ -91,10 +91,10 @@ PARENTS = {  # folder -> role -> folder of the model that it was made from
     f"prun_bert_student/CoLA/{SMALL}": {"model": "bert_student/CoLA"},
     f"setting2/CoLA/{SMALL}": {
         "teacher": "bert_student/CoLA", "student": f"prun_bert_student/CoLA/{SMALL}"},
-    "bert-8layer/one_step_prun/CoLA/a12_l8_f3072_e-1": {"model": "bert_student/CoLA"},
+    f"bert-8layer/one_step_prun/CoLA/a12_l8_f{FFN}_e-1": {"model": "bert_student/CoLA"},
     f"setting3/CoLA/{SMALL}": {
         "teacher": "bert_student/CoLA",
-        "student": "bert-8layer/one_step_prun/CoLA/a12_l8_f3072_e-1"},
+        "student": f"bert-8layer/one_step_prun/CoLA/a12_l8_f{FFN}_e-1"},
     "setting4/CoLA": {
         "teacher": "bert-8layer/iter_depth_prun/CoLA",
         "student": "bert-8layer/iter_depth_prun/CoLA"},
@@ -112,7 +112,8 @@ def made(tmp_path_factory) -> tuple[Path, list[str]]:
         way = sections["default"].get("depth_or_width")
         sections["default"]["train_batch_size"] = BATCH[way]
         path.write_text(json.dumps(sections))
-    printed = [run_block(f"cd {folder}\n{command}", sandbox) for folder, command in COMMANDS]
+    blocks = [narrowed(f"cd {folder}\n{command}") for folder, command in COMMANDS]
+    printed = [run_block(block, sandbox) for block in blocks]
     return sandbox / "models", printed
 
 
