@@ -81,9 +81,13 @@ def main(argv: list[str] | None = None) -> None:
 
     cache = output.with_name("cache")
     augmented = AugmentedFile(
-        output, settings, int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")),
-        lambda: processes().wait_for_everyone(), {"files": files},
-    )  # fmt: skip
+        output,
+        settings,
+        int(os.environ.get("RANK", "0")),
+        int(os.environ.get("WORLD_SIZE", "1")),
+        lambda: processes().wait_for_everyone(),
+        {"files": files},
+    )
     lock = hold(cache / "augmentation.lock", f"{cache.parent} is being augmented by")
     with lock if is_first_process() else nullcontext():
         if not args.overwrite and augmented.is_finished():
@@ -141,12 +145,19 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--pretrained_bert_model", default="models/bert_pt", help="folder of a pretrained BERT")
-    add("--glove_embs", default="glove/glove.42B.300d.txt", help="word vectors:"
-        " a text file (GloVe, word2vec, fastText), or npy + parquet")  # fmt: skip
+    add(
+        "--glove_embs",
+        default="glove/glove.42B.300d.txt",
+        help="word vectors: a text file (GloVe, word2vec, fastText), or npy + parquet",
+    )
     add("--glue_dir", default="data", help="folder that holds TASK/train.tsv")
     add("--task_name", required=True, help="a GLUE task, or the path of your own task.json")
-    add("--eligible", default=LETTERS, help="characters of the words that may be replaced: a"
-        " regular expression's class, or letters for those of all scripts (a-z)")  # fmt: skip
+    add(
+        "--eligible",
+        default=LETTERS,
+        help="characters of the words that may be replaced: a"
+        " regular expression's class, or letters for those of all scripts (a-z)",
+    )
     add("--stop_words", help="text file of words that are not replaced (TinyBERT's English ones)")
     add("--N", type=int, help="copies per sentence (default: the task's; CoLA 30, SST-2 20, ...)")
     add("--M", type=int, default=15, help="candidates per word (15)")
@@ -156,8 +167,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--require_mlm", action="store_true", help="stop if the model has no masked-LM head")
     add("--subset_rows", type=int, help="also split the result into subsets of so many rows")
     add("--overwrite", action="store_true", help="start afresh over another run's result")
-    add("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: faster where the"
-        " hardware has it; a few candidates differ")  # fmt: skip
+    add(
+        "--precision",
+        choices=("fp32", "bf16"),
+        default="fp32",
+        help="bf16: faster where the hardware has it; a few candidates differ",
+    )
     add("--batch_tokens", type=int, default=2048, help="padded tokens per forward pass (2048)")
     add("--chunk_rows", type=int, default=256, help="rows between two saved states (256)")
     args = parser.parse_args(argv)

@@ -37,8 +37,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("models", type=Path, help="folder of all models, as models/")
     parser.add_argument("--output_dir", type=Path, help="folder to write (default: MODELS/report)")
-    parser.add_argument("--latency", type=Path, nargs="+", help="what Deploy/benchmark.py wrote"
-                        " (default: MODELS/benchmark.json, if it is there)")  # fmt: skip
+    parser.add_argument(
+        "--latency",
+        type=Path,
+        nargs="+",
+        help="what Deploy/benchmark.py wrote (default: MODELS/benchmark.json, if it is there)",
+    )
     return parser.parse_args(argv)
 
 

@@ -57,9 +57,17 @@ def main(argv: list[str] | None = None) -> None:
     from rosita.stages.benchmark import Comparison, compare_models
 
     asked = Comparison(
-        task_name, args.formats, args.batch_sizes, args.lengths, dev_file, args.max_seq_length,
-        args.threads, args.seconds, args.label_names, args.accept_changed,
-    )  # fmt: skip
+        task_name,
+        args.formats,
+        args.batch_sizes,
+        args.lengths,
+        dev_file,
+        args.max_seq_length,
+        args.threads,
+        args.seconds,
+        args.label_names,
+        args.accept_changed,
+    )
     data = str(dev_file) if dev_file else f"no {task.dev_files[0]}: random ids, no dev score"
     report = {"task": task.name, "data": data, **compare_models(folders, asked)}
     output = Path(args.output_dir)
@@ -91,8 +99,10 @@ def describe(report: dict[str, Any]) -> str:
     """Where it was measured, and on what."""
     host = report["machine"]
     runtime = f", onnxruntime {host['onnxruntime']}" if host["onnxruntime"] else ""
-    return (f"{report['task']} ({report['data']}), {host['cpu']}, {host['threads']} threads,"
-            f" torch {host['torch']}{runtime}")  # fmt: skip
+    return (
+        f"{report['task']} ({report['data']}), {host['cpu']}, {host['threads']} threads,"
+        f" torch {host['torch']}{runtime}"
+    )
 
 
 def own_task(folders: list[Path]) -> str:

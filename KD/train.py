@@ -43,8 +43,10 @@ def main(argv: list[str] | None = None, subsets: bool = False) -> None:
     if done is None:
         return
     folder = Path(settings.output_dir)
-    print(f"best dev {done['metric']} {done['score']:.4f} at step {done['step']}, shape"
-          f" {done['shape']}; the student is in {folder}")  # fmt: skip
+    print(
+        f"best dev {done['metric']} {done['score']:.4f} at step {done['step']}, shape"
+        f" {done['shape']}; the student is in {folder}"
+    )
 
 
 def distil(task: Task, settings: KDSettings, subsets: bool) -> dict[str, Any] | None:
@@ -61,8 +63,13 @@ def distil(task: Task, settings: KDSettings, subsets: bool) -> dict[str, Any] | 
         "accept_changed": settings.accept_changed,
     }
     teacher = TaskModel.open(settings.teacher_model, task, **how)
-    student = TaskModel.open(settings.student_model, task, new_classifier=True,
-                             do_lower_case=settings.do_lower_case, **how)  # fmt: skip
+    student = TaskModel.open(
+        settings.student_model,
+        task,
+        new_classifier=True,
+        do_lower_case=settings.do_lower_case,
+        **how,
+    )
     return distil_stage(teacher, student, settings, accelerator, subsets)
 
 
@@ -131,11 +138,16 @@ def parse_args(argv: list[str] | None) -> tuple[Task, dict[str, str], str | None
     parser.add_argument("--config_dir", help="JSON file of settings, see configurations/")
     parser.add_argument("--task_name", required=True, help="GLUE task, or a task.json of your own")
     parser.add_argument(
-        "--do_eval", nargs="?", const="True", default="False", metavar="DO_EVAL",
-        type=str.capitalize, choices=("True", "False"),
+        "--do_eval",
+        nargs="?",
+        const="True",
+        default="False",
+        metavar="DO_EVAL",
+        type=str.capitalize,
+        choices=("True", "False"),
         help="score the student on dev, train nothing; eval_results.txt and .json go to the"
         " --output_dir typed, or beside the student (default: False)",
-    )  # fmt: skip
+    )
     add_flags(parser, KDSettings)
     flags = vars(parser.parse_args(argv))
     config = flags.pop("config_dir")

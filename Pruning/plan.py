@@ -206,10 +206,12 @@ def commands(
         prune.append("--accept_changed")
         distil.append("--accept_changed")
     return [
-        "  " + shlex.join(os.path.relpath(part) if isinstance(part, Path) else str(part)
-                          for part in command)
+        "  "
+        + shlex.join(
+            os.path.relpath(part) if isinstance(part, Path) else str(part) for part in command
+        )
         for command in (prune, distil)
-    ]  # fmt: skip
+    ]
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

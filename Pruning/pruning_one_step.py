@@ -120,10 +120,18 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     ):
         parser.add_argument(f"-{name}", type=int, help=f"{what} (default: {PUBLISHED[name]})")
     add = parser.add_argument
-    add("-importance", choices=("taylor", "magnitude", "random"), default="taylor",
-        help="what decides which heads and FFN units stay (taylor)")  # fmt: skip
-    add("-keep_layers_by", choices=("position", "score"), default="position",
-        help="keep the first layers, or those whose weights score most (position)")  # fmt: skip
+    add(
+        "-importance",
+        choices=("taylor", "magnitude", "random"),
+        default="taylor",
+        help="what decides which heads and FFN units stay (taylor)",
+    )
+    add(
+        "-keep_layers_by",
+        choices=("position", "score"),
+        default="position",
+        help="keep the first layers, or those whose weights score most (position)",
+    )
     add("-from_scratch", action="store_true", help="random weights of that shape, as a baseline")
     add("-seed", type=int, default=42, help="of random importance and weights (42)")
     add("-label_names", "--label_names", help=LABEL_NAMES)

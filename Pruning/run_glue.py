@@ -75,8 +75,10 @@ def fine_tune(task: Task, settings: FineTuneSettings) -> None:
     start = open_model(task, settings, new_classifier=True)
     best = fine_tune_stage(start, settings, accelerator)
     if best:
-        print(f"best dev {best['metric']} {best['score']:.4f} at step {best['step']};"
-              f" the model is in {Path(settings.output_dir)}")  # fmt: skip
+        print(
+            f"best dev {best['metric']} {best['score']:.4f} at step {best['step']};"
+            f" the model is in {Path(settings.output_dir)}"
+        )
 
 
 def compute_taylor(task: Task, settings: FineTuneSettings, flags: dict[str, str]) -> None:
@@ -106,10 +108,12 @@ def parse_args(argv: list[str] | None) -> tuple[Task, FineTuneSettings, dict[str
     if flags.pop("fp16", "False").lower() == "true":
         flags["precision"] = "fp16"
     settings = load_config(FineTuneSettings, task, NO_OUTPUT | flags)
-    if not (settings.do_train or settings.do_eval or settings.do_predict
-            or settings.compute_taylor):  # fmt: skip
-        raise RositaError("nothing to do: give --do_train, --do_eval, --do_predict or"
-                          " --compute_taylor True")  # fmt: skip
+    if not (
+        settings.do_train or settings.do_eval or settings.do_predict or settings.compute_taylor
+    ):
+        raise RositaError(
+            "nothing to do: give --do_train, --do_eval, --do_predict or --compute_taylor True"
+        )
     if settings.do_train and not flags.get("output_dir"):
         raise RositaError("--do_train needs --output_dir")
     if settings.do_train and settings.compute_taylor:
@@ -150,11 +154,14 @@ def open_model(task: Task, settings: FineTuneSettings, new_classifier: bool) -> 
     from rosita.checkpoint import TaskModel  # heavy imports
 
     return TaskModel.open(
-        settings.model_name_or_path, task, new_classifier=new_classifier,
+        settings.model_name_or_path,
+        task,
+        new_classifier=new_classifier,
         do_lower_case=settings.do_lower_case,
-        classifier_activation=settings.classifier_activation, label_names=settings.label_names,
+        classifier_activation=settings.classifier_activation,
+        label_names=settings.label_names,
         accept_changed=settings.accept_changed,
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

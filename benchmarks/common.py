@@ -46,8 +46,14 @@ class Result:
     note: str = ""
 
 
-def rates(name: str, ours: float, baseline: float, limit: float | None = None, note: str = "",
-          unit: str = "sentences/s") -> Result:  # fmt: skip
+def rates(
+    name: str,
+    ours: float,
+    baseline: float,
+    limit: float | None = None,
+    note: str = "",
+    unit: str = "sentences/s",
+) -> Result:
     """A result whose figures are rates: more is better."""
     return Result(name, unit, ours, baseline, ours / baseline, limit and ours / limit, note)
 

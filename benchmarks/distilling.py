@@ -72,24 +72,41 @@ class Clock(DistillationLoss):
 
 
 def ours(
-    teacher, student, data: Encoded, steps: int, folder: Path, repr_distill: bool, seed: int,
+    teacher,
+    student,
+    data: Encoded,
+    steps: int,
+    folder: Path,
+    repr_distill: bool,
+    seed: int,
     cached: list[int] | None = None,
-):  # fmt: skip
+):
     """Rows and seconds of our loop over `steps` steps; `cached`: states kept beside the logits."""
     AcceleratorState._reset_state(reset_partial_state=True)  # Trainer has set one
     settings = KDSettings(
-        teacher_model="-", student_model="-", output_dir=str(folder), max_seq_length=MAX_LENGTH,
-        pred_distill=True, repr_distill=repr_distill, max_steps=steps + WARM + 1, no_cuda=True,
-    )  # fmt: skip
+        teacher_model="-",
+        student_model="-",
+        output_dir=str(folder),
+        max_seq_length=MAX_LENGTH,
+        pred_distill=True,
+        repr_distill=repr_distill,
+        max_steps=steps + WARM + 1,
+        no_cuda=True,
+    )
     accelerator = start_accelerator(settings)
     guide = Teacher(freeze(fast_on_cpu(deepcopy(teacher)), accelerator))
     if cached is not None:
         guide.remember([data], "0" * 32, accelerator, cached)
     loss = Clock(guide, True, repr_distill)
     Training(
-        student, loss, Sampler([data], BATCH, seed), Plan(settings, micro_batch_size=BATCH),
-        accelerator, folder, used=used_tokens([data], student.config.vocab_size),
-    ).run()  # fmt: skip
+        student,
+        loss,
+        Sampler([data], BATCH, seed),
+        Plan(settings, micro_batch_size=BATCH),
+        accelerator,
+        folder,
+        used=used_tokens([data], student.config.vocab_size),
+    ).run()
     return loss.rows_and_seconds()
 
 
@@ -132,14 +149,19 @@ def with_trainer(teacher, student, data: Encoded, steps: int, folder: Path):
         teacher,
         model=student,
         args=TrainingArguments(
-            str(folder / "trainer"), per_device_train_batch_size=BATCH, max_steps=steps + WARM + 1,
-            save_strategy="no", report_to=[], disable_tqdm=True, logging_strategy="no",
+            str(folder / "trainer"),
+            per_device_train_batch_size=BATCH,
+            max_steps=steps + WARM + 1,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            logging_strategy="no",
             use_cpu=True,
         ),
         train_dataset=rows,
         data_collator=DataCollatorWithPadding(bert_tokenizer()),
         callbacks=[times],
-    ).train()  # fmt: skip
+    ).train()
     begun = times.begun[WARM:]
     return BATCH * (len(begun) - 1), begun[-1] - begun[0]
 
@@ -190,8 +212,7 @@ def _sizes(config: RositaConfig) -> dict[str, Any]:
 
 def encoded(folder: Path) -> Encoded:
     """CoLA's training sentences as token ids."""
-    return encode_file(cola(folder), TASK, tokenizer(), MAX_LENGTH,
-                       cache_dir=folder / "cache")  # fmt: skip
+    return encode_file(cola(folder), TASK, tokenizer(), MAX_LENGTH, cache_dir=folder / "cache")
 
 
 def kd_bert_base(quick: bool, folder: Path) -> list[Result]:
@@ -209,23 +230,33 @@ def kd_cached_logits(quick: bool, folder: Path) -> list[Result]:
     """Prediction-only distillation, from the second epoch on: with the cache against without."""
     rows, steps, rounds = (320, 6, 2) if quick else (1600, 14, 5)
     return [
-        against_cached(name, BERT_BASE, f"a12_l{layers}_f3072_e-1", False, rows, steps, rounds,
-                       folder)
+        against_cached(
+            name, BERT_BASE, f"a12_l{layers}_f3072_e-1", False, rows, steps, rounds, folder
+        )
         for name, layers in (("kd_cached_logits", 12), ("kd_cached_logits_8layer", 8))
-    ]  # fmt: skip
+    ]
 
 
 def kd_cached_states(quick: bool, folder: Path) -> list[Result]:
     """Setting 1 with both losses, from the second epoch on: with teacher_cache_gb against 0."""
     rows, steps, rounds = (1600, 30, 2) if quick else (6400, 150, 5)
-    return [against_cached("kd_cached_states", MINILM, MINILM_STUDENT, True, rows, steps, rounds,
-                           folder)]  # fmt: skip
+    return [
+        against_cached(
+            "kd_cached_states", MINILM, MINILM_STUDENT, True, rows, steps, rounds, folder
+        )
+    ]
 
 
 def against_cached(
-    name: str, config: RositaConfig, shape: str, states: bool, rows: int, steps: int, rounds: int,
+    name: str,
+    config: RositaConfig,
+    shape: str,
+    states: bool,
+    rows: int,
+    steps: int,
+    rounds: int,
     folder: Path,
-) -> Result:  # fmt: skip
+) -> Result:
     """Rows per second of the same steps, the teacher cached against the teacher run."""
     small = _first_rows(encoded(folder), rows)
     teacher: RositaForSequenceClassification = random_model(config).eval()
@@ -242,12 +273,20 @@ def against_cached(
     speed = {who: rows / seconds for who, (rows, seconds) in sums.items()}
     per_token = 3 * linear_flops(random_model(config, shape))
     limit = matmul_rate(auto_dtype()) / (per_token * small.lengths().mean())
-    return rates(name, speed["cached"], speed["not"], limit,
-                 "without the pass that fills the cache")  # fmt: skip
+    return rates(
+        name, speed["cached"], speed["not"], limit, "without the pass that fills the cache"
+    )
 
 
 def _first_rows(data: Encoded, rows: int) -> Encoded:
     folder = data.cache.parent / f"first-{rows}"
     folder.mkdir(exist_ok=True)
-    return Encoded(data.path, data.ids[: data.offsets[rows]], data.offsets[: rows + 1],
-                   data.first[:rows], data.labels[:rows], data.sha256, folder)  # fmt: skip
+    return Encoded(
+        data.path,
+        data.ids[: data.offsets[rows]],
+        data.offsets[: rows + 1],
+        data.first[:rows],
+        data.labels[:rows],
+        data.sha256,
+        folder,
+    )

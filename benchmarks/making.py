@@ -76,10 +76,12 @@ def augmentation(quick: bool, folder: Path) -> list[Result]:
         masked_lm.top_pieces(_queries(few[:1]), M)
         answers: list[np.ndarray] = []
         ours = seconds_of(partial(_ask, masked_lm, many, answers))
-        same = np.mean([
-            len(np.intersect1d(one, two)) / M
-            for one, two in zip(plain_answers, answers, strict=False)
-        ])  # fmt: skip
+        same = np.mean(
+            [
+                len(np.intersect1d(one, two)) / M
+                for one, two in zip(plain_answers, answers, strict=False)
+            ]
+        )
         limit = matmul_rate(dtype) / (2 * weights * tokens / len(many))
         note = f"{100 * same:.1f} % of the candidates are the baseline's; no cache"
         line = "augmentation" if name == "fp32" else f"augmentation_{name}"
@@ -125,9 +127,11 @@ def svd(quick: bool, folder: Path) -> list[Result]:
     ours = seconds_of(lambda: factorize(table, 128))
     our_memory = peak_bytes() - before
     full = subprocess.run(
-        [sys.executable, __file__, "full_svd", str(words)], capture_output=True, text=True,
+        [sys.executable, __file__, "full_svd", str(words)],
+        capture_output=True,
+        text=True,
         check=True,
-    )  # fmt: skip
+    )
     plain, plain_memory = map(float, full.stdout.split())
     note = f"{words} x 768 -> 128"
     return [
@@ -169,16 +173,24 @@ def pruning_event(quick: bool, folder: Path) -> list[Result]:
     in_memory()
     ours = min(seconds_of(in_memory) for _ in range(3))
     plain = seconds_of(by_processes)
-    return [costs("pruning_event", "s", ours, plain,
-                  "both with the thin SVD: the full one is the line svd")]  # fmt: skip
+    return [
+        costs(
+            "pruning_event",
+            "s",
+            ours,
+            plain,
+            "both with the thin SVD: the full one is the line svd",
+        )
+    ]
 
 
 def prune_process(folder: str, target: str) -> None:
     state = torch.load(Path(folder) / "event.pt", weights_only=True)
     model = random_model(BERT_BASE, "a12_l8_f3072_e-1")
     model.load_state_dict(state["model"])
-    torch.save(prune(model, Shape.parse(target), state["scores"]).state_dict(),
-               Path(folder) / "pruned.pt")  # fmt: skip
+    torch.save(
+        prune(model, Shape.parse(target), state["scores"]).state_dict(), Path(folder) / "pruned.pt"
+    )
 
 
 def read_process(folder: str, target: str) -> None:
@@ -226,20 +238,36 @@ def _grown(source: Path, folder: Path, rows: int) -> Path:
 def train_4m_rows(quick: bool, folder: Path) -> list[Result]:
     """Memory above the models to train on 4 million rows, against all rows in Python lists."""
     rows = 200_000 if quick else 4_000_000
-    data = encode_file(_grown(cola(folder), folder, rows), TASK, tokenizer(), MAX_LENGTH,
-                       cache_dir=folder / "cache")  # fmt: skip
+    data = encode_file(
+        _grown(cola(folder), folder, rows),
+        TASK,
+        tokenizer(),
+        MAX_LENGTH,
+        cache_dir=folder / "cache",
+    )
     seconds, memory = in_child("train_rows", folder, rows)
     _, models = in_child("train_rows", folder, 1000)
     lists, _ = in_child("rows_in_lists", folder, 50_000)
     note = f"{rows:,} rows, {len(data.ids):,} tokens; 10 steps in {seconds:.0f} s; lists: measured"
-    return [costs("train_4m_rows", "GB", max(memory - models, 1e6) / 1e9, lists * rows / 1e9,
-                  note + " on 50,000 rows, times rows")]  # fmt: skip
+    return [
+        costs(
+            "train_4m_rows",
+            "GB",
+            max(memory - models, 1e6) / 1e9,
+            lists * rows / 1e9,
+            note + " on 50,000 rows, times rows",
+        )
+    ]
 
 
 def in_child(job: str, folder: Path, rows: int) -> tuple[float, float]:
     """Run a job of this file in a process of its own; the two numbers that it prints."""
-    done = subprocess.run([sys.executable, __file__, job, str(folder), str(rows)],
-                          capture_output=True, text=True, check=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, __file__, job, str(folder), str(rows)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     first, second = done.stdout.split()[-2:]
     return float(first), float(second)
 
@@ -253,14 +281,26 @@ def train_rows(folder: str, rows: str) -> None:
     start = time.perf_counter()
     data = encode_file(source, TASK, tokenizer(), MAX_LENGTH, cache_dir=at / "cache")
     settings = KDSettings(
-        teacher_model="-", student_model="-", output_dir=str(at / "4m"), pred_distill=True,
-        repr_distill=True, max_steps=10, no_cuda=True,
-    )  # fmt: skip
+        teacher_model="-",
+        student_model="-",
+        output_dir=str(at / "4m"),
+        pred_distill=True,
+        repr_distill=True,
+        max_steps=10,
+        no_cuda=True,
+    )
     teacher, student = random_model(MINILM), random_model(MINILM, MINILM_STUDENT)
     loss = DistillationLoss(Teacher(teacher), True, True)
     accelerator = start_accelerator(settings)
-    Training(student, loss, Sampler([data], 32, 0), Plan(settings), accelerator, at / "4m",
-             used=used_tokens([data], MINILM.vocab_size)).run()  # fmt: skip
+    Training(
+        student,
+        loss,
+        Sampler([data], 32, 0),
+        Plan(settings),
+        accelerator,
+        at / "4m",
+        used=used_tokens([data], MINILM.vocab_size),
+    ).run()
     print(time.perf_counter() - start, peak_bytes())
 
 
@@ -273,8 +313,9 @@ def rows_in_lists(folder: str, rows: str) -> None:
     before, features = resident_bytes(), []
     for number in range(int(rows)):
         encoding = words.encode(texts[number % len(texts)])
-        features.append((list(encoding.ids), list(encoding.attention_mask),
-                         list(encoding.type_ids)))  # fmt: skip
+        features.append(
+            (list(encoding.ids), list(encoding.attention_mask), list(encoding.type_ids))
+        )
     print((resident_bytes() - before) / len(features), 0)
 
 
@@ -292,8 +333,9 @@ def one_epoch(folder: str, rows: str) -> None:
     """Encode a file and draw all batches of an epoch; prints seconds and the peak memory."""
     at = Path(folder)
     start = time.perf_counter()
-    data = encode_file(at / f"rows-{rows}.tsv", TASK, tokenizer(), MAX_LENGTH,
-                       cache_dir=at / "scaling")  # fmt: skip
+    data = encode_file(
+        at / f"rows-{rows}.tsv", TASK, tokenizer(), MAX_LENGTH, cache_dir=at / "scaling"
+    )
     for file, batch in Sampler([data], 32, 0).epoch(0):
         file.batch(batch)
     print(time.perf_counter() - start, peak_bytes())

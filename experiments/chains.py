@@ -73,8 +73,9 @@ def two_phases(lab: StageLab, name: str = "two_phases", epochs: int = 3, **flags
     """Hidden states first, logits then, as TinyBERT learns; ROSITA's losses are summed."""
     pruned = lab.prune("one_step", scored_teacher(lab), SHAPE)
     flags = {"num_train_epochs": epochs, **flags}
-    states = lab.distil(f"{name}_states", "setting1", teacher(lab), pruned,
-                        pred_distill=False, **flags)  # fmt: skip
+    states = lab.distil(
+        f"{name}_states", "setting1", teacher(lab), pruned, pred_distill=False, **flags
+    )
     return lab.distil(name, "setting1", teacher(lab), states, repr_distill=False, **flags)
 
 

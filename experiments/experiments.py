@@ -121,10 +121,14 @@ def as_published(chain: Callable[..., Path], number: int) -> list[Experiment]:
         )
     }
     return [
-        Experiment(f"published{number}", f"setting{number}_{name}", says,
-                   partial(chain, name=f"setting{number}_{name}", **flags))
+        Experiment(
+            f"published{number}",
+            f"setting{number}_{name}",
+            says,
+            partial(chain, name=f"setting{number}_{name}", **flags),
+        )
         for name, (says, flags) in changes.items()
-    ]  # fmt: skip
+    ]
 
 
 def tuned(task: str, name: str, says: str, **flags) -> Experiment:

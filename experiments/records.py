@@ -36,8 +36,10 @@ def read_records(folder: Path) -> list[dict]:
         stages[key] = {"folder": key.rpartition("@")[0], **line}
     for record in records:
         if missing := [key for key in record["stages"] if key not in stages]:
-            raise RositaError(f"{folder / STAGES} has no stage {missing[0]}, which"
-                              f" {'/'.join(map(str, _identity(record)))} names")  # fmt: skip
+            raise RositaError(
+                f"{folder / STAGES} has no stage {missing[0]}, which"
+                f" {'/'.join(map(str, _identity(record)))} names"
+            )
         record["stages"] = [stages[key] for key in record["stages"]]
     return records
 

@@ -46,16 +46,22 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     chosen = [
         (experiment, task, seed)
-        for experiment in EXPERIMENTS for task in experiment.tasks for seed in experiment.seeds
-        if task in args.tasks and seed in args.seeds
+        for experiment in EXPERIMENTS
+        for task in experiment.tasks
+        for seed in experiment.seeds
+        if task in args.tasks
+        and seed in args.seeds
         and (not args.tables or experiment.table in args.tables)
         and (not args.names or experiment.name in args.names)
-    ]  # fmt: skip
+    ]
     for number, (experiment, task, seed) in enumerate(chosen, 1):
         known = has_record(args.results, experiment.table, experiment.name, task, seed)
         state = "has a record" if known else "runs"
-        print(f"[{number}/{len(chosen)}] {task} {experiment.table}/{experiment.name}, seed {seed}:"
-              f" {state}", flush=True)  # fmt: skip
+        print(
+            f"[{number}/{len(chosen)}] {task} {experiment.table}/{experiment.name}, seed {seed}:"
+            f" {state}",
+            flush=True,
+        )
         if not known and not args.dry_run:
             run_experiment(experiment, task, seed, args.results)
     for task in args.tasks if args.serving and not args.dry_run else []:
@@ -85,8 +91,11 @@ def run_experiment(experiment: Experiment, task: str, seed: int, results: Path) 
     }
     record["hours"] = round(sum(s.get("seconds", 0) for s in record["stages"]) / 3600, 3)
     add_record(results, record | made_by)
-    print(f"{task} {experiment.table}/{experiment.name}, seed {seed}: {record['metric']}"
-          f" {record['score']:.4f}, teacher {record['teacher_score']:.4f}", flush=True)  # fmt: skip
+    print(
+        f"{task} {experiment.table}/{experiment.name}, seed {seed}: {record['metric']}"
+        f" {record['score']:.4f}, teacher {record['teacher_score']:.4f}",
+        flush=True,
+    )
 
 
 def commit(repository: Path) -> str | None:

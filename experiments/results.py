@@ -244,9 +244,10 @@ def take_out_shared(lines: list[list[str]]) -> tuple[list[str], list[list[str]]]
     """
     heading, first, *others = lines
     same = [
-        at for at, name in enumerate(heading)
+        at
+        for at, name in enumerate(heading)
         if name in SHARED and all(line[at] == first[at] for line in others)
-    ]  # fmt: skip
+    ]
     texts = [SHARED[heading[at]].format(first[at]) for at in same]
     return texts, [[cell for at, cell in enumerate(line) if at not in same] for line in lines]
 
@@ -268,8 +269,10 @@ def serving_lines(task: str, report: dict, results: Path, base: Path) -> list[st
             f"{row['bytes'] / 1e6:.1f}",
         ])  # fmt: skip
     machine, first = report["machine"], report["rows"][0]
-    where = (f"One sentence of {first['length']} tokens a call, on {machine['threads']} threads of"
-             f" {machine['cpu']}; all models in turn, medians.")  # fmt: skip
+    where = (
+        f"One sentence of {first['length']} tokens a call, on {machine['threads']} threads of"
+        f" {machine['cpu']}; all models in turn, medians."
+    )
     return [f"## {task}: serving", "", where, "", markdown(lines), "",
             f"![{task}, serving]({picture.relative_to(base)})", ""]  # fmt: skip
 

@@ -61,8 +61,14 @@ class StageLab:
     def score(self, model: Path, teacher: Path | None = None, **flags) -> None:
         output = model / "taylor_score"
         if teacher is None:
-            self._run("Pruning/run_glue.py", output, compute_taylor=True, output_dir=model,
-                      model_name_or_path=model, **flags)  # fmt: skip
+            self._run(
+                "Pruning/run_glue.py",
+                output,
+                compute_taylor=True,
+                output_dir=model,
+                model_name_or_path=model,
+                **flags,
+            )
         else:
             self._run("KD/train.py", output, "--compute_taylor", "--pred_distill",
                       teacher_model=teacher, student_model=model, output_dir=output,
@@ -87,8 +93,11 @@ class StageLab:
         output = self._folder(name)
         folder = output / self.task / shape
         self.ran.append(folder)
-        more = [part for flag, value in flags.items() for part in
-                ([f"-{flag}"] if value is True else [f"-{flag}", value])]  # fmt: skip
+        more = [
+            part
+            for flag, value in flags.items()
+            for part in ([f"-{flag}"] if value is True else [f"-{flag}", value])
+        ]
         self._call("Pruning/pruning_one_step.py", folder, "-model_path", link.parent,
                    "-output_dir", output, "-task", self.task, "-keep_heads", wanted.keep_heads,
                    "-num_layers", wanted.keep_layers, "-ffn_hidden_dim", wanted.ffn_hidden_dim,
@@ -117,8 +126,15 @@ class StageLab:
         if "fresh_augmentation" in flags:
             flags["glove_embs"] = GLOVE
         flags = {"seed": seed or self.seed, "teacher_cache_gb": 8, "eval_step": 400, **flags}
-        self._run("KD/train.py", folder, config_dir=config_dir, teacher_model=teacher,
-                  student_model=student, output_dir=folder, **flags)  # fmt: skip
+        self._run(
+            "KD/train.py",
+            folder,
+            config_dir=config_dir,
+            teacher_model=teacher,
+            student_model=student,
+            output_dir=folder,
+            **flags,
+        )
         return folder
 
     def hold_out(self) -> None:

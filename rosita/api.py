@@ -118,10 +118,14 @@ def load(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return TaskModel.open(
-            folder, found, new_classifier=new_classifier, do_lower_case=do_lower_case,
-            classifier_activation=classifier_activation, label_names=label_names,
+            folder,
+            found,
+            new_classifier=new_classifier,
+            do_lower_case=do_lower_case,
+            classifier_activation=classifier_activation,
+            label_names=label_names,
             accept_changed=accept_changed,
-        )  # fmt: skip
+        )
 
 
 @_typed

@@ -93,8 +93,9 @@ def run_script(main: Callable[[], None]) -> None:
         package = (error.name or "").split(".")[0]
         if package not in EXTRAS:
             _report(error)
-        _complain(f"{package} is not installed, and this needs it:"
-                  f' pip install -e ".[{EXTRAS[package]}]"')  # fmt: skip
+        _complain(
+            f'{package} is not installed, and this needs it: pip install -e ".[{EXTRAS[package]}]"'
+        )
     except OSError as error:
         _drop_output()
         where = f": {error.filename}" if error.filename else ""
@@ -106,8 +107,10 @@ def run_script(main: Callable[[], None]) -> None:
         sys.exit(130)
     except Exception as error:
         if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU
-            _complain("the GPU's memory is full; lower the batch size, or raise"
-                      " --gradient_accumulation_steps")  # fmt: skip
+            _complain(
+                "the GPU's memory is full; lower the batch size, or raise"
+                " --gradient_accumulation_steps"
+            )
         _report(error)
     finally:
         # An interpreter that ends looks through all that torch and transformers ever made for
@@ -131,8 +134,10 @@ def _report(error: Exception) -> NoReturn:
     from importlib.metadata import distributions
 
     versions = sorted(f"{one.name} {one.version}" for one in distributions())
-    told = (f"command: {shlex.join(sys.argv)}\nPython {sys.version} on {platform.platform()}\n"
-            f"{', '.join(versions)}\n")  # fmt: skip
+    told = (
+        f"command: {shlex.join(sys.argv)}\nPython {sys.version} on {platform.platform()}\n"
+        f"{', '.join(versions)}\n"
+    )
     lines = [*traceback.format_exception(error), told]
     kind = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
     try:
@@ -142,8 +147,9 @@ def _report(error: Exception) -> NoReturn:
     except OSError:
         print("".join(lines), file=sys.stderr)
         path = "the lines above"
-    print(f"error: a mistake of this program ({kind}); please report it with {path}",
-          file=sys.stderr)  # fmt: skip
+    print(
+        f"error: a mistake of this program ({kind}); please report it with {path}", file=sys.stderr
+    )
     sys.exit(1)
 
 

@@ -112,9 +112,10 @@ class LoopSettings(BaseModel):
         "weight", "Taylor score: |weight x gradient|, or of their sum over a head or FFN unit"
     )
     report_to: str = setting(
-        TENSORBOARD, f"where curves are drawn: some of {', '.join(TRACKERS)}; or none",
+        TENSORBOARD,
+        f"where curves are drawn: some of {', '.join(TRACKERS)}; or none",
         identity=False,
-    )  # fmt: skip
+    )
     dry_run: bool = setting(
         False, "check everything, print the plan and its time, write nothing", identity=False
     )
@@ -153,9 +154,10 @@ class FineTuneSettings(LoopSettings):
     """Settings of Pruning/run_glue.py: fine-tuning and Taylor scores."""
 
     model_type: Literal[PRETRAINED] | None = setting(  # type: ignore[valid-type]  # at runtime
-        None, "not needed: config.json says it, and a flag that says otherwise is refused",
+        None,
+        "not needed: config.json says it, and a flag that says otherwise is refused",
         identity=False,
-    )  # fmt: skip
+    )
     model_name_or_path: str = setting(
         ..., "model folder, or a name that download_bert.py fetched", identity=False
     )
@@ -175,8 +177,9 @@ class FineTuneSettings(LoopSettings):
         None, "TensorBoard folder (default: output_dir/logging)", identity=False
     )
     logging_steps: int = setting(50, "log, and evaluate if asked to, every so many steps", ge=1)
-    save_steps: int = setting(0, "keep an intermediate checkpoint every so many steps (0: none)",
-                              ge=0, identity=False)  # fmt: skip
+    save_steps: int = setting(
+        0, "keep an intermediate checkpoint every so many steps (0: none)", ge=0, identity=False
+    )
     is_prun: bool = setting(False, "the model given is a pruned one")
     compute_taylor: bool = setting(False, "score the weights, train nothing")
     do_lower_case: bool | None = setting(None, LOWER_CASE)
@@ -212,18 +215,25 @@ class KDSettings(LoopSettings):
         0.4, "fresh_augmentation: probability that a word is replaced (p)", ge=0, le=1
     )
     aug_edits: float = setting(
-        0.0, "fresh_augmentation: probability that a sentence's words are also deleted, inserted,"
-        " moved or exchanged", ge=0, le=1,
-    )  # fmt: skip
+        0.0,
+        "fresh_augmentation: probability that a sentence's words are also deleted, inserted,"
+        " moved or exchanged",
+        ge=0,
+        le=1,
+    )
     # these two are part of a run's identity where they are used and not as published
     aug_eligible: str = setting(
-        "a-z", "fresh_augmentation: characters of the words that may be replaced, a regular"
-        " expression's class, or letters for those of all scripts", identity=False,
-    )  # fmt: skip
+        "a-z",
+        "fresh_augmentation: characters of the words that may be replaced, a regular"
+        " expression's class, or letters for those of all scripts",
+        identity=False,
+    )
     aug_stop_words: str | None = setting(
-        None, "fresh_augmentation: file of the words that are not replaced (default: TinyBERT's"
-        " English ones)", identity=False,
-    )  # fmt: skip
+        None,
+        "fresh_augmentation: file of the words that are not replaced (default: TinyBERT's"
+        " English ones)",
+        identity=False,
+    )
     train_batch_size: int = setting(32, "rows per step and process", ge=1)
     eval_batch_size: int = setting(32, EVAL_ROWS, ge=1, identity=False)
     adam_epsilon: float = setting(1e-6, "AdamW epsilon", gt=0)
@@ -251,9 +261,11 @@ class KDSettings(LoopSettings):
     )
     label_weight: float = setting(0.0, "weight of the gold labels' loss (0: not learnt)", ge=0)
     dropout: float | None = setting(
-        None, "the student's dropout from now on (default: as its config.json says, mostly 0.1)",
-        ge=0, lt=1,
-    )  # fmt: skip
+        None,
+        "the student's dropout from now on (default: as its config.json says, mostly 0.1)",
+        ge=0,
+        lt=1,
+    )
     layer_map: Literal["uniform", "last", "ends"] = setting(
         "uniform", "teacher layers that the student's follow (ends: the last one alone)"
     )

@@ -226,8 +226,10 @@ def resolve_folder(name_or_path: str) -> Path:
             model = read_run(folder).get("model")
             if model == name_or_path:
                 return folder
-            held.append(f"{folder} holds {model or 'another model'}"
-                        " (download_bert.py --overwrite_output_dir replaces it); ")  # fmt: skip
+            held.append(
+                f"{folder} holds {model or 'another model'}"
+                " (download_bert.py --overwrite_output_dir replaces it); "
+            )
         elif name_or_path == PRETRAINED and (folder / "config.json").exists():
             say_once(f"{name_or_path}: taken from {folder.resolve()}, put there by hand")
             return folder

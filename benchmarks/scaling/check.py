@@ -62,10 +62,15 @@ def run_check() -> dict:
     times = [measure_step(one) for one in (small, large)]
     machine = calibrate((small, large), times, update)
     lines = [
-        line(f"step, MiniLM to a2_l4_f256_e64, batch {one.batch}, {one.tokens} tokens",
-             step_seconds(one, machine).total, seconds, "ms", True)
+        line(
+            f"step, MiniLM to a2_l4_f256_e64, batch {one.batch}, {one.tokens} tokens",
+            step_seconds(one, machine).total,
+            seconds,
+            "ms",
+            True,
+        )
         for one, seconds in zip((small, large), times, strict=True)
-    ]  # fmt: skip
+    ]
     name = f"evaluation, a2_l4_f256_e64, {DEV_ROWS} rows of 16 tokens, fp32"
     predicted = evaluation_seconds(small, machine)
     lines.append(line(name, predicted, measure_evaluation(small), "ms"))
@@ -80,12 +85,19 @@ def run_check() -> dict:
         ("BERT-base to a2_l8_f512_e128, batch 32, 16 tokens", base),
     ):  # fmt: skip
         one = replace(one, eval_step=NEVER, dev_rows=DEV_ROWS)
-        lines.append(line(f"step, {name}", step_seconds(one, machine).total,
-                          measure_step(one), "ms"))  # fmt: skip
+        lines.append(
+            line(f"step, {name}", step_seconds(one, machine).total, measure_step(one), "ms")
+        )
     for rows in (1000, 4000):
         one = minilm(batch=32, rows=rows)
-        lines.append(line(f"epoch, MiniLM to a2_l4_f256_e64, batch 32, {rows:,} rows",
-                          epoch_seconds(one, machine), measure_epoch(one), "s"))  # fmt: skip
+        lines.append(
+            line(
+                f"epoch, MiniLM to a2_l4_f256_e64, batch 32, {rows:,} rows",
+                epoch_seconds(one, machine),
+                measure_epoch(one),
+                "s",
+            )
+        )
     rates = {"flops": machine.rate, "launch_seconds": machine.launch_seconds,
              "update_bytes_per_second": machine.memory_rate, "cores": os.cpu_count()}  # fmt: skip
     return {"rates": rates, "lines": lines + exchange_lines()}
@@ -125,8 +137,15 @@ def calibrate(jobs: tuple[Job, Job], seconds: list[float], update: float) -> Mac
 
 
 def settings(**more: object) -> KDSettings:
-    return KDSettings(teacher_model="-", student_model="-", output_dir="-", pred_distill=True,
-                      save_state_steps=NEVER, no_cuda=True, **more)  # fmt: skip
+    return KDSettings(
+        teacher_model="-",
+        student_model="-",
+        output_dir="-",
+        pred_distill=True,
+        save_state_steps=NEVER,
+        no_cuda=True,
+        **more,
+    )
 
 
 def random_rows(rows: int, tokens: int) -> Encoded:
@@ -218,19 +237,25 @@ def measure_update(config: RositaConfig) -> float:
 def exchange_lines() -> list[dict]:
     """All-reduce between two processes on loopback: two sizes calibrate, two are predicted."""
     sizes = (2**20, 2**26)
-    gradients = {f"the gradients of {shape}": 4 * parameter_count(student_of(teacher, shape))
-                 for teacher, shape in ((MINILM, "a2_l4_f256_e64"),
-                                        (bert("base"), "a2_l8_f512_e128"))}  # fmt: skip
+    gradients = {
+        f"the gradients of {shape}": 4 * parameter_count(student_of(teacher, shape))
+        for teacher, shape in ((MINILM, "a2_l4_f256_e64"), (bert("base"), "a2_l8_f512_e128"))
+    }
     measured = measure_exchange([*sizes, *gradients.values()])
     rate = (sizes[1] - sizes[0]) / (measured[1] - measured[0])
     latency = max(0.0, measured[0] - sizes[0] / rate) / 2
     machine = Machine("loopback", 1, 1, 0, 1, inside_rate=rate, latency=latency)
     names = {**{f"{size >> 20} MiB": size for size in sizes}, **gradients}
     return [
-        line(f"all-reduce, 2 processes, {name}", exchange_seconds(size, 2, machine), seconds, "ms",
-             size in sizes)
+        line(
+            f"all-reduce, 2 processes, {name}",
+            exchange_seconds(size, 2, machine),
+            seconds,
+            "ms",
+            size in sizes,
+        )
         for (name, size), seconds in zip(names.items(), measured, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def measure_exchange(sizes: list[int]) -> list[float]:

@@ -113,14 +113,17 @@ def hours_table() -> str:
             line = [f"BERT-{name}, {gpus(devices)}"]
             for rows in ROWS:
                 pair = [job(name, rows, devices, batch) for batch in BATCHES]
-                line.append(" / ".join(
-                    figure(epoch_seconds(one, A100) / 3600) + "*" * (one.steps < FEW_STEPS)
-                    for one in pair
-                ))  # fmt: skip
+                line.append(
+                    " / ".join(
+                        figure(epoch_seconds(one, A100) / 3600) + "*" * (one.steps < FEW_STEPS)
+                        for one in pair
+                    )
+                )
             lines.append(line)
-    lines.append(["tokenizing, once"] + [
-        figure(tokenize_seconds(job("base", rows), A100) / 3600) for rows in ROWS
-    ])  # fmt: skip
+    lines.append(
+        ["tokenizing, once"]
+        + [figure(tokenize_seconds(job("base", rows), A100) / 3600) for rows in ROWS]
+    )
     return markdown([head, *lines], words=(0,))
 
 
@@ -133,9 +136,13 @@ def step_table() -> str:
             step = step_seconds(job(name, devices=devices, batch=batch), A100)
             times = (step.teacher, step.student, step.update, step.launch, step.exchange,
                      step.total)  # fmt: skip
-            lines.append([f"BERT-{name}, {gpus(devices)}, batch {batch}",
-                          *(figure(1000 * seconds) for seconds in times),
-                          step.bound_by])  # fmt: skip
+            lines.append(
+                [
+                    f"BERT-{name}, {gpus(devices)}, batch {batch}",
+                    *(figure(1000 * seconds) for seconds in times),
+                    step.bound_by,
+                ]
+            )
     return markdown([head, *lines], words=(0,))
 
 
@@ -152,12 +159,16 @@ def memory_table() -> str:
 
 def space_table() -> str:
     jobs = [job("base", rows) for rows in ROWS]
-    lines = [["disk: token ids, logits, model and state (base)"]
-             + [figure(disk_bytes(one, True) / 1e9) for one in jobs]]  # fmt: skip
+    lines = [
+        ["disk: token ids, logits, model and state (base)"]
+        + [figure(disk_bytes(one, True) / 1e9) for one in jobs]
+    ]
     for devices in (1, 8):
         jobs = [job("base", rows, devices) for rows in ROWS]
-        lines.append([f"memory of a node of {gpus(devices)}: the order of the rows"]
-                     + [figure(host_bytes(one, A100) / 1e9) for one in jobs])  # fmt: skip
+        lines.append(
+            [f"memory of a node of {gpus(devices)}: the order of the rows"]
+            + [figure(host_bytes(one, A100) / 1e9) for one in jobs]
+        )
     return markdown([["GB", *rows_head()], *lines], words=(0,))
 
 
@@ -167,20 +178,28 @@ def cache_table() -> str:
     for name in STUDENTS:
         for batch in BATCHES:
             jobs = [job(name, devices=devices, batch=batch) for devices in DEVICES]
-            lines.append([f"BERT-{name}, batch {batch}: pays from the epoch"]
-                         + [figure(cache_pays_after(one, A100)) for one in jobs])  # fmt: skip
+            lines.append(
+                [f"BERT-{name}, batch {batch}: pays from the epoch"]
+                + [figure(cache_pays_after(one, A100)) for one in jobs]
+            )
         fill = [fill_seconds(job(name, 10**9, devices), A100) / 3600 for devices in DEVICES]
         lines.append([f"BERT-{name}: hours to fill it with 1e9 rows", *map(figure, fill)])
     jobs = [job("base", devices=devices) for devices in DEVICES]
-    lines.append(["rows from which it leaves a node's memory"]
-                 + [f"{cache_leaves_memory(one, A100):.1e}" for one in jobs])  # fmt: skip
+    lines.append(
+        ["rows from which it leaves a node's memory"]
+        + [f"{cache_leaves_memory(one, A100):.1e}" for one in jobs]
+    )
     beyond = [job("base", 10**11, devices, 256) for devices in DEVICES]
-    lines.append(["... pays from the epoch beyond (base, batch 256)"]
-                 + [figure(cache_pays_after(one, A100)) for one in beyond])  # fmt: skip
+    lines.append(
+        ["... pays from the epoch beyond (base, batch 256)"]
+        + [figure(cache_pays_after(one, A100)) for one in beyond]
+    )
     for name in STUDENTS:
         jobs = [job(name, devices=devices) for devices in DEVICES]
-        lines.append([f"hidden states, BERT-{name}: teacher's time over reading"]
-                     + [figure(states_gain(one, A100)) for one in jobs])  # fmt: skip
+        lines.append(
+            [f"hidden states, BERT-{name}: teacher's time over reading"]
+            + [figure(states_gain(one, A100)) for one in jobs]
+        )
     return markdown([head, *lines], words=(0,))
 
 

@@ -172,8 +172,15 @@ class Table:
         cls, config: RositaConfig, rows: np.ndarray, length: int, kept: np.ndarray, ms: np.ndarray
     ) -> Table:
         """All figures of shapes of which the score kept and the predicted latency are known."""
-        return cls(rows, kept, parameters(config, rows), shape_macs(config, rows, length),
-                   file_bytes(config, rows), ms, np.zeros(len(rows), dtype=bool))  # fmt: skip
+        return cls(
+            rows,
+            kept,
+            parameters(config, rows),
+            shape_macs(config, rows, length),
+            file_bytes(config, rows),
+            ms,
+            np.zeros(len(rows), dtype=bool),
+        )
 
     @classmethod
     def to_choose_from(

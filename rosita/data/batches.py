@@ -65,9 +65,12 @@ class Encoded:
         """The rows from `begin` to before `end`: a view."""
         first, last = self.offsets[begin], self.offsets[end]
         return replace(
-            self, ids=self.ids[first:last], offsets=self.offsets[begin : end + 1] - first,
-            first=self.first[begin:end], labels=self.labels[begin:end],
-        )  # fmt: skip
+            self,
+            ids=self.ids[first:last],
+            offsets=self.offsets[begin : end + 1] - first,
+            first=self.first[begin:end],
+            labels=self.labels[begin:end],
+        )
 
     def token_places(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Where the tokens of `rows` stand in `ids` (tokens,), and in a batch: a mask of the same

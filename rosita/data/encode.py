@@ -114,11 +114,15 @@ def _encode(source: TsvFile | RecordFile, tokenizer: Tokenizer, folder: Path, co
             file.flush()
             os.fsync(file.fileno())
             file.close()
-        write_sealed(new / "done.json", {
-            "rows": rows, "skipped": source.skipped,
-            "dtypes": {name: np.dtype(kind).name for name, kind in kinds.items()},
-            "files": {name: file_facts(new / f"{name}.bin") for name in kinds},
-        })  # fmt: skip
+        write_sealed(
+            new / "done.json",
+            {
+                "rows": rows,
+                "skipped": source.skipped,
+                "dtypes": {name: np.dtype(kind).name for name, kind in kinds.items()},
+                "files": {name: file_facts(new / f"{name}.bin") for name in kinds},
+            },
+        )
         try:
             os.rename(new, folder)
         except OSError:  # another process was first, with the same content
@@ -232,7 +236,8 @@ def _open(folder: Path, path: Path, content: str, pad_id: int, several: bool) ->
 def _is_whole(folder: Path, done: dict[str, Any]) -> bool:
     """Whether the arrays are those of which the record has size and checksum."""
     try:
-        return all(file_facts(folder / f"{name}.bin") == facts
-                   for name, facts in done["files"].items())  # fmt: skip
+        return all(
+            file_facts(folder / f"{name}.bin") == facts for name, facts in done["files"].items()
+        )
     except OSError:
         return False

@@ -201,8 +201,10 @@ def read_arrow(folder: Path) -> Iterator[Record]:
 
 
 READERS: dict[str, Callable[[Path], Iterator[Record]]] = {
-    ".csv": read_csv, ".jsonl": read_jsonl, ".parquet": read_parquet,
-}  # fmt: skip
+    ".csv": read_csv,
+    ".jsonl": read_jsonl,
+    ".parquet": read_parquet,
+}
 
 
 def csv_rows(file: IO[str], name: str, form: str) -> Iterator[tuple[int, list[str]]]:

@@ -24,9 +24,12 @@ def draw_benchmark(rows: list[dict[str, Any]], path: Path) -> None:
     scored = [row for row in shown if row["dev_score"] is not None]
     panels = 1 + bool(scored)
     figure, axes = pyplot.subplots(
-        1, panels, figsize=(5.5 * panels, 1.5 + 0.35 * max(7, len(shown))), squeeze=False,
+        1,
+        panels,
+        figsize=(5.5 * panels, 1.5 + 0.35 * max(7, len(shown))),
+        squeeze=False,
         layout="constrained",
-    )  # fmt: skip
+    )
     names = [_name(row) for row in shown]
     medians = [row["median_ms"] for row in shown]
     slower = [max(0, row["p95_ms"] - row["median_ms"]) for row in shown]
@@ -46,17 +49,25 @@ def _scores_by_latency(axes: Axes, rows: list[dict[str, Any]]) -> None:
     colour, marker = dict(zip(models, cycle(colours))), dict(zip(formats, cycle("osD^vP")))
     for row in rows:
         axes.scatter(
-            row["median_ms"], row["dev_score"], s=20 + row["bytes"] / 1e6, alpha=0.7,
-            color=colour[row["model"]], marker=marker[row["format"]],
-        )  # fmt: skip
+            row["median_ms"],
+            row["dev_score"],
+            s=20 + row["bytes"] / 1e6,
+            alpha=0.7,
+            color=colour[row["model"]],
+            marker=marker[row["format"]],
+        )
     axes.set(xlabel="ms (median)", ylabel=f"dev {rows[0]['metric']}")
     axes.set_title("area: size of the file", fontsize=9)
     axes.margins(0.1)
     axes.set_xlim(left=0)
-    keys = [Line2D([], [], linestyle="", marker="o", color=colour[model], label=_model(model))
-            for model in models]  # fmt: skip
-    keys += [Line2D([], [], linestyle="", marker=marker[name], color="grey", label=name)
-             for name in formats]  # fmt: skip
+    keys = [
+        Line2D([], [], linestyle="", marker="o", color=colour[model], label=_model(model))
+        for model in models
+    ]
+    keys += [
+        Line2D([], [], linestyle="", marker=marker[name], color="grey", label=name)
+        for name in formats
+    ]
     axes.legend(handles=keys, fontsize=8)
 
 

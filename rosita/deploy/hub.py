@@ -75,8 +75,11 @@ def write_onnx_description(
     """
     save_description(folder, model.config, tokenizer, task)
     config = read_json(folder / "config.json")
-    own = {"model_type": "bert", "architectures": ["BertForSequenceClassification"],
-           "max_position_embeddings": model.config.max_tokens}  # fmt: skip
+    own = {
+        "model_type": "bert",
+        "architectures": ["BertForSequenceClassification"],
+        "max_position_embeddings": model.config.max_tokens,
+    }
     write_json(folder / "config.json", config | own)
 
 
@@ -101,10 +104,19 @@ class HubModel:
             np.savez(given, **arrays)
             package = str(Path(model_module.__file__).parent.parent)
             done = subprocess.run(
-                [sys.executable, "-c", _STRANGER, str(self.folder), str(given), str(answers),
-                 package], capture_output=True, text=True,
+                [
+                    sys.executable,
+                    "-c",
+                    _STRANGER,
+                    str(self.folder),
+                    str(given),
+                    str(answers),
+                    package,
+                ],
+                capture_output=True,
+                text=True,
                 env={**os.environ, "HF_MODULES_CACHE": at, "HF_HUB_OFFLINE": "1"},
-            )  # fmt: skip
+            )
             if done.returncode:
                 reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
                 raise RositaError(f"transformers cannot open the export: {reason}")
@@ -136,8 +148,14 @@ def write_card(
         scores.append([name, f"{found['score']:.4f}", f"{100 * found['agreement']:.2f} %",
                        f"{found['bytes'] / 1e6:.1f}"])  # fmt: skip
     header = _card_header(report, task, license, base_model)
-    body = render("card.md.jinja", report=report, task=task, scores=scores, facts=_facts(run),
-                  max_seq_length=max_seq_length)  # fmt: skip
+    body = render(
+        "card.md.jinja",
+        report=report,
+        task=task,
+        scores=scores,
+        facts=_facts(run),
+        max_seq_length=max_seq_length,
+    )
     with atomic_write(folder / "README.md") as file:
         file.write(f"---\n{header}\n---\n\n{body}")
 

@@ -110,8 +110,10 @@ def machine() -> dict[str, str | int | None]:
     """What a latency depends on besides the model: processor, threads, versions."""
     name = _cpuinfo().get("model name") or platform.processor() or platform.machine()
     found: dict[str, str | int | None] = {
-        "cpu": name, "instructions": instructions(), "threads": torch.get_num_threads(),
-    }  # fmt: skip
+        "cpu": name,
+        "instructions": instructions(),
+        "threads": torch.get_num_threads(),
+    }
     for package in ("torch", "onnxruntime"):
         try:
             found[package] = version(package)

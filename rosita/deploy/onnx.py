@@ -55,10 +55,15 @@ def export_onnx(model: RositaForSequenceClassification, path: Path) -> None:
         warnings.simplefilter("ignore")
         target = Path(folder) / path.name
         torch.onnx.export(
-            _Logits(model).eval(), given, str(target),
-            input_names=list(names), output_names=["logits"], dynamic_axes=axes,
-            opset_version=17, dynamo=False,
-        )  # fmt: skip
+            _Logits(model).eval(),
+            given,
+            str(target),
+            input_names=list(names),
+            output_names=["logits"],
+            dynamic_axes=axes,
+            opset_version=17,
+            dynamo=False,
+        )
         _publish(target, path)
     model.train(training)
 
@@ -81,9 +86,13 @@ def quantize_onnx(source: Path, path: Path) -> None:
         logging.disable(logging.WARNING)  # advice to pre-process, which changes nothing here
         try:
             quantize_dynamic(
-                source, target, op_types_to_quantize=["MatMul", "Gemm", "Gather"],
-                per_channel=True, reduce_range=True, weight_type=QuantType.QInt8,
-            )  # fmt: skip
+                source,
+                target,
+                op_types_to_quantize=["MatMul", "Gemm", "Gather"],
+                per_channel=True,
+                reduce_range=True,
+                weight_type=QuantType.QInt8,
+            )
         finally:
             logging.disable(logging.NOTSET)
         _publish(target, path)

@@ -218,8 +218,9 @@ def _fill(
         return
     part = file.part(begin, end)
     teacher.eval()
-    with Bar(total=len(part), desc="teacher", unit="row",
-              disable=not accelerator.is_local_main_process) as bar:  # fmt: skip
+    with Bar(
+        total=len(part), desc="teacher", unit="row", disable=not accelerator.is_local_main_process
+    ) as bar:
         for rows in batches_by_length(part, TOKENS):
             batch = part.batch(rows).to(accelerator.device)
             said = teacher(**batch.inputs, output_hidden_states=bool(states))

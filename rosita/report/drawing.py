@@ -64,8 +64,12 @@ def to_svg(figure: Figure, title: str) -> Markup:
     The one place where ready markup enters the page: matplotlib escapes the texts that it draws.
     """
     text = io.StringIO()
-    figure.savefig(text, format="svg", transparent=True,
-                   metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))  # fmt: skip
+    figure.savefig(
+        text,
+        format="svg",
+        transparent=True,
+        metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")),
+    )
     body = re.sub(r"^.*?<svg ", "", text.getvalue(), count=1, flags=re.DOTALL)
     body = re.sub(r"<metadata>.*?</metadata>\s*", "", body, flags=re.DOTALL)
     body = re.sub(r"<!--.*?-->\s*", "", body, flags=re.DOTALL)

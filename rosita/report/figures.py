@@ -64,9 +64,18 @@ def pareto(points: list[Point], x_label: str, y_label: str, title: str) -> Marku
             x, y = [point.x for point in front], [point.y for point in front]
             axes.plot(x, y, drawstyle="steps-post", color=LINE, linewidth=1.6, zorder=1)
         for point in points:
-            axes.errorbar(point.x, point.y, yerr=point.error, color=point.color, zorder=3,
-                          marker=point.marker, markersize=8 if point.name else 5, capsize=4,
-                          markeredgewidth=0, alpha=1 if point.name else 0.75)  # fmt: skip
+            axes.errorbar(
+                point.x,
+                point.y,
+                yerr=point.error,
+                color=point.color,
+                zorder=3,
+                marker=point.marker,
+                markersize=8 if point.name else 5,
+                capsize=4,
+                markeredgewidth=0,
+                alpha=1 if point.name else 0.75,
+            )
         axes.set(xlabel=x_label, ylabel=words(y_label), xscale="log")
         axes.margins(x=0.2, y=0.2)
         log_ticks(axes.xaxis, most=12)
@@ -114,12 +123,16 @@ def _box(text: Annotation, renderer: Any) -> Any:
 def _annotate(axes: Axes, point: Point, place: tuple[int, int]) -> Annotation:
     """The point's name, so many units right of and above it."""
     return axes.annotate(
-        words(point.name), (point.x, point.y), place, textcoords="offset points",
-        fontsize=11, zorder=4,
+        words(point.name),
+        (point.x, point.y),
+        place,
+        textcoords="offset points",
+        fontsize=11,
+        zorder=4,
         arrowprops={"arrowstyle": "-", "color": LINE} if abs(place[0]) > 20 else None,
         ha=("center", "left", "right")[int(np.sign(place[0]))],
         va=("center", "bottom", "top")[int(np.sign(place[1]))],
-    )  # fmt: skip
+    )
 
 
 # ---------------------------------------------------------------------- over steps
@@ -213,8 +226,14 @@ def _draw_losses(entries: list[Entry], axes: Axes) -> None:
         axes.set_yscale("log")
         log_ticks(axes.yaxis, most=5)
     axes.set_ylabel("loss")
-    axes.legend(loc="lower right", bbox_to_anchor=(1.02, 0.97), ncols=len(names), borderpad=0,
-                handlelength=1.2, columnspacing=1.2)  # fmt: skip
+    axes.legend(
+        loc="lower right",
+        bbox_to_anchor=(1.02, 0.97),
+        ncols=len(names),
+        borderpad=0,
+        handlelength=1.2,
+        columnspacing=1.2,
+    )
 
 
 def _draw_scores(points: list[tuple[int, float]], metric: str | None, axes: Axes) -> None:
@@ -257,14 +276,23 @@ def _heads(cuts: list[list[Layer]], name: str) -> tuple[str, Markup] | None:
     for (layer, head), when in np.ndenumerate(cut):
         light = score[layer, head] > 0.6
         text = "●" if when == 0 else str(when) if len(cuts) > 1 else ""
-        axes.text(head, layer, text, ha="center", va="center", fontsize=9,
-                  color="#000000" if light else "#ffffff")  # fmt: skip
+        axes.text(
+            head,
+            layer,
+            text,
+            ha="center",
+            va="center",
+            fontsize=9,
+            color="#000000" if light else "#ffffff",
+        )
     axes.set(xlabel="head", xticks=range(score.shape[1]))
     axes.set_xticklabels([str(number) for number in range(1, score.shape[1] + 1)])
     caption = "Heads. ● is kept" + (
         f"; a number says in which of {len(cuts)} prunings it went, its colour how important it"
-        " was then." if len(cuts) > 1 else "; the others were cut in one step."
-    )  # fmt: skip
+        " was then."
+        if len(cuts) > 1
+        else "; the others were cut in one step."
+    )
     return caption, to_svg(figure, f"importance of the heads of {name}")
 
 
@@ -300,10 +328,11 @@ def _ffn(cuts: list[list[Layer]], name: str) -> tuple[str, Markup] | None:
     panels = [
         (grid, *how)
         for grid, how in (
-            (score, ("viridis", "importance", 1)), (100 * kept, ("Greens", "% kept", most)),
+            (score, ("viridis", "importance", 1)),
+            (100 * kept, ("Greens", "% kept", most)),
         )
         if np.isfinite(grid).any()
-    ]  # fmt: skip
+    ]
     if not panels:
         return None
     figure = new_figure(0.4 + len(panels) * (0.6 + 0.2 * len(score)))
@@ -350,8 +379,14 @@ def times(rows: list[tuple[str, float]], title: str) -> Markup:
         names, values = zip(*rows, strict=True)
         axes.barh(range(len(rows)), values, color=PALETTE[0], height=0.62)
         for at, seconds in enumerate(values):
-            axes.annotate(duration(seconds), (seconds, at), (5, 0), textcoords="offset points",
-                          va="center", fontsize=11)  # fmt: skip
+            axes.annotate(
+                duration(seconds),
+                (seconds, at),
+                (5, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=11,
+            )
         axes.set(yticks=range(len(rows)), xlim=(0, 1.28 * max(values, default=1) or 1))
         axes.set_yticklabels([words(shortened(name, 26)) for name in names])
         axes.invert_yaxis()

@@ -212,8 +212,9 @@ def _edge(path: list[Node], kind: str) -> Edge:
 def _box(node: Node) -> Box:
     lines = [
         (name, shortened(line, 21 if name == "name" else 27))  # names are bold
-        for name, line in zip(("name", "shape", "how", "score"), node.lines, strict=True) if line
-    ]  # fmt: skip
+        for name, line in zip(("name", "shape", "how", "score"), node.lines, strict=True)
+        if line
+    ]
     first = node.y + BOX_HEIGHT / 2 - 8 * (len(lines) - 1) + 4.5
     return Box(
         kind=node.kind if node.kind.isidentifier() else "unknown",

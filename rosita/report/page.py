@@ -164,8 +164,15 @@ def _latency_picture(
             continue
         group = report.group_of(model)
         name = group.label + ("" if row.format == "pytorch" else f" {row.format}")
-        points.append(Point(row.median_ms, 100 * score, name, colors.get(group.label, PALETTE[0]),
-                            MARKERS.get(row.format, "^")))  # fmt: skip
+        points.append(
+            Point(
+                row.median_ms,
+                100 * score,
+                name,
+                colors.get(group.label, PALETTE[0]),
+                MARKERS.get(row.format, "^"),
+            )
+        )
         formats.append(row.format)
     title = f"{task}: score against latency"
     if not points:

@@ -39,10 +39,11 @@ class Table:
 def results(report: Report, task: str, ladders: bool | None = None) -> Table:
     """The scored models of a task, the largest first; `ladders`: only those of ladders, or none."""
     groups = [
-        group for group in report.scored
+        group
+        for group in report.scored
         if group.first.record.task == task
         and ladders in (None, group.first.record.stage == "ladder")
-    ]  # fmt: skip
+    ]
     groups.sort(key=lambda group: (-(group.first.record.parameters or 0), -group.mean))
     measured = latency_slice(report)
     metric = groups[0].first.record.metric if groups else None
@@ -197,9 +198,10 @@ def latency_rows(report: Report) -> list[tuple[LatencyRow, Model]]:
     """The rows of that slice whose model is in the report."""
     wanted = latency_slice(report)
     return [
-        (row, model) for row, model in report.latency
+        (row, model)
+        for row, model in report.latency
         if model and (row.batch_size, row.length) == wanted
-    ]  # fmt: skip
+    ]
 
 
 def speed_up(report: Report, beside: Comparison) -> float | None:
@@ -210,8 +212,11 @@ def speed_up(report: Report, beside: Comparison) -> float | None:
 
 def milliseconds(report: Report, group: Group) -> float | None:
     """Median latency of a group in PyTorch, in the slice that the pictures show."""
-    found = [row.median_ms for row, model in latency_rows(report)
-             if model in group.members and row.format == "pytorch"]  # fmt: skip
+    found = [
+        row.median_ms
+        for row, model in latency_rows(report)
+        if model in group.members and row.format == "pytorch"
+    ]
     return min(found, default=None)
 
 

@@ -57,12 +57,16 @@ def distil_stage(
     plan = distil_plan(settings, student, sampler)
     guide = Teacher(freeze(fast_on_cpu(teacher.model), accelerator))
     objective = DistillationLoss(
-        guide, settings.pred_distill, settings.repr_distill, settings.temperature,
-        repr_weight=settings.repr_weight, label_weight=settings.label_weight,
+        guide,
+        settings.pred_distill,
+        settings.repr_distill,
+        settings.temperature,
+        repr_weight=settings.repr_weight,
+        label_weight=settings.label_weight,
         layer_map=settings.layer_map,
         positions=settings.max_seq_length if settings.repr_mean == "positions" else None,
         learn_labels=settings.regression_target == "labels",
-    )  # fmt: skip
+    )
     with accelerator.autocast():
         check_label_order(task, guide.model, data.dev, teacher.path, settings.eval_batch_size)
     job = Job(student, data, objective, sampler, plan, accelerator, run, settings.eval_batch_size)

@@ -66,11 +66,14 @@ def export_stage(start: TaskModel, settings: ExportSettings) -> dict[str, Any]:
         _print_report(report)
         check_drop(report, settings.max_drop)
         write_card(
-            made, report, read_run(Path(start.path)), start.task,
+            made,
+            report,
+            read_run(Path(start.path)),
+            start.task,
             license=settings.license,
             base_model=settings.base_model or base_model_of(Path(start.path)),
             max_seq_length=settings.max_seq_length,
-        )  # fmt: skip
+        )
         held = [path for path in (onnx, int8) if path.exists()]
         report["files"] = file_hashes(made) | {
             path.relative_to(made).as_posix(): sha256_file(path) for path in held
@@ -83,11 +86,15 @@ def export_stage(start: TaskModel, settings: ExportSettings) -> dict[str, Any]:
 
 
 def _print_report(report: dict) -> None:
-    print(f"{report['task']}, {report['dev_rows']} dev rows; {report['metric']} of the model"
-          f" {report['score']:.4f}; on {report['machine']['instructions']}")  # fmt: skip
+    print(
+        f"{report['task']}, {report['dev_rows']} dev rows; {report['metric']} of the model"
+        f" {report['score']:.4f}; on {report['machine']['instructions']}"
+    )
     for name, found in report["formats"].items():
-        print(f"  {name:<5} {report['metric']} {found['score']:.4f}, predictions equal"
-              f" {100 * found['agreement']:.2f} %, {found['bytes'] / 1e6:.1f} MB")  # fmt: skip
+        print(
+            f"  {name:<5} {report['metric']} {found['score']:.4f}, predictions equal"
+            f" {100 * found['agreement']:.2f} %, {found['bytes'] / 1e6:.1f} MB"
+        )
 
 
 def check_drop(report: dict, max_drop: float) -> None:

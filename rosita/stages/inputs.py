@@ -72,10 +72,13 @@ def with_fresh_rows(data: Data, settings: KDSettings, vectors: str, student: Tas
     if warning := finder.missing(list(islice(source.rows(), SAMPLE)), "--aug_"):
         print(f"warning: {warning}")
     fresh = FreshRows(
-        source, plain, tokenizer, finder,
+        source,
+        plain,
+        tokenizer,
+        finder,
         Sampling(1, settings.aug_probability, settings.seed, settings.aug_edits),
         settings.fresh_augmentation == "alternate",
-    )  # fmt: skip
+    )
     return replace(data, fresh=fresh)
 
 
@@ -95,11 +98,16 @@ def load_data(
     with accelerator.main_process_first():
         train = [
             encode_file(
-                folder / name, task, tokenizer, settings.max_seq_length,
-                labelled=task.train_labelled, train_header=header, cache_dir=cache,
+                folder / name,
+                task,
+                tokenizer,
+                settings.max_seq_length,
+                labelled=task.train_labelled,
+                train_header=header,
+                cache_dir=cache,
             )
             for name in train_files or [task.train_file]
-        ]  # fmt: skip
+        ]
         dev = encode_file(
             folder / task.dev_files[0], task, tokenizer, settings.max_seq_length, cache_dir=cache
         )

@@ -100,8 +100,16 @@ class Job:
 
     def _training(self, **more: Any) -> Training:
         run_hash = values_hash(outcome(self.run.identity))
-        return Training(self.start.model, self.objective, self.sampler, self.plan,
-                        self.accelerator, self.run.folder, run_hash=run_hash, **more)  # fmt: skip
+        return Training(
+            self.start.model,
+            self.objective,
+            self.sampler,
+            self.plan,
+            self.accelerator,
+            self.run.folder,
+            run_hash=run_hash,
+            **more,
+        )
 
     @cached_property
     def used(self) -> Tensor | None:
@@ -116,8 +124,16 @@ class Job:
             return False
         check_disk(self.run.folder, self.start.model.config)
         if settings.dry_run:
-            show_plan(self.start.model, self.objective, self.sampler, self.plan, self.accelerator,
-                      self.data.dev, self.eval_rows, self.used)  # fmt: skip
+            show_plan(
+                self.start.model,
+                self.objective,
+                self.sampler,
+                self.plan,
+                self.accelerator,
+                self.data.dev,
+                self.eval_rows,
+                self.used,
+            )
             return False
         self.run.claim(settings.overwrite_output_dir)
         if self.run.writes:

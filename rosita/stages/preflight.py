@@ -137,8 +137,10 @@ def show_plan(
         model, objective, sampler, plan, accelerator, dev, eval_batch_size, used
     )
     seconds = steps * step + evaluations * evaluation
-    print(f"  time        {_duration(seconds)} at most: {1000 * step:.0f} ms a step,"
-          f" {evaluation:.1f} s an evaluation, measured now at {start}")  # fmt: skip
+    print(
+        f"  time        {_duration(seconds)} at most: {1000 * step:.0f} ms a step,"
+        f" {evaluation:.1f} s an evaluation, measured now at {start}"
+    )
     print(f"  disk        {disk_needed(model.config) / 1e6:,.0f} MB at most")
 
 

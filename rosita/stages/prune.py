@@ -47,6 +47,11 @@ def prune_stage(
     _, record = follow(all_units(config), cut, scores)
     pruned.save(folder)
     entry = {"kind": "pruning", "step": 0, "shape": str(target), "layers": record}
-    run.write(finished=True, shape=str(target), parameters=pruned.parameters, weights=after,
-              history=[entry])  # fmt: skip
+    run.write(
+        finished=True,
+        shape=str(target),
+        parameters=pruned.parameters,
+        weights=after,
+        history=[entry],
+    )
     return pruned

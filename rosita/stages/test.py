@@ -61,10 +61,13 @@ class TestSettings(Protocol):
 def open_for_test(folder: Path, task: Task, settings: TestSettings) -> TaskModel:
     """A model folder, on the device that tests it."""
     start = TaskModel.open(
-        folder, task, do_lower_case=settings.do_lower_case,
-        classifier_activation=settings.classifier_activation, label_names=settings.label_names,
+        folder,
+        task,
+        do_lower_case=settings.do_lower_case,
+        classifier_activation=settings.classifier_activation,
+        label_names=settings.label_names,
         accept_changed=settings.accept_changed,
-    )  # fmt: skip
+    )
     check_length(settings.max_seq_length, start.model.config)
     use_cuda = torch.cuda.is_available() and not settings.no_cuda
     start.model.eval().to(torch.device("cuda" if use_cuda else "cpu"))
@@ -93,8 +96,9 @@ def predict_model(start: TaskModel, settings: TestSettings, output: Path) -> dic
     """Predict every test file; returns submission file name -> result file written."""
     task, written = start.task, {}
     data_dir = Path(settings.data_dir)
-    names = list(task.submission_files) or [f"{task.name}{suffix}.tsv" for suffix in
-                                            task.split_names("test")]  # fmt: skip
+    names = list(task.submission_files) or [
+        f"{task.name}{suffix}.tsv" for suffix in task.split_names("test")
+    ]
     jobs = [
         (task, data_dir / file, f"test_results_{task.name.lower()}{suffix}.txt", name)
         for (suffix, file), name in zip(task.split_names("test").items(), names, strict=True)
@@ -130,6 +134,5 @@ def _encode(
 ) -> Encoded:
     cache = Path(settings.cache_dir) if settings.cache_dir else None
     return encode_file(
-        path, task, start.tokenizer, settings.max_seq_length, labelled=labelled,
-        cache_dir=cache,
-    )  # fmt: skip
+        path, task, start.tokenizer, settings.max_seq_length, labelled=labelled, cache_dir=cache
+    )

@@ -15,9 +15,13 @@ class Curves:
     """The open trackers of a run; the main process has them."""
 
     def __init__(
-        self, names: list[str], folder: Path, accelerator: Accelerator, step: int,
+        self,
+        names: list[str],
+        folder: Path,
+        accelerator: Accelerator,
+        step: int,
         settings: dict[str, Any],
-    ) -> None:  # fmt: skip
+    ) -> None:
         """`step`: the one that the run goes on from; later points in `folder` are dropped."""
         self.accelerator = accelerator
         self.writer = None

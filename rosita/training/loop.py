@@ -109,9 +109,13 @@ class Training:
         self._open_log(log_dir)
         with stop_on_signal() as stop, self._bar() as bar:
             steps = steps_of(
-                self.sampler, self.plan.micro_batch_size, self.progress.step, self.total_steps,
-                self.accelerator.process_index, self.accelerator.num_processes,
-            )  # fmt: skip
+                self.sampler,
+                self.plan.micro_batch_size,
+                self.progress.step,
+                self.total_steps,
+                self.accelerator.process_index,
+                self.accelerator.num_processes,
+            )
             for step in steps:
                 schedule = self.plan.schedule
                 if schedule and (shape := schedule.due(step.number)):
@@ -362,9 +366,12 @@ class Training:
     def _open_log(self, log_dir: Path | None) -> None:
         if log_dir and self.accelerator.is_main_process:
             self.curves = Curves(
-                self.settings.trackers, log_dir, self.accelerator, self.progress.step,
+                self.settings.trackers,
+                log_dir,
+                self.accelerator,
+                self.progress.step,
                 self.settings.model_dump(mode="json"),
-            )  # fmt: skip
+            )
 
     def _bar(self) -> Bar:
         return Bar(

@@ -83,10 +83,14 @@ def resume(training: Training) -> None:
     else:  # other draws of dropout: new ones, of this step and process
         step = training.progress.step
         torch.manual_seed(hash((training.settings.seed, step, training.accelerator.process_index)))
-        print("the rows of a step are dealt out otherwise than before: it goes on with the same"
-              " batches, but not to the same bits")  # fmt: skip
-    print(f"going on from step {training.progress.step} of {training.total_steps}"
-          f" ({training.folder}/last)")  # fmt: skip
+        print(
+            "the rows of a step are dealt out otherwise than before: it goes on with the same"
+            " batches, but not to the same bits"
+        )
+    print(
+        f"going on from step {training.progress.step} of {training.total_steps}"
+        f" ({training.folder}/last)"
+    )
 
 
 def _dealt(training: Training) -> list[int]:
