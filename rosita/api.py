@@ -62,7 +62,8 @@ _NOT_HERE = {
 Settings = TypeVar("Settings", bound=BaseModel)
 
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def _typed(function: Callable[P, R]) -> Callable[P, R]:
