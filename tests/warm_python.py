@@ -170,6 +170,10 @@ def run(request: dict, files: list[int]) -> int:
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
+    # streams on these files: those on the server's took them to be as its own
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False,
+                      buffering=1)  # fmt: skip
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["cwd"])

@@ -613,7 +613,7 @@ def mini_glue(folder: Path) -> Path:
         entries = {f"{name}/{file}": text for file, text in {**files, "test.tsv": test}.items()}
         write_zip(folder / f"{name}.zip", {**entries, f"{name}/original/raw/in.tsv": "x"})
     mnli_row = "\t".join(["0", *"abcdefg", "premise", "hypothesis", "neutral"])
-    mnli_head = "\t".join([*"0123456789", "gold_label"])
+    mnli_head = "\t".join(["index", *"123456789", "gold_label"])
     files = ["train", "dev_matched", "dev_mismatched", "test_matched", "test_mismatched"]
     entries = {f"MNLI/{file}.tsv": table(mnli_head, mnli_row) for file in files}
     junk = {"MNLI/Icon\r": "", "MNLI/original/multinli.txt": "x", "__MACOSX/MNLI/._Icon\r": ""}
@@ -622,7 +622,8 @@ def mini_glue(folder: Path) -> Path:
     qqp_test = table("id\tquestion1\tquestion2", "0\ta\tb")
     pair = table("index\tone\ttwo\tlabel", "0\ta\tb\tentailment", "1\tc\td\tnot_entailment")
     sts = table(
-        "\t".join([*"0123456", "one", "two", "score"]), "\t".join([*"0123456", "a", "b", "2.5"])
+        "\t".join(["index", *"123456", "one", "two", "score"]),
+        "\t".join([*"0123456", "a", "b", "2.5"]),
     )
     for name, top, text in [
         ("QNLIv2", "QNLI", pair),

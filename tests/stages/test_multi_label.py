@@ -110,7 +110,7 @@ def test_a_model_of_one_label_a_row_is_no_model_of_several_and_the_other_way_rou
     config = json.loads(path.read_text())
     path.write_text(json.dumps({**config, "problem_type": None}))
     with pytest.raises(RositaError, match="gives one label a row .* multi_label true"):
-        api.load(data / "ft", TASK)
+        api.load(data / "ft", TASK, accept_changed=True)
     path.write_text(json.dumps(config))
 
 
