@@ -203,10 +203,12 @@ def known_model(output: Path, files: dict[str, str]) -> dict[str, str] | None:
 def read_model(folder: str) -> dict[str, str]:
     """What decides a model's answers: weights and configuration, if it has a masked-LM head, and
     tokenizer."""
-    has_head = has_masked_lm_head(folder)
+    has_head, config = has_masked_lm_head(folder), Path(folder) / "config.json"
+    if has_head and not config.is_file():
+        raise RositaError(f"{folder} has no config.json; fetch it with `python download_bert.py`")
     return {
         "model": weights_hash(folder) if has_head else NO_HEAD,
-        "config": sha256_file(Path(folder) / "config.json") if has_head else NO_HEAD,
+        "config": sha256_file(config) if has_head else NO_HEAD,
         "tokenizer": tokenizer_hash(read_tokenizer(folder)),
     }
 

@@ -74,7 +74,7 @@ def save_description(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "config.json"
     text = _config_text(config, task)
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
+    if not path.exists() or path.read_bytes() != text.encode():
         for name in (WEIGHTS, REFERENCE_WEIGHTS):
             (folder / name).unlink(missing_ok=True)
             _index(folder, name).unlink(missing_ok=True)

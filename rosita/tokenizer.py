@@ -111,7 +111,7 @@ def save_tokenizer(folder: Path, tokenizer: TokenizerFiles, positions: int) -> N
     `positions`: the most tokens that the model takes.
     """
     path, vocab = folder / "tokenizer.json", folder / "vocab.txt"
-    if path.exists() and read_text(path) == tokenizer.json:
+    if path.exists() and path.read_bytes() == tokenizer.json.encode():
         return
     write_json(folder / "tokenizer_config.json", _saved_config(tokenizer, positions))
     for name in ("special_tokens_map.json", "added_tokens.json"):  # of another tokenizer

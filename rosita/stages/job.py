@@ -94,8 +94,11 @@ class Job:
 
     def _check_best(self) -> None:
         """Have the run begin again if its best model so far is not as it was written."""
-        if self._best.exists() and read_sealed(self._best) != file_hashes(self.run.folder):
+        files = file_hashes(self.run.folder)
+        if self._best.exists() and read_sealed(self._best) != files:
             print(f"{self.run.folder}: its best model so far was changed; the run begins again")
+            for name in files:  # all of them are written anew
+                (self.run.folder / name).unlink()
             self.run.remove_state()
 
     def _training(self, **more: Any) -> Training:

@@ -332,6 +332,9 @@ def test_answers_of_a_model_whose_config_was_edited_are_asked_for_again(home, tm
     edited = run(home, mine, "--overwrite")
     shutil.rmtree(home / "CoLA" / "cache")
     assert run(home, mine, "--overwrite") == edited
+    (mine / "config.json").unlink()
+    with pytest.raises(RositaError, match="has no config.json"):
+        run(home, mine, "--overwrite")
 
 
 # --- GloVe ----------------------------------------------------------------------------------
