@@ -93,7 +93,7 @@ for text in open("texts"):
     found = pipeline("text-classification", folder, trust_remote_code=True)(text.rstrip("\n"))[0]
     print(found["label"], found["score"], sep="\t")
 model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
 rows = [{**tokenizer(text), "labels": number % 2} for number, text in enumerate(open("texts"))]
 def trainer(steps):
     arguments = TrainingArguments("trained", max_steps=steps, save_steps=2, report_to=[],
@@ -130,7 +130,7 @@ from optimum.onnxruntime import ORTModelForSequenceClassification
 from transformers import AutoTokenizer
 folder = f"{sys.argv[1]}/onnx"
 model = ORTModelForSequenceClassification.from_pretrained(folder, file_name="model.onnx")
-tokenizer = AutoTokenizer.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
 for text in open("texts"):
     odds = model(**tokenizer(text.rstrip("\n"), return_tensors="pt")).logits.softmax(-1)[0]
     print(model.config.id2label[int(odds.argmax())], float(odds.max()), sep="\t")
