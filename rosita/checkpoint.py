@@ -19,7 +19,7 @@ from transformers.activations import ACT2FN
 from rosita.backbones import Backbone, backbone_of
 from rosita.cli import is_first_process
 from rosita.errors import RositaError, nearest
-from rosita.files import atomic_write, read_json, read_torch, values_hash
+from rosita.files import atomic_write, read_json, read_object, read_torch, values_hash
 from rosita.labels import asked_names, check_labels, set_names
 from rosita.model import RositaConfig, RositaForSequenceClassification, build_model
 from rosita.provenance import (
@@ -137,9 +137,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not (folder / "config.json").exists():
         there = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
         raise RositaError(f"{folder} has no config.json: not a model folder; it holds {there}")
-    values = read_json(folder / "config.json")
-    if not isinstance(values, dict):
-        raise RositaError(f"{folder}/config.json must hold one JSON object")
+    values = read_object(folder / "config.json")
     backbone_of(values, folder)
     return values
 

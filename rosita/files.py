@@ -152,15 +152,24 @@ def write_json(path: str | Path, value: object) -> None:
         file.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_text(path: str | Path, encoding: str = "utf-8") -> str:
-    """A file's text with its line ends as they stand; `RositaError` names what is wrong with it."""
-    path = Path(path)
+@contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """What the system says against opening or reading `path` within the block, as a line."""
     try:
-        return path.read_bytes().decode(encoding)
+        yield
     except FileNotFoundError:
         raise RositaError(f"{path} does not exist") from None
     except OSError as error:
         raise RositaError(f"cannot read {path}: {error.strerror}") from None
+
+
+def read_text(path: str | Path, encoding: str = "utf-8") -> str:
+    """A file's text with its line ends as they stand; `RositaError` names what is wrong with it."""
+    path = Path(path)
+    with reading(path):
+        content = path.read_bytes()
+    try:
+        return content.decode(encoding)
     except UnicodeDecodeError as error:
         raise RositaError(f"{path} is not UTF-8 (byte {error.start})") from None
 
@@ -196,6 +205,14 @@ def read_json(path: str | Path) -> Any:
         raise RositaError(f"{path} is not JSON: {error.msg} at {where}") from None
     except RecursionError:
         raise RositaError(f"{path} is nested too deeply to be read") from None
+
+
+def read_object(path: str | Path) -> dict[str, Any]:
+    """`read_json` of a file that must hold one object."""
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise RositaError(f"{path} must hold one JSON object")
+    return values
 
 
 def sha256_file(path: str | Path) -> str:

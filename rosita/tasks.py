@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rosita.errors import RositaError, nearest
-from rosita.files import read_json
+from rosita.files import read_object
 
 Metric = Literal["accuracy", "matthews", "accuracy_and_f1", "pearson_and_spearman", "micro_f1"]
 
@@ -162,9 +162,7 @@ def find_task(name: str) -> Task:
 
 
 def _read_task(path: Path) -> Task:
-    values = read_json(path)
-    if not isinstance(values, dict):
-        raise RositaError(f"{path} must hold one JSON object")
+    values = read_object(path)
     if unknown := sorted(values.keys() - Task.model_fields.keys()):
         hint = nearest(unknown[0], list(Task.model_fields))
         raise RositaError(f"{path}: unknown key {unknown[0]!r}{hint}")

@@ -15,7 +15,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from rosita.errors import RositaError
-from rosita.files import atomic_write, read_json, read_text, write_json
+from rosita.files import atomic_write, read_object, read_text, write_json
 
 KINDS = ("unk", "pad", "cls", "sep", "mask")
 # What a special token is called where the folder does not say: by BERT, by RoBERTa.
@@ -320,10 +320,7 @@ def _vocab_lines(folder: Path) -> list[str]:
 
 def _read_object(path: Path) -> dict[str, Any]:
     """A JSON object, or {} if there is no such file."""
-    value = read_json(path) if path.exists() else {}
-    if not isinstance(value, dict):
-        raise RositaError(f"{path} must hold one JSON object")
-    return value
+    return read_object(path) if path.exists() else {}
 
 
 def _text(token: object) -> str | None:

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from rosita.data.tsv import Row, TsvFile
 from rosita.errors import RositaError, nearest
-from rosita.files import RepeatedKey, parse_json, read_json, sha256_file
+from rosita.files import RepeatedKey, parse_json, read_json, reading, sha256_file
 from rosita.tasks import Task
 
 Record = tuple[int, dict[str, Any]]  # line or row number (from 1), values by column
@@ -240,15 +240,12 @@ def jsonl_rows(file: IO[str], name: str) -> Iterator[Record]:
 @contextmanager
 def opened(path: Path) -> Iterator[IO[str]]:
     """A text file in UTF-8; what is not there or not UTF-8 is a `RositaError`."""
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            yield file
-    except FileNotFoundError:
-        raise RositaError(f"{path} does not exist") from None
-    except UnicodeDecodeError as error:
-        raise RositaError(f"{path} is not UTF-8 (byte {error.start} of a block)") from None
-    except OSError as error:
-        raise RositaError(f"cannot read {path}: {error.strerror}") from None
+    with reading(path):
+        try:
+            with open(path, encoding="utf-8-sig", newline="") as file:
+                yield file
+        except UnicodeDecodeError as error:
+            raise RositaError(f"{path} is not UTF-8 (byte {error.start} of a block)") from None
 
 
 def _arrow_files(folder: Path) -> list[Path]:

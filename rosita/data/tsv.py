@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from rosita.errors import RositaError, nearest
+from rosita.files import reading
 from rosita.tasks import Task
 
 MAX_LINE_BYTES = 1_000_000  # no sentence is that long: it is another kind of file
@@ -154,12 +155,8 @@ class TsvFile:
 
     def _lines(self) -> Iterator[tuple[int, str]]:
         blank = 0
-        try:
+        with reading(self.path):
             file = open(self.path, "rb")
-        except FileNotFoundError:
-            raise RositaError(f"{self.path} does not exist") from None
-        except OSError as error:
-            raise RositaError(f"cannot read {self.path}: {error.strerror}") from None
         with file:
             for number, raw in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), 1):
                 if number == 1:
