@@ -182,20 +182,24 @@ def file_hashes(folder: str | Path) -> dict[str, str]:
 
 
 def check_unchanged(folder: Path) -> dict[str, Any]:
-    """Raise `RositaError` if a file is another than the folder's record names; its run.json."""
+    """Raise `RositaError` if a file is another than the folder's record names; its run.json.
+
+    A file of run.json may not be gone either; of an export, some formats may be all that is kept.
+    """
     run, export = read_run(folder), read_run(folder, "export.json")
     for name, digest in (export.get("files", {}) | run.get("files", {})).items():
         path = folder / name
-        if path.is_file() and sha256_file(path) != digest:
+        if sha256_file(path) != digest if path.is_file() else name in run.get("files", {}):
             raise changed(path)
     return run
 
 
 def changed(path: Path) -> RositaError:
     """What to say of a file that is another than the record of its folder names."""
+    what = "has changed" if path.exists() else "is gone"
     return RositaError(
-        f"{path} has changed since {path.parent} was made: make that again, or, if the change is"
-        " meant, type --accept_changed"
+        f"{path} {what} since {path.parent} was made: make that again, or, if the change is meant,"
+        " type --accept_changed"
     )
 
 

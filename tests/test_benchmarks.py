@@ -36,6 +36,19 @@ def test_one_case_run_alone_prints_its_table_and_writes_its_results(tmp_path):
         assert f"| {line['name']} |" in done.stdout
 
 
+def test_damage_between_start_and_end_is_told_or_without_effect(tmp_path):
+    output = tmp_path / "damage.json"
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / "benchmarks" / "damage.py", "--only", "augment,prune",
+         "--cases", "24", "--output", output], capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads(output.read_text())
+    assert report["failed"] == []
+    assert sum(sum(counts.values()) for counts in report["cases"].values()) == 24
+    assert all(counts["told"] for counts in report["cases"].values())
+
+
 def test_the_published_results_hold_every_line_and_stand_in_the_readme():
     lines = json.loads((REPOSITORY / "benchmarks" / "results.json").read_text())
     assert set(NAMES) <= {line["name"] for line in lines}

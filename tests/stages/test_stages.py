@@ -550,6 +550,9 @@ def test_a_folder_edited_since_it_was_made_is_refused_by_every_stage_unless_aske
               chain.models / "cut", *shape_flags(num_layers=2))  # fmt: skip
     evaluate(*chain.common, "--student_model", chain.tuned, "--do_eval", "--accept_changed")
     chain.distil("--accept_changed")
+    (chain.models / "kd" / "tokenizer.json").unlink()
+    with pytest.raises(RositaError, match="kd/tokenizer.json is gone since .* was made"):
+        evaluate(*chain.common, "--student_model", chain.models / "kd", "--do_eval")
 
 
 def test_a_best_model_edited_while_its_run_was_cut_off_is_made_again(chain, monkeypatch, capsys):
