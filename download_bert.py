@@ -33,7 +33,7 @@ from rosita.fetch.download import (
     writing,
 )
 from rosita.fetch.sources import Absent, Access, check_endpoint, check_source, join, redact
-from rosita.files import atomic_write, read_json, sha256_file, write_json
+from rosita.files import atomic_write, read_json, sha256_file, shard_names, write_json
 
 ROOT = Path(__file__).resolve().parent
 DEFAULT_MODEL = "bert-base-uncased"
@@ -235,18 +235,10 @@ def weights(get: Get, folder: Path) -> None:
             except Absent as error:
                 last = error
                 continue
-            for shard in shards_of(folder / file) if file != name else ():
+            for shard in shard_names(folder / file) if file != name else ():
                 get(shard)
             return
     raise RositaError(f"no {' or '.join(WEIGHTS)}: {last}")
-
-
-def shards_of(index: Path) -> list[str]:
-    """The files that an index of weights names; none may lie outside the model's folder."""
-    shards = set(read_json(index).get("weight_map", {}).values())
-    if not shards or any(Path(shard).name != shard for shard in shards):
-        raise RositaError(f"{index.name} of the source names no shards, or files elsewhere")
-    return sorted(shards)
 
 
 def write_vocabulary(folder: Path) -> None:

@@ -18,8 +18,8 @@ from transformers.activations import ACT2FN
 
 from rosita.backbones import Backbone, backbone_of
 from rosita.cli import is_first_process
-from rosita.errors import RositaError, nearest
-from rosita.files import atomic_write, read_json, read_object, read_torch, values_hash
+from rosita.errors import RositaError, first_line, nearest
+from rosita.files import atomic_write, read_object, read_torch, shard_names, values_hash
 from rosita.labels import asked_names, check_labels, set_names
 from rosita.model import RositaConfig, RositaForSequenceClassification, build_model
 from rosita.provenance import (
@@ -223,13 +223,9 @@ def _index(folder: Path, name: str) -> Path:
 
 
 def _shards(index: Path) -> list[Path]:
-    values = read_json(index)
-    names = values.get("weight_map") if isinstance(values, dict) else None
-    if not isinstance(names, dict) or not names:
-        raise RositaError(f"{index} names no shards: it must have a weight_map")
-    shards = sorted(set(map(str, names.values())))
+    shards = shard_names(index)
     for name in shards:
-        if Path(name).name != name or not (index.parent / name).is_file():
+        if not (index.parent / name).is_file():
             raise RositaError(
                 f"{index.parent} has no {name}, which {index.name} names as a shard of the weights;"
                 " copy it there from where the others come from"
@@ -241,7 +237,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
         state = read_torch(path) if path.suffix == ".bin" else load_file(path)
     except (SafetensorError, OSError) as error:
-        reason = str(error).split("\n")[0][:100]
+        reason = first_line(error)
         raise RositaError(f"{path} cannot be read, it is cut off or altered: {reason}") from None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise RositaError(f"{path} does not hold a state dict of tensors")
@@ -317,7 +313,7 @@ def model_config(values: dict[str, Any], folder: Path, task: Task) -> RositaConf
             for fault in error.errors()
         ]
         raise RositaError(f"{folder}/config.json makes no sense: {'; '.join(faults)}") from None
-    return RositaConfig(**made, id2label=dict(enumerate(task.labels or ("score",))))
+    return RositaConfig(**made, id2label=dict(enumerate(task.outputs)))
 
 
 def _is_from_kd(values: dict[str, Any]) -> bool:

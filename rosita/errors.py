@@ -9,6 +9,11 @@ class RositaError(Exception):
     """A mistake that the user can mend: says what is wrong, where, and what to type next."""
 
 
+def first_line(error: Exception) -> str:
+    """What a library says is wrong, short enough to stand within a message of ours."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]
+
+
 def nearest(name: str, known: list[str]) -> str:
     """`; did you mean X?` for a mistyped name, or an empty string if nothing is near."""
     lowered = {word.lower(): word for word in known}

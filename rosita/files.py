@@ -215,6 +215,17 @@ def read_object(path: str | Path) -> dict[str, Any]:
     return values
 
 
+def shard_names(index: str | Path) -> list[str]:
+    """The files, beside it, that an index of sharded weights names, sorted."""
+    names = read_object(index).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise RositaError(f"{index} names no shards: it must have a weight_map")
+    shards = sorted(set(map(str, names.values())))
+    if elsewhere := [name for name in shards if Path(name).name != name]:
+        raise RositaError(f"{index} names a shard that is not beside it: {elsewhere[0]!r}")
+    return shards
+
+
 def sha256_file(path: str | Path) -> str:
     """Hexadecimal SHA-256 of a file's content."""
     with open(path, "rb") as file:

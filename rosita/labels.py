@@ -66,17 +66,11 @@ def check_labels(
             f"{folder} has the labels {stored}, --label_names has {asked}: give the folder's own,"
             f" in the order of {task.name}'s {', '.join(own)}"
         )
-    hint = (
-        (
-            f"; if they mean the same, name them in the order of {', '.join(own)}:"
-            f" --label_names {','.join(stored)}"
-        )
-        if task.labels
-        else ""
-    )
+    hint = f"; if they mean the same, name them in the order of {', '.join(own)}:"
+    hint += f" --label_names {','.join(stored)}"
     raise RositaError(
         f"{folder} has the labels {stored}, {task.name} has {own}: another task, or another order"
-        + hint
+        + hint * bool(task.labels)
     )
 
 

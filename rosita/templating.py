@@ -36,11 +36,16 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)
 
 
+def one_line(text: str) -> str:
+    """A text on one line, with one space between its words."""
+    return " ".join(printable(text).split())
+
+
 def markdown_text(value: object) -> Markup:
     """Markdown that shows a value as it is, on one line; `Markup` is Markdown already."""
     if isinstance(value, Markup):
         return value
-    text = " ".join(printable(str(value)).split())
+    text = one_line(str(value))
     return Markup(_FIRST_MARK.sub(r"\1\\\2", _MARKS.sub(r"\\\g<0>", text)))
 
 

@@ -14,7 +14,7 @@ from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
-from rosita.errors import RositaError
+from rosita.errors import RositaError, first_line
 from rosita.files import atomic_write, read_object, read_text, write_json
 
 KINDS = ("unk", "pad", "cls", "sep", "mask")
@@ -99,7 +99,7 @@ def read_tokenizer(folder: str | Path) -> TokenizerFiles:
     try:
         tokenizer = _built(text)
     except Exception as error:  # the library raises bare Exception
-        raise RositaError(f"{path} is no tokenizer: {_first_line(error)}") from None
+        raise RositaError(f"{path} is no tokenizer: {first_line(error)}") from None
     _check_files(folder, config, tokenizer)
     special = _special_tokens(folder, named, tokenizer)
     return TokenizerFiles(text, config, special, _vocab_text(folder, tokenizer))
@@ -182,7 +182,7 @@ def _checked_json(path: Path) -> str:
         elif (twice := _first_twice(vocab.values())) is not None:
             raise RositaError(f"{path} has the id {twice} twice; take one piece out")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise RositaError(f"{path} is no tokenizer: {_first_line(error)}") from None
+        raise RositaError(f"{path} is no tokenizer: {first_line(error)}") from None
     return text
 
 
@@ -224,7 +224,7 @@ def _converted(folder: Path, config: dict[str, Any], named: dict[str, Any]) -> s
     try:
         made = reader.from_pretrained(folder, local_files_only=True, **more).backend_tokenizer
     except Exception as error:  # the tokenizers library raises bare Exception
-        raise RositaError(f"cannot read the tokenizer of {folder}: {_first_line(error)}") from None
+        raise RositaError(f"cannot read the tokenizer of {folder}: {first_line(error)}") from None
     return made.to_str()
 
 
@@ -276,9 +276,7 @@ def _special_tokens(folder: Path, named: dict[str, Any], tokenizer: Tokenizer) -
     try:
         around, types = tokenizer.encode("").tokens, tokenizer.encode("a", "a").type_ids
     except Exception as error:  # the library raises bare Exception
-        raise RositaError(
-            f"the tokenizer of {folder} does not work: {_first_line(error)}"
-        ) from None
+        raise RositaError(f"the tokenizer of {folder} does not work: {first_line(error)}") from None
     if len(around) < 2:
         raise RositaError(
             f"the tokenizer of {folder} puts no special tokens around a text, as"
@@ -334,7 +332,3 @@ def _built(text: str) -> Tokenizer:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).split("\n")[0][:120]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from rosita.data.tsv import Row, TsvFile
-from rosita.errors import RositaError, nearest
+from rosita.errors import RositaError, first_line, nearest
 from rosita.files import RepeatedKey, parse_json, read_json, reading, sha256_file
 from rosita.tasks import Task
 
@@ -182,7 +182,7 @@ def read_parquet(path: Path) -> Iterator[Record]:
         batches = arrow.ParquetFile(path).iter_batches()
         yield from _numbered(batches)
     except (OSError, ValueError) as error:  # what pyarrow's own errors are too
-        raise RositaError(f"{path} cannot be read as Parquet: {_first_line(error)}") from None
+        raise RositaError(f"{path} cannot be read as Parquet: {first_line(error)}") from None
 
 
 def read_arrow(folder: Path) -> Iterator[Record]:
@@ -197,7 +197,7 @@ def read_arrow(folder: Path) -> Iterator[Record]:
     try:
         yield from _numbered(batches())
     except (OSError, ValueError) as error:
-        raise RositaError(f"{folder} cannot be read as a dataset: {_first_line(error)}") from None
+        raise RositaError(f"{folder} cannot be read as a dataset: {first_line(error)}") from None
 
 
 READERS: dict[str, Callable[[Path], Iterator[Record]]] = {
@@ -291,7 +291,3 @@ def _plain(value: Any) -> str:
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return str(int(value))  # a whole number of a column that has gaps
     return "" if value is None else str(value)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]

@@ -21,7 +21,7 @@ from rosita.files import atomic_write, read_json, write_json
 from rosita.model import RositaForSequenceClassification
 from rosita.provenance import read_run
 from rosita.tasks import GLUE, Task
-from rosita.templating import printable, render
+from rosita.templating import one_line, render
 from rosita.tokenizer import TokenizerFiles
 
 CODE = "modeling_rosita.py"
@@ -166,7 +166,7 @@ def _card_header(
     """What the hub shows and searches by, as YAML."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    is_glue, name, metric = task.name in GLUE, _line(task.name), _line(report["metric"])
+    is_glue, name, metric = task.name in GLUE, one_line(task.name), one_line(report["metric"])
     result = EvalResult(
         task_type="text-classification",
         dataset_type=GLUE_DATASET if is_glue else name,
@@ -178,20 +178,16 @@ def _card_header(
         metric_value=round(report["score"], 4),
     )
     data = ModelCardData(
-        model_name=f"ROSITA {_line(report['shape'])}",
+        model_name=f"ROSITA {one_line(report['shape'])}",
         library_name="transformers",
         pipeline_tag="text-classification",
-        license=license and _line(license),
-        base_model=base_model and _line(base_model),
+        license=license and one_line(license),
+        base_model=base_model and one_line(base_model),
         datasets=[GLUE_DATASET] if is_glue else None,
         tags=["rosita", name],
         eval_results=[result],
     )
     return data.to_yaml()
-
-
-def _line(text: str) -> str:
-    return " ".join(printable(text).split())
 
 
 def base_model_of(folder: Path, steps: int = 20) -> str | None:
