@@ -1,4 +1,8 @@
-"""Small things that many tests need: a tiny BERT folder, a tiny task, the scripts' own runner."""
+"""Small things that many tests need: a tiny BERT folder, a tiny task, the scripts' own runner.
+
+Functions import what is heavy: the process that hands the files to xdist's workers needs none of
+it, and they start after it.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +19,11 @@ from types import ModuleType
 
 import hypothesis
 import pytest
-import torch
 import warm_python
-from accelerate.state import AcceleratorState
-from safetensors.torch import save_file
-from transformers import BertConfig, BertModel
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 os.environ["ROSITA_TRACEBACK"] = "1"  # a mistake of ours shows its traceback, and leaves no file
+WARM = "ROSITA_TESTS_PYTHON"  # what `python` gives
 WORDS = (
     "the a this that dog cat bird child teacher song book garden river she he they we it ran sings"
     " reads finds sees likes slowly quickly never always red old small bright happy sad good bad"
@@ -47,6 +48,10 @@ def vocabulary() -> list[str]:
 
 def make_bert(folder: Path, seed: int = 0, **sizes: int) -> Path:
     """Write a random BERT without classifier, as transformers would, with vocab.txt."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import BertConfig, BertModel
+
     torch.manual_seed(seed)
     words = vocabulary()
     config = BertConfig(vocab_size=len(words), **(SMALL | sizes))
@@ -67,6 +72,8 @@ def make_bert(folder: Path, seed: int = 0, **sizes: int) -> Path:
 
 def sentences(count: int, seed: int = 0) -> list[str]:
     """Distinct random sentences over `WORDS`, of 3 to 9 words."""
+    import torch
+
     generator = torch.Generator().manual_seed(seed)
     found: dict[str, None] = {}
     while len(found) < count:
@@ -126,7 +133,16 @@ def stage(script: str) -> Callable[..., None]:
 @functools.cache
 def python() -> str:
     """An interpreter for scripts, with the heavy libraries loaded (see `warm_python`)."""
-    return str(warm_python.start(Path(tempfile.mkdtemp(prefix="rosita-tests-"))))
+    if WARM not in os.environ:
+        start_warm_python()
+    warm_python.wait(Path(os.environ[WARM]))
+    return os.environ[WARM]
+
+
+def start_warm_python() -> None:
+    """Start the server behind `python`; this process and xdist's workers share it."""
+    folder = Path(tempfile.mkdtemp(prefix="rosita-tests-"))
+    os.environ[WARM] = str(warm_python.start(folder))
 
 
 def error_line(done: subprocess.CompletedProcess) -> str:
@@ -148,15 +164,18 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.register_profile("campaign", max_examples=3000, print_blob=True)
     long = config.getoption("--campaign")
     hypothesis.settings.load_profile("campaign" if long else "suite")
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        start_warm_python()
 
 
-SLOW = (  # a minute or more each: begun first
-    "test_quickstart.py", "test_readme.py", "test_published_sequence.py", "test_processes.py",
+SLOW = (  # a minute or more each: begun first, the longest before the others
+    "test_quickstart.py", "test_readme.py", "test_processes.py", "test_published_sequence.py",
 )  # fmt: skip
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in SLOW)
+    ranks = {name: rank for rank, name in enumerate(SLOW)}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(SLOW)))
     if not config.getoption("--campaign"):
         skip = pytest.mark.skip(reason="a campaign: pytest --campaign")
         for item in items:
@@ -167,6 +186,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(autouse=True)
 def fresh_accelerator() -> None:
     """accelerate keeps one precision per process; tests that call stages in-process differ."""
+    from accelerate.state import AcceleratorState
+
     AcceleratorState._reset_state(reset_partial_state=True)
 
 

@@ -25,23 +25,30 @@ SPINCOUNT = {"GOMP_SPINCOUNT": "2000"}  # as rosita/__init__.py, read when torch
 
 
 def start(folder: Path) -> Path:
-    """Start a server that ends with this process; the stand-in for its interpreter."""
+    """Start a server that ends with this process; the stand-in for its interpreter.
+
+    `wait` tells when it can be used.
+    """
     path = folder / "socket"
     server = subprocess.Popen(
         [sys.executable, __file__, "serve", str(path)], stdin=subprocess.PIPE,
         env={**os.environ, **SPINCOUNT},
     )  # fmt: skip
     atexit.register(server.kill)
-    while not path.exists():
-        if server.poll() is not None:
-            raise RuntimeError("the server of warm_python.py did not start")
-        time.sleep(0.05)
     stand_in = folder / "python"
     stand_in.write_text(
         f'#!/bin/sh\nexec "{sys.executable}" -S -E "{__file__}" call "{path}" "$@"\n'
     )
     stand_in.chmod(0o755)
     return stand_in
+
+
+def wait(stand_in: Path) -> None:
+    """Return once the server of a stand-in listens."""
+    while not stand_in.with_name("socket").exists():
+        if stand_in.with_name("failed").exists():
+            raise RuntimeError("the server of warm_python.py did not start")
+        time.sleep(0.05)
 
 
 def call(path: str, arguments: list[str]) -> int:
@@ -63,7 +70,11 @@ def call(path: str, arguments: list[str]) -> int:
 
 def serve(path: str) -> None:
     """Load the libraries, then fork for each call, until the one who started this is gone."""
-    load()
+    try:
+        load()
+    except BaseException:
+        Path(path).with_name("failed").touch()
+        raise
     gc.freeze()  # a fork that collected what it shares with this process would copy it all
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(path)
