@@ -165,6 +165,9 @@ def pytest_configure(config: pytest.Config) -> None:
     long = config.getoption("--campaign")
     hypothesis.settings.load_profile("campaign" if long else "suite")
     if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        # a core each: with threads for two cores in each of two processes a step of the tests' tiny
+        # models takes many times as long
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
         start_warm_python()
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import REPOSITORY, WORDS, make_bert, python, sentences, write_cola
+from test_benchmarks import PUBLISHED, check
 
 from rosita.checkpoint import load_model
 from rosita.pruning.shape import Shape
@@ -233,3 +234,24 @@ def test_result_files_of_the_reference_are_written(outputs):
 def test_the_authors_format_is_read_with_its_relu_and_says_so(outputs):
     block = next(block for block in outputs[1] if "models/authors" in block)
     assert "read with ReLU" in outputs[1][block]
+
+
+def test_one_case_of_the_benchmarks_prints_its_table_and_leaves_the_other_lines(outputs):
+    sandbox, printed = outputs
+    measured = json.loads((sandbox / "benchmarks" / "results.json").read_text())
+    check(measured)
+    assert [line["name"] for line in measured] == [line["name"] for line in PUBLISHED]
+    changed = {ours["name"] for ours, was in zip(measured, PUBLISHED, strict=True) if ours != was}
+    assert changed == {"svd", "svd_peak_memory"}
+    block = next(block for block in printed if "--only svd" in block)
+    assert all(f"| {name} |" in printed[block] for name in changed)
+
+
+def test_every_table_on_many_machines_is_what_its_script_writes(outputs):
+    docs = outputs[0] / "docs"
+    text = page("docs/many-machines.md")
+    assert (docs / "many-machines.md").read_text(encoding="utf-8") == text
+    assert (docs / "scaling.json").read_text() == page("docs/scaling.json")
+    markers = re.findall(r"<!-- (\w+) -->\n\|", text)
+    assert markers == ["assumptions", "hours", "step", "memory", "space", "cache", "check"]
+    assert (REPOSITORY / "docs" / "scaling.svg").stat().st_size < 250_000

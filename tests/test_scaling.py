@@ -1,6 +1,5 @@
 import math
 import re
-import shutil
 import sys
 import tracemalloc
 from dataclasses import replace
@@ -27,7 +26,6 @@ from rosita.training.optimizer import build_optimizer
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 from scaling import check as scaling_check  # noqa: E402
-from scaling import run as script  # noqa: E402
 from scaling import simulator as scaling  # noqa: E402
 from scaling import tables as scaling_tables  # noqa: E402
 from scaling.simulator import Job, Machine  # noqa: E402
@@ -236,18 +234,3 @@ def test_the_checks_runs_are_steps_of_the_real_loop():
 # random rows have ids up to 5000
 DENSE_WIDE = RositaConfig(vocab_size=5000, hidden_size=16, num_hidden_layers=2,
                           num_attention_heads=4, intermediate_size=16)  # fmt: skip
-
-
-def test_every_table_of_the_document_is_what_the_script_writes(tmp_path):
-    docs = REPOSITORY / "docs"
-    for name in ("many-machines.md", "scaling.json"):
-        shutil.copy(docs / name, tmp_path)
-    script.main(["--output_dir", str(tmp_path)])
-    text = (docs / "many-machines.md").read_text()
-    assert (tmp_path / "many-machines.md").read_text() == text
-    assert (tmp_path / "scaling.json").read_text() == (docs / "scaling.json").read_text()
-    markers = re.findall(r"<!-- (\w+) -->\n\|", text)
-    assert markers == [
-        "assumptions", "hours", "step", "memory", "space", "cache", "check"
-    ]  # fmt: skip
-    assert (docs / "scaling.svg").stat().st_size < 250_000

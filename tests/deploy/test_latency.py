@@ -97,8 +97,8 @@ def test_dev_logits_are_those_of_the_evaluation(tuned):
 
 def test_the_threads_of_a_block_are_those_asked_for():
     before = torch.get_num_threads()
-    with torch_threads(1):
-        assert machine()["threads"] == torch.get_num_threads() == 1
+    with torch_threads(before + 1):
+        assert machine()["threads"] == torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
     assert machine()["torch"] == torch.__version__ and machine()["cpu"]
 
@@ -210,9 +210,12 @@ def test_without_data_random_ids_are_timed_and_the_score_is_null_and_said_so(
     config["id2label"] = {"0": "entailment", "1": "not_entailment"}
     (other / "config.json").write_text(json.dumps(config))
     measure("--models", other, "--formats", "pytorch", "--batch_sizes", 2, "--lengths", 8,
-            "--output_dir", tmp_path, "--seconds", 0.01, "--accept_changed")  # fmt: skip
+            "--output_dir", tmp_path, "--seconds", 0.01, "--threads", 2,
+            "--accept_changed")  # fmt: skip
     assert "no dev.tsv: random ids, no dev score" in capsys.readouterr().out
-    row = json.loads((tmp_path / "benchmark.json").read_text())["rows"][0]
+    report = json.loads((tmp_path / "benchmark.json").read_text())
+    assert report["machine"]["threads"] == 2
+    row = report["rows"][0]
     assert row["dev_score"] is None and row["metric"] is None and row["median_ms"] > 0
 
 
