@@ -1,4 +1,5 @@
 import json
+import subprocess
 import sys
 
 import pytest
