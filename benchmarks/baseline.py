@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rosita.data.batches import Encoded
-from rosita.distillation.losses import layer_map
+from rosita.distillation.knowledge import layer_map
 from rosita.model import (
     RositaForSequenceClassification,
     RositaIntermediate,

@@ -42,7 +42,8 @@ from transformers import (
 from rosita.config import KDSettings
 from rosita.data.batches import Batch, Encoded, Sampler
 from rosita.data.encode import encode_file
-from rosita.distillation.losses import DistillationLoss, LossSum, layer_map
+from rosita.distillation.knowledge import layer_map
+from rosita.distillation.losses import DistillationLoss, LossSum
 from rosita.distillation.teacher import Teacher
 from rosita.model import RositaConfig, RositaForSequenceClassification
 from rosita.runtime import freeze, start_accelerator

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -266,8 +267,26 @@ class KDSettings(LoopSettings):
         ge=0,
         lt=1,
     )
-    layer_map: Literal["uniform", "last", "ends"] = setting(
-        "uniform", "teacher layers that the student's follow (ends: the last one alone)"
+    layer_map: str = setting(
+        "uniform",
+        "teacher layers that the student's follow: uniform, last, ends (the last one alone), or"
+        " t_topN (uniform over its first N)",
+    )
+    hsk: str | None = setting(
+        None,
+        "how much is followed of the hidden states, as 1l_10t_0.1h: of the last student states,"
+        " tokens of a row, share of the units (default: all)",
+    )
+    hsk_length: Literal["left_first", "attention", "attention_no_sep"] = setting(
+        "attention_no_sep",
+        "hsk: which tokens, the first or those that [CLS] attends to most (no_sep: not [SEP])",
+    )
+    hsk_width: Literal["rand_mask", "uniform_mask", "importance_mask_dynamic"] = setting(
+        "importance_mask_dynamic",
+        "hsk: which units, fixed ones, drawn or evenly spread, or the batch's largest values",
+    )
+    hsk_masked: Literal["zeros", "left_out"] = setting(
+        "zeros", "hsk: what the student learns of the other units: zeros, or nothing"
     )
     teacher_cache_gb: float = setting(
         0.0, "keep the teacher's hidden states on disk, if they take no more than this", ge=0
@@ -306,6 +325,11 @@ class KDSettings(LoopSettings):
             raise ValueError(
                 "depth_or_width needs keep_heads, keep_layers, ffn_hidden_dim and emb_hidden_dim"
             )
+        if self.hsk and not self.repr_distill:
+            raise ValueError("hsk is for the hidden states: set repr_distill")
+        for name in ("hsk_length", "hsk_width", "hsk_masked"):
+            if getattr(self, name) != type(self).model_fields[name].default and not self.hsk:
+                raise ValueError(f"{name} is for hsk: set it to how much is followed")
         if self.fresh_augmentation != "never" and self.aug_train:
             raise ValueError("fresh_augmentation draws from train.tsv: leave aug_train out")
         if self.fresh_augmentation != "never" and not self.glove_embs:
@@ -334,10 +358,56 @@ class KDSettings(LoopSettings):
             return None
         return Shape(heads, layers, ffn, rank)
 
+    @field_validator("layer_map")
+    @classmethod
+    def _is_a_map(cls, value: str) -> str:
+        if not re.fullmatch(r"uniform|last|ends|t_top[1-9]\d{0,3}", value):
+            raise ValueError(
+                "must be uniform, last, ends, or t_top8 for a teacher's first 8 layers"
+            )
+        return value
+
+    @field_validator("hsk")
+    @classmethod
+    def _is_an_amount(cls, value: str | None) -> str | None:
+        hsk_amount(value)
+        return value
+
     @property
     def fresh_vectors(self) -> str | None:
         """The vectors by which words are replaced anew in the epochs; None if they are not."""
         return None if self.fresh_augmentation == "never" else self.glove_embs
+
+
+class HskAmount(NamedTuple):
+    """How much is followed of the teacher's hidden states; `hsk_amount` reads it."""
+
+    layers: int | None = None  # the student's last so many states; None: all
+    tokens: int | None = None  # positions of each row; None: all
+    hidden: float = 1.0  # share of the units of a state
+
+
+def hsk_amount(word: str | None) -> HskAmount:
+    """The amount of the authors' word `1l_10t_0.1h`, of which some parts may be left out.
+
+    Raises `ValueError`.
+    """
+    if word is None:
+        return HskAmount()
+    found = re.fullmatch(r"(?:(\d{1,4})l)?_?(?:(\d{1,6})t)?_?(?:(\d?(?:\.\d+)?)h)?", word)
+    parts = [] if found is None else [part for part in found.groups() if part]
+    if found is None or word.count("_") != len(parts) - 1 or not word[0].isalnum():
+        raise ValueError(
+            "must be of the form 1l_10t_0.1h: student states, tokens of a row, share of the units;"
+            " parts may be left out"
+        )
+    layers, tokens, hidden = found.groups()
+    amount = HskAmount(
+        int(layers) if layers else None, int(tokens) if tokens else None, float(hidden or 1)
+    )
+    if amount.layers == 0 or amount.tokens == 0 or not 0 < amount.hidden <= 1:
+        raise ValueError("needs at least one state, one token, and a share above 0 and up to 1")
+    return amount
 
 
 Settings = TypeVar("Settings", bound=BaseModel)

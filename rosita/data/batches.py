@@ -72,17 +72,9 @@ class Encoded:
             labels=self.labels[begin:end],
         )
 
-    def token_places(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where the tokens of `rows` stand in `ids` (tokens,), and in a batch: a mask of the same
-        number of True, (rows, longest of them)."""
-        lengths = (self.offsets[rows + 1] - self.offsets[rows]).astype(np.int64)
-        places = np.arange(int(lengths.max()))[None, :]
-        mask = places < lengths[:, None]
-        return (self.offsets[rows][:, None] + places)[mask], mask
-
     def batch(self, rows: np.ndarray) -> Batch:
         """The given rows as one batch, padded to the longest of them."""
-        tokens, mask = self.token_places(rows)
+        tokens, mask = token_places(self.offsets, rows)
         ids = np.full(mask.shape, self.pad_id, dtype=np.int64)
         ids[mask] = self.ids[tokens]
         places = np.arange(mask.shape[1])
@@ -95,6 +87,16 @@ class Encoded:
         }
         labels = torch.from_numpy(np.asarray(self.labels[rows]))
         return Batch(inputs, labels, rows, self)
+
+
+def token_places(offsets: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where the tokens of `rows` stand in an array of all rows' (tokens,), and in a batch: a mask
+    (rows, longest of them) of as many True. Row i has the places offsets[i]:offsets[i+1].
+    """
+    lengths = (offsets[rows + 1] - offsets[rows]).astype(np.int64)
+    places = np.arange(int(lengths.max()))[None, :]
+    mask = places < lengths[:, None]
+    return (offsets[rows][:, None] + places)[mask], mask
 
 
 class Sampler:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -52,39 +51,6 @@ def sigmoid_prediction_loss(student: Tensor, teacher: Tensor, temperature: float
     return F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(-1).sum()
 
 
-def layer_map(teacher_layers: int, student_layers: int, kind: str = "uniform") -> dict[int, int]:
-    """Teacher state that each student state follows, by number (0 = embedding output).
-
-    `uniform`: floor(i * T / S), as in the paper; `last`: the embedding and the last S layers;
-    `ends`: the embedding and the last layer only.
-    """
-    if kind == "ends":
-        return {0: 0, student_layers: teacher_layers}
-    if kind == "last":
-        skipped = teacher_layers - student_layers
-        return {0: 0} | {i: i + skipped for i in range(1, student_layers + 1)}
-    return {i: i * teacher_layers // student_layers for i in range(student_layers + 1)}
-
-
-def representation_loss(
-    student: Sequence[Tensor],
-    teacher: Sequence[Tensor] | Mapping[int, Tensor],
-    mask: Tensor,
-    mapping: dict[int, int],
-) -> Tensor:
-    """Sum over mapped states (batch, length, hidden) of the squared error at real tokens.
-
-    Student state i follows `teacher[mapping[i]]`. Mean over the hidden size, summed over tokens;
-    `mask` (batch, length) is 1 at real tokens.
-    """
-    weight = mask.unsqueeze(-1)
-    total = torch.zeros((), device=mask.device)
-    for number, followed in mapping.items():
-        error = (student[number].float() - teacher[followed].float()) * weight
-        total = total + error.square().sum() / error.shape[-1]
-    return total
-
-
 class LabelLoss:
     """Cross-entropy with the gold label, or the squared error of a regression."""
 
@@ -106,10 +72,12 @@ def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
 class DistillationLoss:
     """ROSITA's distillation losses: prediction, representation, or their weighted sum.
 
-    The representation loss is a mean over `positions` per row (the published code: over
-    max_seq_length), or over real tokens (None). On a regression task the prediction loss is the
-    squared error against the teacher's number, or with `learn_labels` against the gold label. With
-    a `label_weight` the loss against the gold label is added, as in Hinton et al. 2015.
+    The representation loss is the squared error of the followed states, summed over them, mean over
+    `positions` per row (the published code: over max_seq_length) or over real tokens (None); where
+    the teacher's `Knowledge` chooses some tokens of a row, over that number. On a regression task
+    the prediction loss is the squared error against the teacher's number, or with `learn_labels`
+    against the gold label. With a `label_weight` the loss against the gold label is added, as in
+    Hinton et al. 2015.
     """
 
     def __init__(
@@ -121,7 +89,6 @@ class DistillationLoss:
         *,
         repr_weight: float = 1.0,
         label_weight: float = 0.0,
-        layer_map: str = "uniform",
         positions: int | None = None,
         learn_labels: bool = False,
     ) -> None:
@@ -131,7 +98,6 @@ class DistillationLoss:
         self.temperature = temperature
         self.repr_weight = repr_weight
         self.label_weight = label_weight
-        self.layer_map = layer_map
         self.positions = positions
         self.learn_labels = learn_labels
 
@@ -140,13 +106,17 @@ class DistillationLoss:
         several = batch.labels.dim() == 2  # labels of a row
         regression = batch.labels.is_floating_point() and not several
         follows_logits = self.pred_distill and not (regression and self.learn_labels)
-        if follows_logits or self.repr_distill:
-            said = self.teacher.say(batch, states=self.repr_distill)
+        mapping = {}
+        if self.repr_distill:
+            mapping = self.teacher.mapping(len(student.hidden_states) - 1)
+        if follows_logits or mapping:
+            said = self.teacher.say(batch, states=mapping.values())
         found = {}
         if self.repr_distill:
-            mapping = self.mapping(len(student.hidden_states) - 1)
-            mask = batch.inputs["attention_mask"]
-            total = representation_loss(student.hidden_states, said.states, mask, mapping)
+            total = torch.zeros((), device=batch.labels.device)
+            for number, followed in mapping.items():
+                ours, theirs = student.hidden_states[number], said.states[followed]
+                total = total + self.teacher.knowledge.squared_error(ours, theirs)
             found["representation"] = self._mean_over_places(self.repr_weight * total)
         if self.pred_distill:
             if several:
@@ -163,11 +133,7 @@ class DistillationLoss:
         return found
 
     def _mean_over_places(self, total: Tensor) -> LossSum:
-        """A sum over the real tokens of all rows, as the mean that the settings ask for."""
-        if self.positions:
-            return LossSum(total / self.positions, "rows")
+        """A sum over the followed tokens of all rows, as the mean that the settings ask for."""
+        if places := self.teacher.knowledge.amount.tokens or self.positions:
+            return LossSum(total / places, "rows")
         return LossSum(total, "tokens")
-
-    def mapping(self, student_layers: int) -> dict[int, int]:
-        """Teacher state that each state of a student of so many layers follows."""
-        return layer_map(self.teacher.layers, student_layers, self.layer_map)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,8 @@ from accelerate.utils import broadcast_object_list
 from numpy.lib.format import open_memmap
 from torch import Tensor
 
-from rosita.data.batches import Batch, Encoded, batches_by_length
+from rosita.data.batches import Batch, Encoded, batches_by_length, token_places
+from rosita.distillation.knowledge import Knowledge, State
 from rosita.errors import RositaError
 from rosita.evaluation import check_finite
 from rosita.files import (
@@ -30,24 +31,31 @@ from rosita.progress import Bar
 
 TOKENS = 4096  # of a batch that the teacher looks at
 STATE = np.dtype(np.float16)  # of a kept hidden state: finer than the bf16 that made it
+PLACE = np.dtype(np.int32)  # of a kept position
 
 
 @dataclass
 class Said:
-    """A teacher's answer to a batch: logits (rows, num_labels), hidden states by their number
-    (rows, length, hidden; 0 is the embedding output), none where they were not asked for."""
+    """A teacher's answer to a batch: logits (rows, num_labels), and the hidden states asked for, by
+    their number (0 is the embedding output)."""
 
     logits: Tensor
-    states: Mapping[int, Tensor] | Sequence[Tensor]
+    states: Mapping[int, State]
 
 
 class Teacher:
     """Whom the student follows: it runs, or it remembers what it has said of a file's rows.
 
-    The model is in evaluation mode and gets no gradients.
+    The model is in evaluation mode and gets no gradients. `knowledge`: what is followed of its
+    hidden states.
     """
 
-    def __init__(self, model: RositaForSequenceClassification) -> None:
+    def __init__(
+        self,
+        model: RositaForSequenceClassification,
+        knowledge: Knowledge = Knowledge(),  # noqa: B008  # frozen
+    ) -> None:
+        self.knowledge = knowledge
         self.model = model.eval()
         self.model.requires_grad_(False)
         self._memory: dict[Encoded, _Memory] = {}
@@ -57,14 +65,32 @@ class Teacher:
         """Its hidden states are numbered from 0 to this."""
         return self.model.config.num_hidden_layers
 
-    def say(self, batch: Batch, states: bool) -> Said:
-        """Its logits of a batch, and with `states` its hidden states."""
+    def mapping(self, student_layers: int) -> dict[int, int]:
+        """Its state that each followed state of a student of so many layers follows."""
+        return self.knowledge.mapping(self.layers, student_layers)
+
+    def say(self, batch: Batch, states: Collection[int] = ()) -> Said:
+        """Its logits of a batch, and the hidden states of the numbers `states`."""
         memory = None if batch.file is None else self._memory.get(batch.file)
         if memory and (memory.states or not states):
-            return memory.recall(batch)
-        with torch.no_grad():
-            found = self.model(**batch.inputs, output_hidden_states=states)
-        return Said(found.logits, found.hidden_states or ())
+            return memory.recall(batch, states)
+        return self.answer(batch, states)
+
+    @torch.no_grad()
+    def answer(self, batch: Batch, states: Collection[int]) -> Said:
+        """What the model itself says, as `say`."""
+        found = self.model(**batch.inputs, output_hidden_states=bool(states))
+        ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
+        units = self.knowledge.units(self.model.config.hidden_size)
+        said = {}
+        for number in states:
+            hidden = found.hidden_states
+            made_by = max(1, number)  # no layer makes the embedding output: the first one reads it
+            layer = self.model.bert.encoder.layer[made_by - 1]
+            places = self.knowledge.places(ids, mask, layer, hidden[made_by - 1])
+            values = hidden[number] if units is None else hidden[number][..., units]
+            said[number] = State(values, places, units)
+        return Said(found.logits, said)
 
     def remember(
         self,
@@ -79,46 +105,73 @@ class Teacher:
         output) if some are named. It lies beside the token ids, whose folder is named by the hash
         of data, tokenizer and length, under `teacher`, the hash of its weights and configuration,
         and the precision it runs in: it is read again only for the same, and only as it was
-        written. Each of many processes runs its share.
+        written. Of states only what `knowledge` follows is kept. Each of many processes runs its
+        share.
         """
         precision = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
         name = f"{teacher[:32]}-{precision[accelerator.mixed_precision]}.npy"
-        numbers = "_".join(map(str, states or ()))
+        parts = ["_".join(map(str, states or ())), self.knowledge.name()]
+        which = "-".join(filter(None, parts))
         for file in files:
             paths = {"logits": file.cache / f"logits-{name}"}
             if states:
-                paths["states"] = file.cache / f"states-{numbers}-{name}"
+                paths["states"] = file.cache / f"states-{which}-{name}"
+                if self.knowledge.asks_attention:
+                    paths["places"] = file.cache / f"places-{which}-{name}"
             if not _are_whole(list(paths.values()), accelerator):
-                _write(self.model, file, paths, states, accelerator)
+                _write(self, file, paths, states or [], accelerator)
             arrays = {kind: np.load(path, mmap_mode="r") for kind, path in paths.items()}
-            kept = {number: arrays["states"][:, i] for i, number in enumerate(states or ())}
-            self._memory[file] = _Memory(file, arrays["logits"], kept)
+            self._memory[file] = _Memory(arrays, list(states or ()), self, file)
+
+    def states_bytes(self, files: list[Encoded], states: list[int]) -> int:
+        """Room that what is followed of the states of the numbers `states` takes for `files`."""
+        units = self.knowledge.units(self.model.config.hidden_size)
+        width = self.model.config.hidden_size if units is None else len(units)
+        place = STATE.itemsize * width + PLACE.itemsize * self.knowledge.asks_attention
+        tokens = sum(int(self.knowledge.token_counts(file).sum()) for file in files)
+        return tokens * len(states) * place
 
 
-@dataclass
 class _Memory:
-    """What was said of a file: (rows, num_labels), and by state number (tokens, hidden)."""
+    """What was said of a file: `logits` (rows, num_labels), and of the states that are named
+    `states` (kept tokens, states, kept units) and, if they were chosen, `places` in the row (kept
+    tokens, states)."""
 
-    file: Encoded
-    logits: np.ndarray
-    states: dict[int, np.ndarray]
+    def __init__(
+        self, arrays: dict[str, np.ndarray], states: list[int], teacher: Teacher, file: Encoded
+    ) -> None:
+        self.arrays = arrays
+        self.states = states
+        self.units = teacher.knowledge.units(teacher.model.config.hidden_size)
+        self.offsets = _offsets(teacher, file) if states else file.offsets
 
-    def recall(self, batch: Batch) -> Said:
+    def recall(self, batch: Batch, states: Collection[int]) -> Said:
+        """As `Teacher.say`."""
         device = batch.labels.device
-        logits = torch.from_numpy(np.asarray(self.logits[batch.rows]))
-        padded = {}
-        if self.states:
-            tokens, mask = self.file.token_places(batch.rows)
-        for number, kept in self.states.items():
-            state = torch.zeros(*mask.shape, kept.shape[1])
-            state[torch.from_numpy(mask)] = torch.from_numpy(kept[tokens]).float()
-            padded[number] = state.to(device, non_blocking=True)
-        return Said(logits.to(device, non_blocking=True), padded)
+        logits = torch.from_numpy(np.asarray(self.arrays["logits"][batch.rows]))
+        said = {}
+        if states:
+            tokens, mask = token_places(self.offsets, batch.rows)
+            rows, firsts = np.nonzero(mask)
+        for number in states:
+            at = self.states.index(number)
+            values = torch.from_numpy(self.arrays["states"][tokens, at]).float()
+            columns = self.arrays["places"][tokens, at] if "places" in self.arrays else firsts
+            places = torch.zeros(batch.inputs["input_ids"].shape, dtype=torch.bool)
+            places[torch.from_numpy(rows), torch.from_numpy(columns.astype(np.int64))] = True
+            state = torch.zeros(*places.shape, values.shape[1])
+            state[places] = values  # the columns of a row rise
+            said[number] = State(
+                state.to(device, non_blocking=True),
+                places.to(device, non_blocking=True),
+                self.units,
+            )
+        return Said(logits.to(device, non_blocking=True), said)
 
 
-def states_bytes(files: list[Encoded], states: list[int], hidden_size: int) -> int:
-    """Room that the hidden states of all tokens of `files` take."""
-    return sum(len(file.ids) for file in files) * len(states) * hidden_size * STATE.itemsize
+def _offsets(teacher: Teacher, file: Encoded) -> np.ndarray:
+    """Row i of a file has the kept tokens offsets[i]:offsets[i+1]."""
+    return np.concatenate([[0], np.cumsum(teacher.knowledge.token_counts(file))])
 
 
 def _are_whole(paths: list[Path], accelerator: Accelerator) -> bool:
@@ -157,32 +210,36 @@ def _reserve(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
 
 
 def _write(
-    teacher: RositaForSequenceClassification,
+    teacher: Teacher,
     file: Encoded,
     paths: dict[str, Path],
-    states: list[int] | None,
+    states: list[int],
     accelerator: Accelerator,
 ) -> None:
     """Fill new arrays, each process its rows, and put them in place when all are done."""
-    config = teacher.config
+    config = teacher.model.config
     kinds: dict[str, tuple[tuple[int, ...], np.dtype]] = {
         "logits": ((len(file), config.num_labels), np.dtype(np.float32))
     }
     if states:
-        kinds["states"] = ((len(file.ids), len(states), config.hidden_size), STATE)
+        units = teacher.knowledge.units(config.hidden_size)
+        width = config.hidden_size if units is None else len(units)
+        kept = int(_offsets(teacher, file)[-1])
+        kinds["states"] = ((kept, len(states), width), STATE)
+        kinds["places"] = ((kept, len(states)), PLACE)
     names = [partial_name(path) for path in paths.values()]
     if accelerator.num_processes > 1:
         broadcast_object_list(names)  # the main process's, for all
     new = dict(zip(paths, names, strict=True))
     try:
         if accelerator.is_main_process:
-            for name, (shape, dtype) in kinds.items():
-                remove_leftovers(paths[name])
-                _reserve(new[name], shape, dtype)
+            for name, path in paths.items():
+                remove_leftovers(path)
+                _reserve(new[name], *kinds[name])
         accelerator.wait_for_everyone()
         arrays = {name: np.load(path, mmap_mode="r+") for name, path in new.items()}
         with accelerator.autocast():
-            _fill(arrays, teacher, file, states or [], accelerator)
+            _fill(arrays, teacher, file, states, accelerator)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             for name, path in paths.items():
@@ -206,7 +263,7 @@ def _publish(new: Path, path: Path) -> None:
 @torch.inference_mode()
 def _fill(
     arrays: dict[str, np.memmap],
-    teacher: RositaForSequenceClassification,
+    teacher: Teacher,
     file: Encoded,
     states: list[int],
     accelerator: Accelerator,
@@ -217,34 +274,37 @@ def _fill(
     if begin == end:
         return
     part = file.part(begin, end)
-    teacher.eval()
+    teacher.model.eval()
+    offsets = _offsets(teacher, file) if states else file.offsets
     with Bar(
         total=len(part), desc="teacher", unit="row", disable=not accelerator.is_local_main_process
     ) as bar:
         for rows in batches_by_length(part, TOKENS):
             batch = part.batch(rows).to(accelerator.device)
-            said = teacher(**batch.inputs, output_hidden_states=bool(states))
+            said = teacher.answer(batch, states)
             logits = said.logits.float().cpu().numpy()
             check_finite(logits, file)
             arrays["logits"][begin + rows] = logits
             if states:
-                kept = [said.hidden_states[number] for number in states]
-                _put_states(arrays["states"], file, begin + rows, batch, kept)
+                _put_states(arrays, offsets, begin + rows, [said.states[n] for n in states])
             bar.update(len(rows))
     for array in arrays.values():
         array.flush()
 
 
 def _put_states(
-    array: np.ndarray, file: Encoded, rows: np.ndarray, batch: Batch, states: list[Tensor]
+    arrays: dict[str, np.memmap], offsets: np.ndarray, rows: np.ndarray, states: list[State]
 ) -> None:
-    """Write states (rows, length, hidden) to the tokens of `rows`, in half precision."""
-    mask = batch.inputs["attention_mask"].bool()
-    kept = torch.stack([state[mask] for state in states], dim=1).to(torch.float16)
+    """Write what is followed of the states of `rows` to their tokens, in half precision."""
+    kept = torch.stack([state.values[state.places] for state in states], dim=1).to(torch.float16)
     if not kept.isfinite().all():
         raise RositaError(
             "a hidden state of the teacher does not fit half precision; set teacher_cache_gb to 0"
         )
-    lengths = mask.sum(dim=1).tolist()
-    for row, of_row in zip(rows, kept.cpu().split(lengths), strict=True):
-        array[file.offsets[row] : file.offsets[row + 1]] = of_row.numpy()
+    written = {"states": kept}
+    if "places" in arrays:
+        written["places"] = torch.stack([state.places.nonzero()[:, 1] for state in states], dim=1)
+    lengths = states[0].places.sum(dim=1).tolist()
+    for name, values in written.items():
+        for row, of_row in zip(rows, values.cpu().split(lengths), strict=True):
+            arrays[name][offsets[row] : offsets[row + 1]] = of_row.numpy()

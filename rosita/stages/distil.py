@@ -8,10 +8,11 @@ from typing import Any
 from accelerate import Accelerator
 
 from rosita.checkpoint import TaskModel, check_length
-from rosita.config import KDSettings
+from rosita.config import KDSettings, hsk_amount
 from rosita.data.batches import Sampler
+from rosita.distillation.knowledge import Knowledge, layer_map
 from rosita.distillation.losses import DistillationLoss
-from rosita.distillation.teacher import Teacher, states_bytes
+from rosita.distillation.teacher import Teacher
 from rosita.errors import RositaError
 from rosita.files import values_hash
 from rosita.model import set_dropout
@@ -55,7 +56,9 @@ def distil_stage(
         return None
     sampler = data.sampler(settings.train_batch_size * accelerator.num_processes, settings.seed)
     plan = distil_plan(settings, student, sampler)
-    guide = Teacher(freeze(fast_on_cpu(teacher.model), accelerator))
+    guide = Teacher(
+        freeze(fast_on_cpu(teacher.model), accelerator), followed_knowledge(settings, teacher)
+    )
     objective = DistillationLoss(
         guide,
         settings.pred_distill,
@@ -63,7 +66,6 @@ def distil_stage(
         settings.temperature,
         repr_weight=settings.repr_weight,
         label_weight=settings.label_weight,
-        layer_map=settings.layer_map,
         positions=settings.max_seq_length if settings.repr_mean == "positions" else None,
         learn_labels=settings.regression_target == "labels",
     )
@@ -87,7 +89,7 @@ def remember_teacher(job: Job, objective: DistillationLoss, settings: KDSettings
     if objective.repr_distill:
         states = followed_states(job, objective)
         limit = settings.teacher_cache_gb
-        size = states_bytes(files, states, job.start.model.config.hidden_size) / 1e9
+        size = objective.teacher.states_bytes(files, states) / 1e9
         if size > limit:
             if limit:
                 print(
@@ -108,7 +110,22 @@ def followed_states(job: Job, objective: DistillationLoss) -> list[int]:
     layers = {job.start.shape.keep_layers}
     if schedule:
         layers = {schedule.shape(number).keep_layers for number in range(schedule.count + 1)}
-    return sorted({state for count in layers for state in objective.mapping(count).values()})
+    mappings = [objective.teacher.mapping(count) for count in layers]
+    return sorted({state for mapping in mappings for state in mapping.values()})
+
+
+def followed_knowledge(settings: KDSettings, teacher: TaskModel) -> Knowledge:
+    """What the settings say of the teacher's hidden states."""
+    sep = teacher.tokenizer.token("sep")
+    return Knowledge(
+        hsk_amount(settings.hsk),
+        settings.layer_map,
+        settings.hsk_length,
+        settings.hsk_width,
+        settings.hsk_masked == "left_out",
+        settings.seed,
+        teacher.tokenizer.pieces[sep] if sep else None,
+    )
 
 
 def distil_plan(settings: KDSettings, student: TaskModel, sampler: Sampler) -> Plan:
@@ -177,6 +194,19 @@ def check_pair(teacher: TaskModel, student: TaskModel, settings: KDSettings) -> 
         raise RositaError(
             f"layer_map last needs a teacher of as many layers as the student: {theirs} in"
             f" {teacher.path}, {ours} in {student.path}; --layer_map uniform takes any"
+        )
+    top = settings.layer_map.removeprefix("t_top")
+    if settings.repr_distill and top.isdecimal() and theirs < int(top):
+        raise RositaError(
+            f"layer_map {settings.layer_map}: the teacher {teacher.path} has {theirs} layers only"
+        )
+    fewest = settings.target.keep_layers if settings.depth_or_width and settings.target else ours
+    states = len(layer_map(theirs, fewest, settings.layer_map)) if settings.repr_distill else 0
+    asked = hsk_amount(settings.hsk).layers
+    if asked and asked > states:
+        raise RositaError(
+            f"hsk {settings.hsk} follows {asked} states, a student of {fewest} layers has {states}"
+            f" to follow by layer_map {settings.layer_map}"
         )
     one_step = not settings.depth_or_width and not settings.compute_taylor
     if settings.target and one_step and student.shape != settings.target:

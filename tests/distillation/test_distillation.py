@@ -11,12 +11,11 @@ from conftest import SMALL, make_bert, write_cola
 from rosita.checkpoint import load_model
 from rosita.data.batches import Batch
 from rosita.data.encode import encode_file
+from rosita.distillation.knowledge import Knowledge, State, layer_map
 from rosita.distillation.losses import (
     DistillationLoss,
     LabelLoss,
-    layer_map,
     prediction_loss,
-    representation_loss,
 )
 from rosita.distillation.teacher import Teacher
 from rosita.errors import RositaError
@@ -50,18 +49,30 @@ def test_other_layer_maps_follow_the_last_layers_or_the_last_one_alone():
     assert layer_map(12, 4, "ends") == {0: 0, 4: 12}
 
 
-def test_representation_loss_is_the_sum_over_layers_of_the_mse_at_real_tokens():
+def test_the_squared_error_is_the_mse_over_the_units_at_real_tokens():
     generator = torch.Generator().manual_seed(0)
-    student = tuple(torch.randn(2, 5, 4, generator=generator) for _ in range(3))
-    teacher = tuple(torch.randn(2, 5, 4, generator=generator) for _ in range(5))
-    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
+    student, teacher = torch.randn(2, 2, 5, 4, generator=generator)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]).bool()
     expected = 0.0
-    for state, index in zip(student, (0, 2, 4), strict=True):
-        for row, length in ((0, 5), (1, 2)):
-            error = state[row, :length].double() - teacher[index][row, :length].double()
-            expected += (error**2).mean(dim=-1).sum().item()
-    found = representation_loss(student, teacher, mask, {0: 0, 1: 2, 2: 4})
+    for row, length in ((0, 5), (1, 2)):
+        error = student[row, :length].double() - teacher[row, :length].double()
+        expected += (error**2).mean(dim=-1).sum().item()
+    found = Knowledge().squared_error(student, State(teacher, mask))
     assert found.item() == pytest.approx(expected)
+
+
+def test_the_representation_loss_is_the_sum_over_the_followed_states():
+    teacher, student, given = model(0), model(1), batch()
+    found = DistillationLoss(Teacher(teacher), False, True).losses(student, given)
+    with torch.no_grad():
+        ours, theirs = (m(**given.inputs, output_hidden_states=True).hidden_states
+                        for m in (student, teacher))  # fmt: skip
+    real = given.inputs["attention_mask"].bool()
+    expected = sum(
+        (ours[i].double() - theirs[i].double()).square()[real].mean(dim=-1).sum()
+        for i in range(len(ours))
+    )
+    assert found["representation"].total.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def model(seed: int, num_labels: int = 2) -> RositaForSequenceClassification:
@@ -219,7 +230,7 @@ def test_a_damaged_memory_of_the_teacher_is_made_again_with_one_line(tmp_path, c
     file = encode_file(write_cola(tmp_path / "data") / "train.tsv", GLUE["CoLA"], tokenizer, 32)
     guide = Teacher(load_model(tmp_path / "bert", GLUE["CoLA"], new_classifier=True))
     batch = file.batch(np.array([7, 1, 30]))
-    live = guide.say(batch, states=False).logits
+    live = guide.say(batch).logits
     asked = []
     guide.model.register_forward_hook(lambda *_: asked.append(1))
     guide.remember([file], "0" * 32, Accelerator(cpu=True), [0])
@@ -236,7 +247,7 @@ def test_a_damaged_memory_of_the_teacher_is_made_again_with_one_line(tmp_path, c
             assert line.startswith(str(path)) and line.endswith("the teacher is asked again")
     asked.clear()
     guide.remember([file], "0" * 32, Accelerator(cpu=True), [0])
-    torch.testing.assert_close(guide.say(batch, states=False).logits, live)
+    torch.testing.assert_close(guide.say(batch).logits, live)
     assert not asked
 
 

@@ -728,3 +728,36 @@ def test_a_mistake_is_one_line_with_exit_code_2(chain):
     assert not (chain.models / "x").exists()
     done = run_script("KD/train.py", "--task_name", "colla", ok=False)
     assert "did you mean 'CoLA'" in error_line(done)
+
+
+def test_a_part_of_the_hidden_states_is_learnt_from_memory_and_decides_the_run(chain):
+    flags = ["--repr_distill", "--hsk", "1l_4t_0.5h", "--hsk_width", "uniform_mask",
+             "--layer_map", "t_top2", "--teacher_cache_gb", 1]  # fmt: skip
+    chain.distil(*flags)
+    kept = "states-2-4t_attention_no_sep_0.5h_uniform_mask-*.npy"
+    (states,) = (np.load(path) for path in (chain.data / "cache").glob(f"*/{kept}"))
+    rows = len((chain.data / "train.tsv").read_text().splitlines())
+    hidden = json.loads((chain.tuned / "config.json").read_text())["hidden_size"]
+    assert states.shape[1:] == (1, hidden // 2) and len(states) <= 4 * rows
+    with pytest.raises(RositaError, match="hsk: 1l_4t_0.5h there, 1l_4t now"):
+        chain.distil(*flags[:2], "1l_4t", *flags[3:])
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (("--hsk", "1l"), "hsk is for the hidden states: set repr_distill"),
+        (("--repr_distill", "--hsk", "ten"), "hsk 'ten': must be of the form 1l_10t_0.1h"),
+        (("--repr_distill", "--hsk_length", "attention"), "hsk_length is for hsk"),
+        (("--repr_distill", "--hsk", "9l"), "hsk 9l follows 9 states, a student of 3 layers has 4"),
+        (
+            ("--repr_distill", "--layer_map", "t_top5"),
+            "layer_map t_top5: the teacher .* has 3 layers",
+        ),
+        (("--repr_distill", "--layer_map", "top"), "must be uniform, last, ends, or t_top8"),
+    ],
+)
+def test_a_part_of_the_states_that_is_not_there_is_refused(shared, flags, words):
+    with pytest.raises(RositaError, match=words):
+        shared.distil(*flags, "--output_dir", shared.models / "no")
+    assert not (shared.models / "no").exists()
