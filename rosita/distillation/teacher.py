@@ -82,6 +82,7 @@ class Teacher:
         found = self.model(**batch.inputs, output_hidden_states=bool(states))
         ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
         units = self.knowledge.units(self.model.config.hidden_size)
+        units = None if units is None else units.to(ids.device)
         said = {}
         for number in states:
             hidden = found.hidden_states
@@ -150,6 +151,7 @@ class _Memory:
         device = batch.labels.device
         logits = torch.from_numpy(np.asarray(self.arrays["logits"][batch.rows]))
         said = {}
+        units = None if self.units is None else self.units.to(device, non_blocking=True)
         if states:
             tokens, mask = token_places(self.offsets, batch.rows)
             rows, firsts = np.nonzero(mask)
@@ -164,7 +166,7 @@ class _Memory:
             said[number] = State(
                 state.to(device, non_blocking=True),
                 places.to(device, non_blocking=True),
-                self.units,
+                units,
             )
         return Said(logits.to(device, non_blocking=True), said)
 
