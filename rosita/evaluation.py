@@ -186,10 +186,11 @@ def predict(
     for rows in order:
         bar.update(len(rows))
         batch = data.batch(rows).to(device)
-        answers.append(model(**batch.inputs).logits.float().cpu().numpy())
+        answers.append(model(**batch.inputs).logits.float())
     bar.close()
     model.train(was_training)
-    logits = in_file_order(order, answers)
+    # read at the end alone: reading each batch would have the host wait for the device each time
+    logits = in_file_order(order, [answer.cpu().numpy() for answer in answers])
     check_finite(logits, data)
     return logits
 

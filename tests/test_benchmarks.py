@@ -3,7 +3,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import REPOSITORY
+import torch
+from conftest import REPOSITORY, run_script
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 import run  # noqa: E402
@@ -56,3 +57,24 @@ def test_the_published_results_hold_every_line_and_stand_in_the_readme():
     text = (REPOSITORY / "benchmarks" / "README.md").read_text()
     for line in lines:
         assert f"| {line['name']} | {line['unit']} | {line['ours']:.4g} |" in text
+
+
+def test_every_line_of_the_gpus_table_runs_on_tiny_shapes(tmp_path):
+    output = tmp_path / "gpu.json"
+    done = run_script("benchmarks/gpu.py", "--tiny", "--output", output)
+    lines = json.loads(output.read_text())["lines"]
+    names = ("kd_cola_8 kd_cola_8_trainer kd_mnli_8 kd_mnli_8_trainer kd_cached_logits augmentation"
+             " taylor evaluation teacher_cache pruning_event").split()  # fmt: skip
+    assert [line["name"] for line in lines] == names
+    for line in lines:
+        ratio = line["ours"] / line["baseline"]
+        ratio = 1 / ratio if line["unit"] == "s" else ratio
+        assert line["ratio"] == pytest.approx(ratio)
+        assert f"| {line['name']} |" in done.stdout
+
+
+def test_without_a_gpu_the_gpus_table_is_refused():
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    done = run_script("benchmarks/gpu.py", ok=False)
+    assert done.returncode != 0 and "there is no GPU here; --tiny" in done.stderr
