@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -192,10 +192,19 @@ class FineTuneSettings(LoopSettings):
         "auto", "before the classifier (auto: relu for the reference's KD checkpoints)"
     )
 
+    # what KDSettings has as settings of these names
+    lr_schedule: ClassVar[str] = "warmup_linear"
+    patience: ClassVar[float | None] = None
+
     @property
     def eval_batch_size(self) -> int:
-        """`per_gpu_eval_batch_size` under the name that the other stages have for it."""
+        """Rows of a batch in evaluation."""
         return self.per_gpu_eval_batch_size
+
+    @property
+    def eval_step(self) -> int | None:
+        """Evaluate every so many steps; None: at the end only."""
+        return self.logging_steps if self.evaluate_during_training else None
 
 
 class KDSettings(LoopSettings):
@@ -314,6 +323,8 @@ class KDSettings(LoopSettings):
     classifier_activation: Literal["auto", "relu", "none"] = setting(
         "auto", "before the classifier (auto: relu for the reference's KD checkpoints)"
     )
+
+    save_steps: ClassVar[int] = 0  # no intermediate checkpoints, as in FineTuneSettings
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:

@@ -26,6 +26,9 @@ class PruningSchedule:
     embedding_size: int
     depth_or_width: str
     period: int
+    save_ladder: bool = False  # keep the model of every shape on the way
+    keep_optimizer: bool = False  # a pruning leaves the moments of surviving weights
+    recompute_svd: bool = False  # each cut of the embedding factorizes it anew
 
     @classmethod
     def plan(

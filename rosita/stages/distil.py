@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def distil_stage(
     )
     with accelerator.autocast():
         check_label_order(task, guide.model, data.dev, teacher.path, settings.eval_batch_size)
-    job = Job(student, data, objective, sampler, plan, accelerator, run, settings.eval_batch_size)
+    job = Job(student, data, objective, sampler, plan, accelerator, run)
     if not job.begin():
         return None
     remember_teacher(job, objective, settings)
@@ -141,23 +142,22 @@ def distil_plan(settings: KDSettings, student: TaskModel, sampler: Sampler) -> P
             settings.depth_or_width,
             settings.prun_period_proportion * whole,
         )
+        schedule = replace(
+            schedule,
+            save_ladder=settings.save_ladder,
+            keep_optimizer=settings.keep_optimizer,
+            recompute_svd=settings.recompute_svd,
+        )
         print(
             f"iterative {settings.depth_or_width} pruning: {schedule.count} prunings, one every"
             f" {schedule.period} of {steps} steps, {schedule.start} -> {schedule.target}"
         )
     return Plan(
         settings,
-        settings.lr_schedule,
         settings.warmup_proportion * steps,
         settings.train_batch_size // settings.gradient_accumulation_steps,
-        eval_step=settings.eval_step,
-        patience=settings.patience,
-        schedule=schedule,
+        schedule,
         update=not settings.compute_taylor,
-        save_ladder=settings.save_ladder,
-        score_by_unit=settings.score_by == "unit",
-        keep_optimizer=settings.keep_optimizer,
-        recompute_svd=settings.recompute_svd,
     )
 
 

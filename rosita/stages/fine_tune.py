@@ -46,15 +46,6 @@ def _label_job(
     run = new_run(stage, settings, data, {"model": start}, Path(settings.output_dir), accelerator)
     rows = settings.per_gpu_train_batch_size * settings.gradient_accumulation_steps
     update = stage == "fine_tune"
-    plan = Plan(
-        settings,
-        "warmup_linear" if update else "none",
-        settings.warmup_steps,
-        settings.per_gpu_train_batch_size,
-        eval_step=settings.logging_steps if settings.evaluate_during_training else None,
-        checkpoint_steps=settings.save_steps,
-        update=update,
-        score_by_unit=settings.score_by == "unit",
-    )
+    plan = Plan(settings, settings.warmup_steps, settings.per_gpu_train_batch_size, update=update)
     sampler = data.sampler(rows * accelerator.num_processes, settings.seed)
-    return Job(start, data, LabelLoss(), sampler, plan, accelerator, run, settings.eval_batch_size)
+    return Job(start, data, LabelLoss(), sampler, plan, accelerator, run)

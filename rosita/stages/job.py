@@ -38,7 +38,6 @@ class Job:
     plan: Plan
     accelerator: Accelerator
     run: Run
-    eval_rows: int  # of a batch in evaluation
 
     def train(self, log_dir: Path) -> dict[str, Any]:
         """Train; the best evaluation."""
@@ -57,7 +56,7 @@ class Job:
         A regression whose predictions are all the same gets the worst score: early in a training,
         and in bf16 above all, a model may still answer every row alike.
         """
-        logits = predict(model, self.data.dev, self.eval_rows)
+        logits = predict(model, self.data.dev, self.plan.settings.eval_batch_size)
         try:
             return score(self.data.task, logits, self.data.dev.labels)
         except UndefinedScore as error:
@@ -127,16 +126,7 @@ class Job:
             return False
         check_disk(self.run.folder, self.start.model.config)
         if settings.dry_run:
-            show_plan(
-                self.start.model,
-                self.objective,
-                self.sampler,
-                self.plan,
-                self.accelerator,
-                self.data.dev,
-                self.eval_rows,
-                self.used,
-            )
+            show_plan(self)
             return False
         self.run.claim(settings.overwrite_output_dir)
         if self.run.writes:

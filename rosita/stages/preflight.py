@@ -7,20 +7,23 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
-from rosita.data.batches import Batch, Encoded, Sampler
+from rosita.data.batches import Batch, Encoded
 from rosita.distillation.losses import LossSum, Objective
 from rosita.errors import RositaError
 from rosita.evaluation import predict
-from rosita.model import RositaConfig, RositaForSequenceClassification
+from rosita.model import RositaConfig
 from rosita.pruning.shape import Shape, parameter_count, shaped_config
 from rosita.tasks import Task
 from rosita.training.loop import Training
-from rosita.training.plan import Plan, total_steps
+from rosita.training.plan import total_steps
+
+if TYPE_CHECKING:
+    from rosita.stages.job import Job
 
 TIMED_STEPS, WARM_STEPS = 12, 4
 SAMPLE = 1000  # dev rows that the label check and the timing of an evaluation look at
@@ -103,75 +106,64 @@ class Timed:
         return self.objective.losses(model, batch)
 
 
-def show_plan(
-    model: RositaForSequenceClassification,
-    objective: Objective,
-    sampler: Sampler,
-    plan: Plan,
-    accelerator: Accelerator,
-    dev: Encoded,
-    eval_batch_size: int,
-    used: Tensor | None = None,
-) -> None:
+def show_plan(job: Job) -> None:
     """Print what a run would do, and how long: a few steps and part of dev are timed.
 
     The model is changed by the timed steps; nothing is written.
     """
-    steps = total_steps(plan.settings, sampler)
-    start = Shape.of(model.config)
-    schedule = plan.schedule
+    settings, sampler, schedule = job.plan.settings, job.sampler, job.plan.schedule
+    config, dev_rows = job.start.model.config, len(job.data.dev)
+    steps = total_steps(settings, sampler)
+    start = Shape.of(config)
     target = schedule.target if schedule else start
     print("plan (--dry_run: nothing is written):")
     print(f"  shape       {start}" + (f" -> {target}" if target != start else ""))
-    before = parameter_count(model.config)
-    after = parameter_count(shaped_config(model.config, target))
+    before = parameter_count(config)
+    after = parameter_count(shaped_config(config, target))
     print(f"  parameters  {before:,}" + (f" -> {after:,}" if after != before else ""))
-    print(f"  data        {sampler.rows:,} rows, {len(dev):,} dev rows")
-    evaluations = steps // plan.eval_step if plan.eval_step else 1
+    print(f"  data        {sampler.rows:,} rows, {dev_rows:,} dev rows")
+    evaluations = steps // settings.eval_step if settings.eval_step else 1
     print(f"  steps       {steps:,} of {sampler.batch_size} rows, {evaluations:,} evaluations")
     if schedule:
         print(f"  prunings    {schedule.count}, one every {schedule.period:,} steps:")
         for number in range(1, schedule.count + 1):
             print(f"    step {number * schedule.period:>7,}  {schedule.shape(number)}")
-    step, evaluation = _timed(
-        model, objective, sampler, plan, accelerator, dev, eval_batch_size, used
-    )
+    step, evaluation = _timed(job)
     seconds = steps * step + evaluations * evaluation
     print(
         f"  time        {_duration(seconds)} at most: {1000 * step:.0f} ms a step,"
         f" {evaluation:.1f} s an evaluation, measured now at {start}"
     )
-    print(f"  disk        {disk_needed(model.config) / 1e6:,.0f} MB at most")
+    print(f"  disk        {disk_needed(config) / 1e6:,.0f} MB at most")
 
 
-def _timed(
-    model: RositaForSequenceClassification,
-    objective: Objective,
-    sampler: Sampler,
-    plan: Plan,
-    accelerator: Accelerator,
-    dev: Encoded,
-    eval_batch_size: int,
-    used: Tensor | None,
-) -> tuple[float, float]:
+def _timed(job: Job) -> tuple[float, float]:
     """Seconds of one step and of one evaluation."""
-    settings = plan.settings.model_copy(
+    settings = job.plan.settings.model_copy(
         update={"max_steps": WARM_STEPS + TIMED_STEPS + 1, "save_state_steps": 10**9}
     )
-    timed = Timed(objective)
-    short = replace(plan, settings=settings, eval_step=None, checkpoint_steps=0, schedule=None)
+    timed = Timed(job.objective)
+    short = replace(job.plan, settings=settings, schedule=None)
     with tempfile.TemporaryDirectory() as folder:
-        training = Training(model, timed, sampler, short, accelerator, Path(folder), used=used)
+        training = Training(
+            job.start.model,
+            timed,
+            job.sampler,
+            short,
+            job.accelerator,
+            Path(folder),
+            used=job.used,
+        )
         training.run()
-    rows = -(-sampler.batch_size // accelerator.num_processes)
-    micro_batches = max(1, -(-rows // plan.micro_batch_size))
+    rows = -(-job.sampler.batch_size // job.accelerator.num_processes)
+    micro_batches = max(1, -(-rows // short.micro_batch_size))
     begun = timed.begun[::micro_batches]
     begun = begun[min(WARM_STEPS, len(begun) - 1) :]
     step = (begun[-1] - begun[0]) / max(1, len(begun) - 1)
-    part = _sample(dev)
+    part = _sample(job.data.dev)
     start = time.perf_counter()
-    predict(training.student, part, eval_batch_size)
-    return step, (time.perf_counter() - start) * len(dev) / len(part)
+    predict(training.student, part, settings.eval_batch_size)
+    return step, (time.perf_counter() - start) * len(job.data.dev) / len(part)
 
 
 def _duration(seconds: float) -> str:

@@ -22,6 +22,7 @@ from rosita.progress import Bar
 from rosita.pruning.cut import Cut
 from rosita.pruning.importance import CUT_MATRICES, MATRICES, TaylorImportance
 from rosita.pruning.moments import Moments, put_moments, surviving_moments
+from rosita.pruning.schedule import PruningSchedule
 from rosita.pruning.shape import Shape
 from rosita.pruning.survivors import all_units, follow
 from rosita.training.cpu import fast_on_cpu
@@ -119,7 +120,7 @@ class Training:
             for step in steps:
                 schedule = self.plan.schedule
                 if schedule and (shape := schedule.due(step.number)):
-                    self._prune(step.number, shape, schedule.period, bar)
+                    self._prune(step.number, shape, schedule, bar)
                 self._update(step)
                 self.progress.step = step.number
                 bar.update()
@@ -128,24 +129,26 @@ class Training:
                     save_state(self)
                     raise Interrupted
                 if self._out_of_patience():
-                    bar.write(f"no better dev score for {self.plan.patience:g} epochs: stopping")
+                    bar.write(
+                        f"no better dev score for {self.settings.patience:g} epochs: stopping"
+                    )
                     break
             self._finish(bar)
         return self.progress
 
     def _after_step(self, step: int, bar: Bar) -> None:
         """Whatever is due now: losses, evaluation, an intermediate model, the state."""
-        plan = self.plan
-        if plan.eval_step and step % plan.eval_step == 0:
+        settings = self.settings
+        if settings.eval_step and step % settings.eval_step == 0:
             self._evaluate(bar)
         if step % CHECK_STEPS == 0:
             self.read_losses()
         if step % max(CHECK_STEPS, self.total_steps // LOGGED_POINTS) == 0:
             self._log_losses(bar)
-        if plan.checkpoint_steps and step % plan.checkpoint_steps == 0 and self.save:
+        if settings.save_steps and step % settings.save_steps == 0 and self.save:
             if self.accelerator.is_main_process:
                 self.save(self.whole_model, f"checkpoint-{step}")
-        if step % self.settings.save_state_steps == 0 and step < self.total_steps:
+        if step % settings.save_state_steps == 0 and step < self.total_steps:
             save_state(self)
 
     def _finish(self, bar: Bar) -> None:
@@ -222,22 +225,19 @@ class Training:
 
     # ------------------------------------------------------------------ pruning
 
-    def _prune(self, step: int, shape: Shape, gathered: int, bar: Bar) -> None:
-        """Swap the model for a smaller one; importance, and mostly the optimizer, start afresh.
-
-        `gathered`: the steps over which importance was summed up.
-        """
+    def _prune(self, step: int, shape: Shape, schedule: PruningSchedule, bar: Bar) -> None:
+        """Swap the model for a smaller one; importance, and mostly the optimizer, start afresh."""
         rate = self.rate(step - 1)
         self.read_losses()
-        if self.plan.save_ladder:
+        if schedule.save_ladder:
             self._save_rung(bar)
-        scores = self.importance.scores(self.student, divide_by=gathered)
+        scores = self.importance.scores(self.student, divide_by=schedule.period)
         cut = Cut.decide(self.config, shape, scores)
         living = self.progress.survivors or all_units(self.config)
         self.progress.survivors, layers = follow(living, cut, scores)
-        rotated = self.plan.recompute_svd
+        rotated = schedule.recompute_svd
         moments: Moments = {}
-        if self.plan.keep_optimizer:
+        if schedule.keep_optimizer:
             moments = surviving_moments(self.student, self.optimizer, cut, rotated)
         self.use(cut.of_model(self.whole_model, rotated))
         put_moments(self.student, self.optimizer, moments)
@@ -259,14 +259,14 @@ class Training:
         """Train `model` from now on: a new optimizer, importance from zero."""
         self.config = model.config
         model = fast_on_cpu(model.to(self.accelerator.device).train())
-        schedule, by_unit = self.plan.schedule, self.plan.score_by_unit
+        schedule = self.plan.schedule
         scored: tuple[str, ...] = ()  # matrices
         if not self.plan.update:
             scored = MATRICES
         elif schedule and schedule.depth_or_width == "width":
             if Shape.of(model.config) != schedule.target:
                 scored = CUT_MATRICES
-        self.importance = TaylorImportance(model, scored, by_unit)
+        self.importance = TaylorImportance(model, scored, self.settings.score_by == "unit")
         if self.vocabulary:
             self.vocabulary.shrink(model)
         optimizer = build_optimizer(model, self.settings)
@@ -314,10 +314,10 @@ class Training:
         return next((e for e in reversed(self.progress.history) if e["kind"] == kind), None)
 
     def _out_of_patience(self) -> bool:
-        if not self.plan.patience or not self.progress.best:
+        if not self.settings.patience or not self.progress.best:
             return False
         waited = self.progress.step - self.progress.last_gain
-        return waited >= self.plan.patience * self.sampler.steps_per_epoch
+        return waited >= self.settings.patience * self.sampler.steps_per_epoch
 
     # ------------------------------------------------------------------ losses and logs
 

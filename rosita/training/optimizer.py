@@ -14,25 +14,25 @@ from rosita.training.plan import Plan, Progress
 
 
 def learning_rate(plan: Plan, progress: Progress, total: int, done: int) -> float:
-    """The rate after `done` of `total` steps, by the plan's schedule.
+    """The rate after `done` of `total` steps, by `lr_schedule`.
 
     none: constant. warmup_linear, warmup_cosine: warmed up, then decaying to 0; after a pruning
     warmup_linear does not warm up but decays from where it was. decay_after_pruning: warmed up,
     constant until the last pruning, then decaying to 0, linearly.
     """
-    peak = plan.settings.learning_rate
-    if plan.lr_schedule == "none":
+    peak, how = plan.settings.learning_rate, plan.settings.lr_schedule
+    if how == "none":
         return peak
-    if plan.lr_schedule == "warmup_linear" and progress.anchor_rate is not None:
+    if how == "warmup_linear" and progress.anchor_rate is not None:
         whole = max(1, total - progress.anchor_step)
         return progress.anchor_rate * max(0.0, (total - done) / whole)
     if done < plan.warmup_steps:
         return peak * done / plan.warmup_steps
     begin = plan.warmup_steps
-    if plan.lr_schedule == "decay_after_pruning" and plan.schedule:
+    if how == "decay_after_pruning" and plan.schedule:
         begin = max(begin, plan.schedule.count * plan.schedule.period)
     left = min(1.0, max(0.0, (total - done) / max(1.0, total - begin)))
-    if plan.lr_schedule == "warmup_cosine":
+    if how == "warmup_cosine":
         return peak * (1 - math.cos(math.pi * left)) / 2
     return peak * left
 

@@ -6,28 +6,20 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from rosita.config import LoopSettings
+from rosita.config import FineTuneSettings, KDSettings, LoopSettings
 from rosita.data.batches import Sampler
 from rosita.pruning.schedule import PruningSchedule
 
 
 @dataclass
 class Plan:
-    """How the loop runs, apart from its objective; steps are optimizer steps."""
+    """How the loop runs: its settings, and what a stage makes of them."""
 
-    settings: LoopSettings
-    lr_schedule: str = "warmup_linear"  # see `learning_rate`
-    warmup_steps: float = 0
+    settings: FineTuneSettings | KDSettings
+    warmup_steps: float = 0  # optimizer steps
     micro_batch_size: int = 32  # rows of one forward pass on one device
-    eval_step: int | None = None  # evaluate every so many steps; None: at the end only
-    checkpoint_steps: int = 0  # keep an intermediate model every so many steps (0: none)
-    patience: float | None = None  # epochs without a gain after which to stop
     schedule: PruningSchedule | None = None
     update: bool = True  # False: gather importance, leave the weights alone
-    save_ladder: bool = False  # keep the model of every shape that the schedule passes
-    score_by_unit: bool = False  # see `importance.TaylorImportance`
-    keep_optimizer: bool = False  # a pruning leaves the moments of surviving weights
-    recompute_svd: bool = False  # each cut of the embedding factorizes it anew
 
 
 @dataclass

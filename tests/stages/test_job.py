@@ -51,7 +51,7 @@ def job(root: Path, output: Path, task: Task = GLUE["CoLA"], **more: object) -> 
     data = load_data(settings, task, start.tokenizer, accelerator, start.model.config)
     run = new_run("fine_tune", settings, data, {"model": start}, output, accelerator)
     plan = Plan(settings, micro_batch_size=8)
-    return Job(start, data, LabelLoss(), data.sampler(8, 1), plan, accelerator, run, 8)
+    return Job(start, data, LabelLoss(), data.sampler(8, 1), plan, accelerator, run)
 
 
 def record(folder: Path) -> dict:

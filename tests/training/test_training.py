@@ -113,13 +113,9 @@ def teacher_loss(bench, seed=9):
     return DistillationLoss(Teacher(teacher), True, True)
 
 
-WIDTH = {"lr_schedule": "warmup_linear"}
-
-
-def width_plan(bench, steps=8):
-    return WIDTH | {
-        "schedule": PruningSchedule.plan(bench.model.config, Shape(2, 3, 20, 8), "width", steps)
-    }
+def width_plan(bench, steps=8, **how):
+    schedule = PruningSchedule.plan(bench.model.config, Shape(2, 3, 20, 8), "width", steps)
+    return {"schedule": replace(schedule, **how)}
 
 
 def use_few_tokens(bench):
@@ -168,8 +164,8 @@ def test_the_missing_correction_makes_a_step_as_much_longer_as_the_formula_says(
 
 
 def test_the_missing_correction_starts_anew_with_the_optimizer_after_a_pruning(bench):
-    plan = {"lr_schedule": "none", "schedule": width_plan(bench)["schedule"]}
-    training = bench.training(plan=plan, objective=teacher_loss(bench))
+    plan = width_plan(bench)
+    training = bench.training(plan=plan, objective=teacher_loss(bench), lr_schedule="none")
     training.run()
     since = training.total_steps - plan["schedule"].count * plan["schedule"].period + 1
     assert 0 < since < training.total_steps
@@ -322,8 +318,7 @@ def test_scoring_changes_no_weight(bench):
 
 
 def test_the_rate_warms_up_linearly_and_decays_to_zero(bench):
-    plan = {"lr_schedule": "warmup_linear", "warmup_steps": 2}
-    training = bench.training("rate", plan)
+    training = bench.training("rate", {"warmup_steps": 2}, lr_schedule="warmup_linear")
     assert training.total_steps == 10
     rates = [training.rate(done) for done in range(11)]
     expected = [0, 0.5, 1] + [(10 - done) / 8 for done in range(3, 11)]
@@ -331,7 +326,7 @@ def test_the_rate_warms_up_linearly_and_decays_to_zero(bench):
 
 
 def test_after_a_pruning_the_rate_goes_on_from_where_it_was_and_ends_at_zero(bench):
-    training = bench.training("anchor", {"lr_schedule": "warmup_linear"})
+    training = bench.training("anchor", lr_schedule="warmup_linear")
     training.progress.anchor_step, training.progress.anchor_rate = 4, 6e-4
     assert training.rate(4) == pytest.approx(6e-4)
     assert training.rate(7) == pytest.approx(3e-4)
@@ -339,21 +334,21 @@ def test_after_a_pruning_the_rate_goes_on_from_where_it_was_and_ends_at_zero(ben
 
 
 def test_a_constant_rate_stays_through_prunings(bench):
-    training = bench.training("none", {"lr_schedule": "none"})
+    training = bench.training("none", lr_schedule="none")
     training.progress.anchor_step, training.progress.anchor_rate = 4, 1e-3
     assert [training.rate(done) for done in (0, 5, 10)] == [1e-3] * 3
 
 
 def test_a_cosine_rate_follows_half_a_cosine_after_its_warm_up(bench):
-    training = bench.training("cosine", {"lr_schedule": "warmup_cosine", "warmup_steps": 2})
+    training = bench.training("cosine", {"warmup_steps": 2}, lr_schedule="warmup_cosine")
     expected = [0, 0.5] + [(1 + math.cos(math.pi * done / 8)) / 2 for done in range(9)]
     rates = [training.rate(done) for done in range(11)]
     assert rates == pytest.approx([1e-3 * value for value in expected])
 
 
 def test_the_decay_can_wait_for_the_last_pruning(bench):
-    plan = width_plan(bench) | {"lr_schedule": "decay_after_pruning"}
-    training = bench.training("wait", plan)
+    plan = width_plan(bench)
+    training = bench.training("wait", plan, lr_schedule="decay_after_pruning")
     last = plan["schedule"].count * plan["schedule"].period
     assert 0 < last < training.total_steps == 10
     expected = [min(1, (10 - done) / (10 - last)) for done in range(11)]
@@ -364,7 +359,7 @@ def test_the_decay_can_wait_for_the_last_pruning(bench):
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_moments_go_through_a_pruning_with_their_weights_or_begin_from_zero(bench, keep):
-    plan = width_plan(bench) | {"keep_optimizer": keep}
+    plan = width_plan(bench, keep_optimizer=keep)
     training = bench.training("moments", plan, teacher_loss(bench))
     training.use(prune(training.whole_model, Shape(4, 3, 48, 20)))
     training.importance = TaylorImportance(training.student)
@@ -374,7 +369,7 @@ def test_moments_go_through_a_pruning_with_their_weights_or_begin_from_zero(benc
     training.optimizer.step()
     for weight in training.student.parameters():  # a moment that tells whose it is
         training.optimizer.state[weight]["exp_avg"].copy_(weight.detach())
-    training._prune(5, Shape(2, 3, 20, 8), 1, tqdm(disable=True))
+    training._prune(5, Shape(2, 3, 20, 8), plan["schedule"], tqdm(disable=True))
     state = training.optimizer.state
     if not keep:
         assert not state
@@ -387,8 +382,7 @@ def test_moments_go_through_a_pruning_with_their_weights_or_begin_from_zero(benc
 
 def test_only_models_of_the_final_shape_are_candidates_whatever_their_score(bench):
     dev = Dev(0.9, 0.8, -0.5, -0.7)  # the first two come before the last pruning
-    training = bench.training("best", width_plan(bench, 6) | {"eval_step": 2},
-                              teacher_loss(bench), dev)  # fmt: skip
+    training = bench.training("best", width_plan(bench, 6), teacher_loss(bench), dev, eval_step=2)
     progress = training.run()
     assert progress.best["score"] == -0.5 and progress.best["shape"] == "a2_l3_f20_e8"
     assert bench.saved == [("", "a2_l3_f20_e8")]
@@ -398,7 +392,7 @@ def test_only_models_of_the_final_shape_are_candidates_whatever_their_score(benc
 def test_a_collapsed_model_is_worse_than_any_other_and_the_training_goes_on(
     bench, capsys, values, best
 ):
-    progress = bench.training("collapse", {"eval_step": 2}, evaluate=Dev(*values)).run()
+    progress = bench.training("collapse", evaluate=Dev(*values), eval_step=2).run()
     entries = [entry for entry in progress.history if "score" in entry]
     repeated = [*values, *[values[-1]] * 5]
     for entry, value in zip(entries, repeated, strict=False):
@@ -415,7 +409,7 @@ def test_a_collapsed_model_is_worse_than_any_other_and_the_training_goes_on(
 def test_a_run_whose_best_model_is_collapsed_ends_with_one_line_that_says_what_to_try(
     bench, capsys
 ):
-    progress = bench.training("flat", {"eval_step": 2}, evaluate=Dev(None)).run()
+    progress = bench.training("flat", evaluate=Dev(None), eval_step=2).run()
     assert progress.best["collapsed"] and progress.best["step"] == 2
     warnings = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
     assert len(warnings) == 1
@@ -430,8 +424,8 @@ def test_iterative_pruning_visits_the_schedule_and_prunes_with_the_scores_so_far
 
 
 def test_a_ladder_keeps_the_model_of_every_shape_just_before_its_pruning_with_its_score(bench):
-    plan = width_plan(bench) | {"save_ladder": True, "eval_step": 3}
-    progress = bench.training("ladder", plan, teacher_loss(bench), Dev(0.1, 0.2, 0.3)).run()
+    plan, dev = width_plan(bench, save_ladder=True), Dev(0.1, 0.2, 0.3)
+    progress = bench.training("ladder", plan, teacher_loss(bench), dev, eval_step=3).run()
     assert progress.best["shape"] == "a2_l3_f20_e8"
     rungs = [(name, entry["step"], entry["score"]) for name, entry in bench.rungs]
     # prunings come before steps 4 and 8; step 3 has been evaluated already
@@ -448,14 +442,14 @@ def test_a_run_that_ends_before_its_final_shape_is_an_error(bench):
 
 
 def test_patience_stops_after_that_many_epochs_without_a_gain(bench):
-    plan = {"eval_step": 1, "patience": 0.6}  # 3 of the 5 steps of an epoch
-    progress = bench.training("patience", plan, evaluate=Dev(0.1, 0.2, 0.15)).run()
+    how = {"eval_step": 1, "patience": 0.6}  # 3 of the 5 steps of an epoch
+    progress = bench.training("patience", evaluate=Dev(0.1, 0.2, 0.15), **how).run()
     assert progress.step == 5 and progress.best["step"] == 2
 
 
 def test_the_model_is_evaluated_at_the_end_once(bench):
-    for every, steps in ((4, [4, 8, 10]), (5, [5, 10]), (None, [10])):
-        progress = bench.training(f"end{every}", {"eval_step": every}, evaluate=Dev(0.1)).run()
+    for every, steps in ((4, [4, 8, 10]), (5, [5, 10]), (50, [10])):
+        progress = bench.training(f"end{every}", evaluate=Dev(0.1), eval_step=every).run()
         assert [entry["step"] for entry in progress.history if "score" in entry] == steps
 
 
