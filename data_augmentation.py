@@ -46,7 +46,7 @@ from rosita.config import ACCEPT_CHANGED
 from rosita.data.records import RecordFile, content_hash, open_table
 from rosita.data.tsv import Row, TsvFile
 from rosita.errors import RositaError
-from rosita.files import hold, read_json, sha256_file
+from rosita.files import hold, read_json
 from rosita.provenance import check_unchanged, file_hashes
 from rosita.tasks import Task, find_task
 from rosita.tokenizer import read_tokenizer
@@ -71,13 +71,14 @@ def main(argv: list[str] | None = None) -> None:
     rows_in = sum(1 for _ in train.rows())  # every fault of the file shows before hours of work
     output = train.path.with_name("train_aug.tsv")
     check_tokenizer(args.pretrained_bert_model)
+    files = file_hashes(args.pretrained_bert_model)
     if not args.accept_changed:
-        check_unchanged(Path(args.pretrained_bert_model))
+        check_unchanged(Path(args.pretrained_bert_model), files)
     glove_files(args.glove_embs)
     eligible = Eligible.given(args.eligible, args.stop_words)
-    files = file_hashes(args.pretrained_bert_model)
     known = None if args.overwrite else known_model(output, files)
-    settings = resolve_settings(args, task, train.path, eligible, known)
+    model = known or read_model(args.pretrained_bert_model, files)
+    settings = resolve_settings(args, task, train.path, eligible, model)
 
     cache = output.with_name("cache")
     augmented = AugmentedFile(
@@ -200,15 +201,15 @@ def known_model(output: Path, files: dict[str, str]) -> dict[str, str] | None:
     return {name: record[name] for name in ("model", "config", "tokenizer")}
 
 
-def read_model(folder: str) -> dict[str, str]:
+def read_model(folder: str, files: dict[str, str]) -> dict[str, str]:
     """What decides a model's answers: weights and configuration, if it has a masked-LM head, and
-    tokenizer."""
-    has_head, config = has_masked_lm_head(folder), Path(folder) / "config.json"
-    if has_head and not config.is_file():
+    tokenizer. `files`: hashes of the folder's files, by name."""
+    has_head = has_masked_lm_head(folder)
+    if has_head and "config.json" not in files:
         raise RositaError(f"{folder} has no config.json; fetch it with `python download_bert.py`")
     return {
-        "model": weights_hash(folder) if has_head else NO_HEAD,
-        "config": sha256_file(config) if has_head else NO_HEAD,
+        "model": weights_hash(folder, files) if has_head else NO_HEAD,
+        "config": files["config.json"] if has_head else NO_HEAD,
         "tokenizer": tokenizer_hash(read_tokenizer(folder)),
     }
 
@@ -218,11 +219,10 @@ def resolve_settings(
     task: Task,
     train: Path,
     eligible: Eligible,
-    model: dict[str, str] | None,
+    model: dict[str, str],
 ) -> dict[str, Any]:
     """All that decides the result; it is saved beside it. `model`: as `read_model` gives it."""
     folder = args.pretrained_bert_model
-    model = model or read_model(folder)
     if model["model"] == NO_HEAD:
         if args.require_mlm:
             raise RositaError(

@@ -181,15 +181,20 @@ def file_hashes(folder: str | Path) -> dict[str, str]:
     return {path.name: sha256_file(path) for path in sorted(found) if path.is_file()}
 
 
-def check_unchanged(folder: Path) -> dict[str, Any]:
+def check_unchanged(folder: Path, hashes: dict[str, str] | None = None) -> dict[str, Any]:
     """Raise `RositaError` if a file is another than the folder's record names; its run.json.
 
     A file of run.json may not be gone either; of an export, some formats may be all that is kept.
+    `hashes`: those of `file_hashes`, where they are known already.
     """
-    run, export = read_run(folder), read_run(folder, "export.json")
+    run, export, known = read_run(folder), read_run(folder, "export.json"), hashes or {}
     for name, digest in (export.get("files", {}) | run.get("files", {})).items():
         path = folder / name
-        if sha256_file(path) != digest if path.is_file() else name in run.get("files", {}):
+        if path.is_file():
+            same = (known.get(name) or sha256_file(path)) == digest
+        else:
+            same = name not in run.get("files", {})
+        if not same:
             raise changed(path)
     return run
 

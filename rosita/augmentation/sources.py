@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 
 from rosita.backbones import backbone_of
 from rosita.errors import RositaError
-from rosita.files import read_json, read_torch, sha256_file
+from rosita.files import read_json, read_torch
 
 _HASHED_BYTES = 1 << 20
 
@@ -36,9 +36,9 @@ def weight_files(folder: str | Path) -> list[Path]:
     )
 
 
-def weights_hash(folder: str | Path) -> str:
-    """SHA-256 over the SHA-256 of each weight file of a BERT folder."""
-    hashes = "".join(sha256_file(file) for file in weight_files(folder))
+def weights_hash(folder: str | Path, files: dict[str, str]) -> str:
+    """SHA-256 over the SHA-256, which `files` holds by name, of each weight file of a folder."""
+    hashes = "".join(files[file.name] for file in weight_files(folder))
     return hashlib.sha256(hashes.encode()).hexdigest()
 
 

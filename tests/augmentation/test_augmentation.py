@@ -31,7 +31,8 @@ from rosita.augmentation.sources import glove_hash, has_masked_lm_head
 from rosita.augmentation.words import STOP_WORDS, Eligible
 from rosita.data.tsv import Row
 from rosita.errors import RositaError
-from rosita.files import hold
+from rosita.files import hold, write_json
+from rosita.provenance import file_hashes
 from rosita.tokenizer import read_tokenizer
 
 SYLLABLES = ("ba", "ce", "di", "fo", "gu", "ka", "le", "mi", "no", "pu", "ra", "se")
@@ -731,6 +732,22 @@ def test_finished_means_nothing_to_do_and_other_settings_are_refused(home, model
         file.write("s\t1\t\tbace\n")
     with pytest.raises(RositaError, match="train_sha256"):
         run(home, model)
+
+
+def test_no_file_of_the_model_is_hashed_twice(home, tmp_path, model, monkeypatch):
+    folder = shutil.copytree(model, tmp_path / "bert_pt")
+    write_json(folder / "run.json", {"files": file_hashes(folder)})
+    hashed = []
+    digest = hashlib.file_digest
+
+    def counted(file, kind):
+        hashed.append(Path(file.name))
+        return digest(file, kind)
+
+    monkeypatch.setattr("hashlib.file_digest", counted)
+    run(home, folder)
+    names = [path.name for path in hashed if path.parent == folder]
+    assert sorted(names) == sorted(set(names)) and "model.safetensors" in names
 
 
 def test_words_that_may_change_belong_to_what_a_file_is_made_from(home, model):
