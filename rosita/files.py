@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import json
 import os
 import re
 import socket
+import stat
+import tempfile
 import time
 import zlib
 from collections.abc import Iterator
@@ -135,6 +138,31 @@ def hold(lock: Path, busy: str, patience: float = 0) -> Iterator[None]:
         release(held)
 
 
+def private_folder() -> Path:
+    """A folder in the temporary directory that is this user's alone, made if need be.
+
+    Its name is known, and the directory is everybody's: what another user put there, or can write,
+    is not taken. Raises `RositaError`.
+    """
+    user = os.getuid() if hasattr(os, "getuid") else getpass.getuser()
+    try:
+        folder = Path(tempfile.gettempdir()) / f"rosita-{user}"
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        found = folder.lstat()
+    except OSError as error:
+        raise RositaError(
+            f"no temporary folder can be written ({error.strerror or error}); make room there, or"
+            " name another in TMPDIR"
+        ) from None
+    is_ours = os.name == "nt" or (found.st_uid == user and not found.st_mode & 0o077)
+    if not stat.S_ISDIR(found.st_mode) or not is_ours:
+        raise RositaError(
+            f"{folder} is not a folder of yours alone; remove it, or name another in TMPDIR"
+        )
+    return folder
+
+
 def sync_folder(folder: Path) -> None:
     """Flush a folder's entries, so that a rename in it survives a power cut."""
     if os.name == "nt":  # Windows opens no folders
@@ -155,12 +183,31 @@ def write_json(path: str | Path, value: object) -> None:
 @contextmanager
 def reading(path: str | Path) -> Iterator[None]:
     """What the system says against opening or reading `path` within the block, as a line."""
+    check_kind(path)
     try:
         yield
     except FileNotFoundError:
         raise RositaError(f"{path} does not exist") from None
     except OSError as error:
-        raise RositaError(f"cannot read {path}: {error.strerror}") from None
+        raise RositaError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+_KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
+
+
+def check_kind(path: str | Path) -> None:
+    """Raise `RositaError` for what is there, but no file that can be read twice.
+
+    A pipe that nobody writes would be waited for without end, a device may never end.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte, from a JSON file
+        if isinstance(error, ValueError):
+            raise RositaError(f"{str(path)!r} is no path: {error}") from None
+        return  # who opens it says so
+    if not stat.S_ISREG(mode):
+        raise RositaError(f"{path} is a {_KINDS.get(stat.S_IFMT(mode), 'device')}, not a file")
 
 
 def read_text(path: str | Path, encoding: str = "utf-8") -> str:
@@ -227,8 +274,8 @@ def shard_names(index: str | Path) -> list[str]:
 
 
 def sha256_file(path: str | Path) -> str:
-    """Hexadecimal SHA-256 of a file's content."""
-    with open(path, "rb") as file:
+    """Hexadecimal SHA-256 of a file's content; `RositaError` if it cannot be read."""
+    with reading(path), open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -243,10 +290,16 @@ def write_sealed(path: str | Path, values: dict[str, Any]) -> None:
 
 
 def read_sealed(path: str | Path) -> dict[str, Any] | None:
-    """What `write_sealed` wrote; None if it is not there, or not as it was written."""
+    """What `write_sealed` wrote; None if it is not there, or not as it was written.
+
+    Raises `PermissionError` for a file of another user that only they can read.
+    """
+    check_kind(path)
     try:
         values = json.loads(Path(path).read_bytes())
         whole = values.pop("check") == values_hash(values)
+    except PermissionError:
+        raise
     except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError):
         return None
     return values if whole else None
@@ -259,6 +312,7 @@ def file_facts(path: str | Path) -> dict[str, int]:
 
 def crc32_file(path: str | Path, size: int | None = None) -> int:
     """CRC-32 of a file's content, or of its first `size` bytes."""
+    check_kind(path)
     crc, left = 0, Path(path).stat().st_size if size is None else size
     with open(path, "rb") as file:
         while left > 0 and (block := file.read(min(left, 1 << 20))):
@@ -316,6 +370,7 @@ def read_torch(path: str | Path, sealed: bool = False) -> Any:
 
 
 def _check_seal(path: Path, demanded: bool) -> None:
+    check_kind(path)
     size = path.stat().st_size - _SEAL_BYTES
     with open(path, "rb") as file:
         file.seek(max(size, 0))

@@ -240,7 +240,7 @@ def test_the_pruned_model_is_theirs_with_the_pruned_heads_and_units_zeroed(one):
 
 def test_the_rank_of_a_narrow_embedding_goes_down_from_its_own_width():
     config = ours(family("electra")).config
-    schedule = PruningSchedule.plan(config, Shape(2, 2, 20, 8), "width", 10)
+    schedule = PruningSchedule.plan(config, Shape(2, 2, 20, 8), "width", 10, 10)
     assert [schedule.shape(number).emb_hidden_dim for number in range(3)] == [-1, 12, 8]
     with pytest.raises(RositaError, match="emb_hidden_dim 17 must be -1 or lie in 1..16"):
         check_target(config, Shape(2, 2, 20, 17))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import hashlib
 import json
@@ -28,11 +29,19 @@ from rosita.data.records import (
 )
 from rosita.data.tsv import Row, TsvFile
 from rosita.errors import RositaError, nearest
-from rosita.files import file_facts, read_sealed, sync_folder, write_sealed
+from rosita.files import (
+    file_facts,
+    private_folder,
+    read_sealed,
+    sync_folder,
+    write_sealed,
+)
 from rosita.progress import Bar
+from rosita.provenance import say_once
 from rosita.tasks import Task
 from rosita.tokenizer import TokenizerFiles
 
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)  # to this user, there
 CHUNK_ROWS = 4_000  # rows tokenized at once: enough for all cores, little memory
 
 
@@ -49,9 +58,9 @@ def encode_file(
     """Token ids of a table, from the cache beside it or made now and cached.
 
     The cache key is the hash of everything that decides the ids: the file's content, the
-    tokenizer, the length, the columns and labels. A damaged cache is made again. A folder that
-    cannot be written (read-only data) is replaced by one in the temporary directory. Raises
-    `RositaError` naming file and line.
+    tokenizer, the length, the columns and labels. A damaged cache is made again. Where this user
+    may not read or write what is there (read-only data, another user's cache), one in this user's
+    temporary folder takes its place. Raises `RositaError` naming file and line.
     """
     source = open_table(Path(path), task, labelled=labelled, train_header=train_header)
     if not source.path.exists():
@@ -63,10 +72,34 @@ def encode_file(
     settings = [content, max_seq_length, columns, task.label_column, task.labels, labelled,
                 task.multi_label, task.header, task.short_rows, train_header]  # fmt: skip
     key = hashlib.sha256(json.dumps(settings).encode() + built.to_str().encode()).hexdigest()
-    folder = (cache_dir or _writable_cache(source.path.parent)) / key[:32]
-    if (found := _open(folder, source.path, content, tokenizer.pad_id, task.multi_label)) is None:
-        _encode(source, built, folder, content)
-        found = _open(folder, source.path, content, tokenizer.pad_id, task.multi_label)
+    cache = cache_dir or source.path.parent / "cache"
+    made_of = source, built, content, tokenizer.pad_id
+    try:
+        return _cached(cache / key[:32], *made_of)
+    except OSError as error:
+        if error.errno not in NOT_ALLOWED or cache_dir:
+            raise RositaError(
+                f"cannot write {cache}: {error.strerror or error}; make room, or name another"
+                " folder by --cache_dir"
+            ) from error
+        return _cached(other_cache(cache, error) / key[:32], *made_of)
+
+
+def other_cache(cache: Path, error: OSError) -> Path:
+    """This user's own folder, in place of a cache that they may not read or write; says so."""
+    own = private_folder()
+    say_once(f"{cache} cannot be used ({error.strerror}); its place is taken by {own}")
+    return own
+
+
+def _cached(
+    folder: Path, source: TsvFile | RecordFile, tokenizer: Tokenizer, content: str, pad_id: int
+) -> Encoded:
+    """The token ids that `folder` holds, made now if it does not."""
+    found = _open(folder, source, content, pad_id)
+    if found is None:
+        _encode(source, tokenizer, folder, content)
+        found = _open(folder, source, content, pad_id)
     if found is None:
         raise RositaError(f"{folder} cannot be read back as it was written; is the disk sound?")
     return found
@@ -76,12 +109,6 @@ def set_length(tokenizer: Tokenizer, max_seq_length: int) -> None:
     """Truncate to `max_seq_length` tokens: of a pair, the longer text loses its end first."""
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_seq_length, strategy="longest_first")
-
-
-def _writable_cache(folder: Path) -> Path:
-    if os.access(folder, os.W_OK):
-        return folder / "cache"
-    return Path(tempfile.gettempdir()) / "rosita_cache"
 
 
 def _encode(source: TsvFile | RecordFile, tokenizer: Tokenizer, folder: Path, content: str) -> None:
@@ -95,6 +122,7 @@ def _encode(source: TsvFile | RecordFile, tokenizer: Tokenizer, folder: Path, co
     folder.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".new-"))
     try:
+        shutil.copymode(folder.parent, new)  # for other users of the data as well
         files = {name: open(new / f"{name}.bin", "wb") for name in kinds}
         size = content_bytes(source.path)
         rows = 0
@@ -201,17 +229,17 @@ def _label(row: Row, source: TsvFile | RecordFile) -> float | list[float]:
     return [float(name in told) for name in labels] if several else labels.index(row.label)
 
 
-def _open(folder: Path, path: Path, content: str, pad_id: int, several: bool) -> Encoded | None:
-    """The cache, if it is there and as it was written; another one is removed.
-
-    `several`: a row has as many labels as the task, each 0 or 1.
-    """
+def _open(folder: Path, source: TsvFile | RecordFile, content: str, pad_id: int) -> Encoded | None:
+    """The cache, if it is there and as it was written; another one is removed."""
+    path, several = source.path, source.task.multi_label
     if not folder.exists():
         return None
     done = read_sealed(folder / "done.json")
     if not done or not _is_whole(folder, done):
         print(f"{folder} is damaged, or of an older version: {path} is read anew")
         shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            raise PermissionError(errno.EACCES, "a damaged cache cannot be removed")
         return None
     arrays = {
         name: np.memmap(folder / f"{name}.bin", dtype=dtype, mode="r")
@@ -225,6 +253,7 @@ def _open(folder: Path, path: Path, content: str, pad_id: int, several: bool) ->
         arrays["ids"],
         offsets,
         arrays["first"],
+        # of several labels a row has as many as the task, each 0 or 1
         arrays["labels"].reshape(len(offsets) - 1, -1) if several else arrays["labels"],
         content,
         folder,
@@ -239,5 +268,7 @@ def _is_whole(folder: Path, done: dict[str, Any]) -> bool:
         return all(
             file_facts(folder / f"{name}.bin") == facts for name, facts in done["files"].items()
         )
+    except PermissionError:
+        raise
     except OSError:
         return False

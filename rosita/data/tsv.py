@@ -155,9 +155,7 @@ class TsvFile:
 
     def _lines(self) -> Iterator[tuple[int, str]]:
         blank = 0
-        with reading(self.path):
-            file = open(self.path, "rb")
-        with file:
+        with reading(self.path), open(self.path, "rb") as file:
             for number, raw in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), 1):
                 if number == 1:
                     raw = raw.removeprefix(b"\xef\xbb\xbf")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from numpy.lib.format import open_memmap
 from torch import Tensor
 
 from rosita.data.batches import Batch, Encoded, batches_by_length, token_places
+from rosita.data.encode import NOT_ALLOWED, other_cache
 from rosita.distillation.knowledge import Knowledge, State
 from rosita.errors import RositaError
 from rosita.evaluation import check_finite
@@ -106,19 +108,22 @@ class Teacher:
         output) if some are named. It lies beside the token ids, whose folder is named by the hash
         of data, tokenizer and length, under `teacher`, the hash of its weights and configuration,
         and the precision it runs in: it is read again only for the same, and only as it was
-        written. Of states only what `knowledge` follows is kept. Each of many processes runs its
-        share.
+        written. Of states only what `knowledge` follows is kept. What another user keeps there is
+        read, what may not be written there is kept in this user's temporary folder. Each of many
+        processes runs its share.
         """
         precision = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
         name = f"{teacher[:32]}-{precision[accelerator.mixed_precision]}.npy"
         parts = ["_".join(map(str, states or ())), self.knowledge.name()]
         which = "-".join(filter(None, parts))
         for file in files:
-            paths = {"logits": file.cache / f"logits-{name}"}
+            names = {"logits": f"logits-{name}"}
             if states:
-                paths["states"] = file.cache / f"states-{which}-{name}"
+                names["states"] = f"states-{which}-{name}"
                 if self.knowledge.asks_attention:
-                    paths["places"] = file.cache / f"places-{which}-{name}"
+                    names["places"] = f"places-{which}-{name}"
+            folder = _folder(file.cache, list(names.values()))
+            paths = {kind: folder / name for kind, name in names.items()}
             if not _are_whole(list(paths.values()), accelerator):
                 _write(self, file, paths, states or [], accelerator)
             arrays = {kind: np.load(path, mmap_mode="r") for kind, path in paths.items()}
@@ -174,6 +179,21 @@ class _Memory:
 def _offsets(teacher: Teacher, file: Encoded) -> np.ndarray:
     """Row i of a file has the kept tokens offsets[i]:offsets[i+1]."""
     return np.concatenate([[0], np.cumsum(teacher.knowledge.token_counts(file))])
+
+
+def _folder(cache: Path, names: list[str]) -> Path:
+    """Where the answers are, or may be written: beside the token ids, or in a folder of our own."""
+    try:
+        if not all(read_sealed(_record(cache / name)) for name in names):
+            with tempfile.TemporaryFile(dir=cache):  # may be written
+                pass
+        return cache
+    except OSError as error:
+        if error.errno not in NOT_ALLOWED:
+            raise
+        own = other_cache(cache, error) / f"teacher-{cache.name}"
+        own.mkdir(mode=0o700, exist_ok=True)
+        return own
 
 
 def _are_whole(paths: list[Path], accelerator: Accelerator) -> bool:

@@ -37,10 +37,12 @@ class PruningSchedule:
         target: Shape,
         depth_or_width: str,
         prunings_done_after: float,
+        total_steps: int,
     ) -> PruningSchedule:
-        """The schedule for a student of `config`, all prunings done after that many steps.
+        """The schedule for a student of `config`, all prunings done after that many of all steps.
 
-        Raises `RositaError` if nothing is left to prune or the steps do not suffice.
+        Raises `RositaError` if nothing is left to prune, if the steps do not suffice, or if the run
+        ends (max_steps) before its last pruning.
         """
         start = Shape.of(config)
         check_target(config, target)
@@ -63,6 +65,11 @@ class PruningSchedule:
             raise RositaError(
                 f"prun_period_proportion leaves {prunings_done_after:.1f} steps for {draft.count}"
                 f" prunings, {least} each at least; raise it, or num_train_epochs"
+            )
+        if total_steps < draft.count * period:
+            raise RositaError(
+                f"max_steps {total_steps} ends the run before its last pruning, which is due at"
+                f" step {draft.count * period}; raise it, or leave it out"
             )
         return replace(draft, period=period)
 

@@ -141,6 +141,7 @@ def distil_plan(settings: KDSettings, student: TaskModel, sampler: Sampler) -> P
             target,
             settings.depth_or_width,
             settings.prun_period_proportion * whole,
+            steps,
         )
         schedule = replace(
             schedule,

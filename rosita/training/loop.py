@@ -37,7 +37,7 @@ from rosita.training.optimizer import (
 )
 from rosita.training.plan import Plan, Progress, total_steps
 from rosita.training.signals import agree_to_stop, stop_on_signal
-from rosita.training.state import resume, save_state
+from rosita.training.state import resume, save_state, state_file
 
 CHECK_STEPS = 20  # losses are read from the device, and checked, this often at least
 LOGGED_POINTS = 200  # points of the loss curve that run.json and TensorBoard get
@@ -103,8 +103,8 @@ class Training:
     def run(self, log_dir: Path | None = None) -> Progress:
         """Train to the end, to the end of patience, or until a signal; return where it stands.
 
-        Raises `RositaError` for a loss that is not finite and for a run that ends before its
-        final shape; `Interrupted` after saving the state when a signal came.
+        Raises `RositaError` for a loss that is not finite; `Interrupted` after saving the state
+        when a signal came.
         """
         resume(self)
         self._open_log(log_dir)
@@ -153,12 +153,6 @@ class Training:
 
     def _finish(self, bar: Bar) -> None:
         self._log_losses(bar)
-        schedule = self.plan.schedule
-        if schedule and Shape.of(self.config) != schedule.target:
-            raise RositaError(
-                f"training ended at {Shape.of(self.config)}, before {schedule.target} was reached"
-                " (max_steps?); no model was written"
-            )
         self._last_evaluation(bar)
         if self.progress.best.get("collapsed"):
             bar.write(COLLAPSED)
@@ -352,10 +346,12 @@ class Training:
 
     def _not_finite(self, step: int, name: str, value: float) -> None:
         epoch, batch = divmod(step - 1, self.sampler.steps_per_epoch)
+        kept = state_file(self.folder)
+        there = f"; the last good state is kept in {kept.parent}" if kept.exists() else ""
         raise RositaError(
             f"the {name} loss is {value} at step {step} (epoch {epoch + 1}, batch {batch + 1}),"
-            f" learning rate {self.rate(step - 1):.3g}; the last good state is kept in"
-            f" {self.folder}/last: try a lower --learning_rate or --precision fp32"
+            f" learning rate {self.rate(step - 1):.3g}{there}: try a lower --learning_rate or"
+            " --precision fp32"
         )
 
     def _record(self, entry: dict[str, Any]) -> None:

@@ -206,20 +206,20 @@ def visited(schedule: PruningSchedule, steps: int) -> dict[int, str]:
 
 def test_width_schedule_visits_the_shapes_of_the_paper_from_12_to_2_heads():
     config = RositaConfig(num_hidden_layers=8)
-    schedule = PruningSchedule.plan(config, Shape(2, 8, 512, 128), "width", 57.9)
+    schedule = PruningSchedule.plan(config, Shape(2, 8, 512, 128), "width", 57.9, 58)
     expected = {5 * k: f"a{12 - k}_l8_f{3072 - 256 * k}_e{768 - 64 * k}" for k in range(1, 11)}
     assert visited(schedule, 200) == expected
     assert expected[5] == "a11_l8_f2816_e704" and expected[50] == "a2_l8_f512_e128"
 
 
 def test_depth_schedule_visits_12_to_8_layers_one_at_a_time():
-    schedule = PruningSchedule.plan(RositaConfig(), Shape(12, 8, 3072), "depth", 12)
+    schedule = PruningSchedule.plan(RositaConfig(), Shape(12, 8, 3072), "depth", 12, 12)
     assert visited(schedule, 100) == {3 * k: f"a12_l{12 - k}_f3072_e-1" for k in range(1, 5)}
 
 
 def test_uneven_width_sizes_are_cut_to_int_and_end_at_the_target():
     config = RositaConfig(hidden_size=384, intermediate_size=1536, num_hidden_layers=4)
-    schedule = PruningSchedule.plan(config, Shape(5, 4, 100, 50), "width", 700)
+    schedule = PruningSchedule.plan(config, Shape(5, 4, 100, 50), "width", 700, 700)
     for number in range(1, 8):
         shape = schedule.shape(number)
         assert shape.ffn_hidden_dim == int(1536 - (1536 - 100) * number / 7 + 1e-9)
@@ -238,4 +238,11 @@ def test_uneven_width_sizes_are_cut_to_int_and_end_at_the_target():
 )
 def test_schedules_that_cannot_be_kept_are_refused(target, kind, steps, word):
     with pytest.raises(RositaError, match=word):
-        PruningSchedule.plan(RositaConfig(), target, kind, steps)
+        PruningSchedule.plan(RositaConfig(), target, kind, steps, 1000)
+
+
+def test_a_schedule_that_the_run_would_end_within_is_refused():
+    target = Shape(12, 8, 3072)  # four layers fewer, one every third step
+    assert PruningSchedule.plan(RositaConfig(), target, "depth", 12, 12).due(12) == target
+    with pytest.raises(RositaError, match="max_steps 11 ends the run before .* due at step 12"):
+        PruningSchedule.plan(RositaConfig(), target, "depth", 12, 11)
