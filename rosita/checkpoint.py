@@ -19,7 +19,14 @@ from transformers.activations import ACT2FN
 from rosita.backbones import Backbone, backbone_of
 from rosita.cli import is_first_process
 from rosita.errors import RositaError, first_line, nearest
-from rosita.files import atomic_write, read_object, read_torch, shard_names, values_hash
+from rosita.files import (
+    atomic_write,
+    check_kind,
+    read_object,
+    read_torch,
+    shard_names,
+    values_hash,
+)
 from rosita.labels import asked_names, check_labels, set_names
 from rosita.model import RositaConfig, RositaForSequenceClassification, build_model
 from rosita.provenance import (
@@ -73,6 +80,7 @@ def save_description(
     """Write config.json and the tokenizer; old weights go first if they were of another config."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "config.json"
+    check_kind(path)
     text = _config_text(config, task)
     if not path.exists() or path.read_bytes() != text.encode():
         for name in (WEIGHTS, REFERENCE_WEIGHTS):
@@ -234,6 +242,7 @@ def _shards(index: Path) -> list[Path]:
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
+    check_kind(path)
     try:
         state = read_torch(path) if path.suffix == ".bin" else load_file(path)
     except (SafetensorError, OSError) as error:

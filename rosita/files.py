@@ -78,6 +78,7 @@ def lock_file(lock: Path, busy: str) -> BaseFileLock:
     knows no such locks, a marker file that names its process. `release` ends it.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
+    check_kind(lock)
     held = FileLock(lock, timeout=0, thread_local=False)
     try:
         held.acquire()

@@ -15,7 +15,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from rosita.errors import RositaError, first_line
-from rosita.files import atomic_write, read_object, read_text, write_json
+from rosita.files import atomic_write, check_kind, read_object, read_text, write_json
 
 KINDS = ("unk", "pad", "cls", "sep", "mask")
 # What a special token is called where the folder does not say: by BERT, by RoBERTa.
@@ -111,6 +111,7 @@ def save_tokenizer(folder: Path, tokenizer: TokenizerFiles, positions: int) -> N
     `positions`: the most tokens that the model takes.
     """
     path, vocab = folder / "tokenizer.json", folder / "vocab.txt"
+    check_kind(path)
     if path.exists() and path.read_bytes() == tokenizer.json.encode():
         return
     write_json(folder / "tokenizer_config.json", _saved_config(tokenizer, positions))
@@ -218,6 +219,9 @@ def _converted(folder: Path, config: dict[str, Any], named: dict[str, Any]) -> s
         more = {} if names.pop("mask") in pieces else {"mask_token": None}
         if missing := [name for name in names.values() if name not in pieces]:
             raise RositaError(f"{folder}/{file} has no {', '.join(missing)}: not a BERT vocabulary")
+    else:
+        check_kind(folder / file)
+        check_kind(folder / "merges.txt")
     import transformers  # heavy: needed for such folders only
 
     reader = getattr(transformers, _READERS[file][0])

@@ -11,6 +11,7 @@ import torch
 
 from rosita.augmentation.sources import advice, glove_files
 from rosita.errors import RositaError
+from rosita.files import check_kind, reading
 
 FIRST_WORDS = 100_000  # the file is ordered by frequency; what comes later is mostly noise
 _BLOCK = 128  # words whose similarities to all others are computed in one matrix product
@@ -80,7 +81,7 @@ def load_glove(path: str | Path, first_words: int = FIRST_WORDS) -> Glove:
 
 def _read_text(path: Path, first_words: int) -> tuple[list[str], np.ndarray]:
     words: list[str] = []
-    with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
+    with reading(path), open(path, encoding="utf-8", errors="replace", newline="\n") as file:
         first = file.readline(100_000).rstrip().split(" ")
         counted = len(first) == 2 and all(number.isdecimal() for number in first)
         dimensions = int(first[1]) if counted else len(first) - 1
@@ -106,6 +107,8 @@ def _read_matrix(matrix: Path, index: Path, first_words: int) -> tuple[list[str]
         import pyarrow.parquet
     except ImportError:
         raise RositaError(f"{index} needs pyarrow; install it with pip install pyarrow") from None
+    check_kind(matrix)
+    check_kind(index)
     try:
         column = pyarrow.parquet.read_table(index, columns=["index"]).column("index")
         vectors = np.load(matrix, mmap_mode="r", allow_pickle=False)

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 
 from rosita.backbones import backbone_of
 from rosita.errors import RositaError
-from rosita.files import read_json, read_torch
+from rosita.files import check_kind, read_json, read_torch, reading
 
 _HASHED_BYTES = 1 << 20
 
@@ -64,6 +64,7 @@ def _head(folder: str | Path) -> str | None:
 
 
 def _names(file: Path) -> list[str]:
+    check_kind(file)
     try:
         if file.suffix == ".safetensors":
             with safe_open(file, "np") as weights:
@@ -105,6 +106,6 @@ def glove_hash(path: str | Path) -> str:
     digest = hashlib.sha256()
     for file in glove_files(path):
         digest.update(str(file.stat().st_size).encode())
-        with open(file, "rb") as content:
+        with reading(file), open(file, "rb") as content:
             digest.update(content.read(_HASHED_BYTES))
     return digest.hexdigest()

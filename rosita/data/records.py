@@ -14,7 +14,14 @@ from typing import IO, Any
 
 from rosita.data.tsv import Row, TsvFile
 from rosita.errors import RositaError, first_line, nearest
-from rosita.files import RepeatedKey, parse_json, read_json, reading, sha256_file
+from rosita.files import (
+    RepeatedKey,
+    check_kind,
+    parse_json,
+    read_json,
+    reading,
+    sha256_file,
+)
 from rosita.tasks import Task
 
 Record = tuple[int, dict[str, Any]]  # line or row number (from 1), values by column
@@ -178,6 +185,7 @@ def read_jsonl(path: Path) -> Iterator[Record]:
 def read_parquet(path: Path) -> Iterator[Record]:
     """The rows of a Parquet file."""
     arrow = _pyarrow("parquet", path)
+    check_kind(path)
     try:
         batches = arrow.ParquetFile(path).iter_batches()
         yield from _numbered(batches)
@@ -191,7 +199,7 @@ def read_arrow(folder: Path) -> Iterator[Record]:
 
     def batches() -> Iterator[Any]:
         for file in _arrow_files(folder):
-            with open(file, "rb") as stream:
+            with reading(file), open(file, "rb") as stream:
                 yield from arrow.open_stream(stream)
 
     try:

@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from rosita.errors import RositaError
+from rosita.files import check_kind
 
 CHUNK = 1 << 17  # bytes
 TIMEOUT = 30  # seconds without a byte, after which a connection counts as cut
@@ -116,6 +117,7 @@ def _scheme(source: str) -> str:
 
 def _open_path(source: str, offset: int, version: str | None, access: Access) -> Opened:
     path = Path(source)
+    check_kind(path)
     try:
         file = open(path, "rb")
     except FileNotFoundError:
