@@ -135,7 +135,14 @@ def find_source(model: str, source: str | None, access: Access) -> str:
 
 def plain(source: str, staging: Path, access: Access) -> Get:
     """Files of a folder, an https address or an s3 prefix."""
-    return lambda name: fetch(join(source, name), staging / name, access)
+    return lambda name: fetch(join(source, name), staging / name, access, most_bytes(name))
+
+
+def most_bytes(name: str) -> int:
+    """What a file of a model never has: weights 16 GB, tokenizers 256 MB, a config.json 1 MB."""
+    if name.endswith((".safetensors", ".bin")):
+        return 2**34
+    return 2**20 if name == "config.json" else 2**28
 
 
 def hub(model: str, staging: Path, access: Access) -> Get:
@@ -171,7 +178,7 @@ def hub(model: str, staging: Path, access: Access) -> Get:
                 f"cannot get {name} of {model} from {host} ({reason}); use --source (folder or"
                 f" s3://), HF_ENDPOINT for another hub, or --model {MINILM}, which is offline"
             ) from None
-        fetch(cached, staging / name, access)
+        fetch(cached, staging / name, access, most_bytes(name))
 
     return get
 

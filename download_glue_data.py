@@ -32,6 +32,7 @@ from rosita.fetch.sources import Access, check_source, join, redact
 from rosita.tasks import GLUE, Task, glue_task_name
 
 ROOT = Path(__file__).resolve().parent
+MAX_BYTES = 2**30  # the largest, MNLI.zip, has a third of it
 HOST = "https://dl.fbaipublicfiles.com/glue/data"
 MRPC_HOST = "https://dl.fbaipublicfiles.com/senteval/senteval_data"
 AX = Task(
@@ -175,7 +176,7 @@ def task_files(name: str) -> list[str]:
 def fetch_file(file: str, staging: Path, name: str, mirror: str | None, access: Access) -> Path:
     """Bring one file to the staging folder; at the official host its SHA-256 is known."""
     host = MRPC_HOST if file.startswith("msr_") else HOST
-    path = fetch(join(mirror or host, file), staging / file, access)
+    path = fetch(join(mirror or host, file), staging / file, access, MAX_BYTES)
     if mirror is None:
         try:
             check_sha256(path, SOURCES[name][file])

@@ -19,15 +19,24 @@ from rosita.files import hold, sync_folder
 from rosita.progress import Bar
 
 LONGEST_WAIT = 30  # seconds between two tries
-MAX_BYTES = 32 * 2**30  # no file we know is a sixth of it: an endless stream must not fill the disk
+# An endless stream must fill neither disk nor time: each kind of file has a size that it never has,
+# and a source that brings less than this in so many seconds brings nothing.
+MAX_BYTES = 32 * 2**30
+LEAST_BYTES, PATIENCE = 100_000, 300
 
 
-def fetch(source: str | Path, target: str | Path, access: Access | None = None) -> Path:
+def fetch(
+    source: str | Path,
+    target: str | Path,
+    access: Access | None = None,
+    most: int = MAX_BYTES,
+) -> Path:
     """Copy the file `source` (path, http(s) or s3 address) to `target`, which appears whole.
 
     What has come so far stands in `target.part` with a note of its version beside it, and is gone
     on with if the source still has that version. A `target` already there is not fetched again.
-    Raises `Absent` if the source has no such file, else `RositaError` when all tries are used up.
+    Raises `Absent` if the source has no such file, else `RositaError` when all tries are used up,
+    if nothing comes for minutes, or if there are more bytes than `most`.
     """
     source, target, access = str(source), Path(target), access or Access()
     check_source(source, access)
@@ -35,7 +44,7 @@ def fetch(source: str | Path, target: str | Path, access: Access | None = None) 
         return target
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = _Part(target)
+        part = _Part(target, most)
     with Bar(desc=target.name, unit="B", unit_scale=True) as bar:
         _fetch_into(part, source, access, bar)
     part.finish()
@@ -44,16 +53,18 @@ def fetch(source: str | Path, target: str | Path, access: Access | None = None) 
 
 def _fetch_into(part: _Part, source: str, access: Access, bar: Bar) -> None:
     failures = 0
+    pace = _Pace()
     while not part.whole:
         before = part.size
         try:
-            _go_on(part, source, access, bar)
-        except Cut as cut:
+            _go_on(part, source, access, bar, pace)
+        except (Cut, _TooSlow) as cut:
             failures = 1 if part.size > before else failures + 1
-            if failures > access.retries:
+            if failures > access.retries or isinstance(cut, _TooSlow):
                 kept = f"from byte {part.size:,}" if part.size else "again"
+                tries = "" if isinstance(cut, _TooSlow) else f" after {failures} tries"
                 raise RositaError(
-                    f"{redact(source)}: {cut}; gave up after {failures} tries, the same command"
+                    f"{redact(source)}: {cut}; gave up{tries}, the same command"
                     f" tries on {kept}; or name a mirror"
                 ) from None
             wait = min(LONGEST_WAIT, max(cut.wait, 2 ** (failures - 1) * random.uniform(0.8, 1.2)))
@@ -61,7 +72,7 @@ def _fetch_into(part: _Part, source: str, access: Access, bar: Bar) -> None:
             time.sleep(wait)
 
 
-def _go_on(part: _Part, source: str, access: Access, bar: Bar) -> None:
+def _go_on(part: _Part, source: str, access: Access, bar: Bar, pace: _Pace) -> None:
     """Open the source once, at the first missing byte, and write what comes."""
     opened = open_source(source, part.size, part.version, access)
     if opened.start and not part.continues_with(opened):
@@ -71,19 +82,41 @@ def _go_on(part: _Part, source: str, access: Access, bar: Bar) -> None:
     with writing(part.target):
         if opened.start == 0:
             part.restart(opened)
+        part.check_size(part.total or 0)
         need_space(part.path.parent, (part.total or 0) - part.size)
         bar.total, bar.initial, bar.n = part.total, part.size, part.size
-        part.append(opened.chunks, bar)
+        part.append(opened.chunks, bar, pace)
     if part.total is not None and part.size < part.total:
         raise Cut(f"cut off after {part.size:,} of {part.total:,} bytes")
     part.whole = True
 
 
+class _TooSlow(Exception):
+    """What comes is too little to wait for."""
+
+
+class _Pace:
+    """Whether enough comes in each span of `PATIENCE` seconds, waiting between tries included."""
+
+    def __init__(self) -> None:
+        self._begun, self._bytes = time.monotonic(), 0
+
+    def brought(self, size: int) -> None:
+        """Count bytes that came; `_TooSlow` if they are too few."""
+        self._bytes += size
+        now = time.monotonic()
+        if self._bytes >= LEAST_BYTES:
+            self._begun, self._bytes = now, 0
+        elif now - self._begun > PATIENCE:
+            raise _TooSlow(f"brought {self._bytes:,} bytes in {now - self._begun:.0f} s")
+
+
 class _Part:
     """The bytes come so far, and a note saying which version of the source they belong to."""
 
-    def __init__(self, target: Path):
+    def __init__(self, target: Path, most: int):
         self.target = target
+        self.most = most
         self.path = target.with_name(f"{target.name}.part")
         self.note = target.with_name(f"{target.name}.part.json")
         try:
@@ -111,13 +144,22 @@ class _Part:
         # Written plainly: half a note cannot be read, and then the bytes do not count either.
         self.note.write_text(json.dumps({"version": self.version, "total": self.total}))
 
-    def append(self, chunks: Iterator[bytes], bar: Bar) -> None:
+    def append(self, chunks: Iterator[bytes], bar: Bar, pace: _Pace) -> None:
         with open(self.path, "ab") as file:
             for chunk in chunks:
                 file.write(chunk)
                 bar.update(len(chunk))
-                if file.tell() > MAX_BYTES:
-                    raise RositaError(f"{self.target.name} is larger than {MAX_BYTES:,} bytes")
+                self.check_size(file.tell())
+                pace.brought(len(chunk))
+
+    def check_size(self, size: int) -> None:
+        if size > self.most:
+            self.note.unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
+            raise RositaError(
+                f"{self.target.name} is larger than {self.most:,} bytes, which no such file is: is"
+                " the source the right one?"
+            )
 
     def finish(self) -> None:
         with writing(self.target):

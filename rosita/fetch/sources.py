@@ -140,8 +140,9 @@ def _what_is_there(path: Path) -> str:
 
 
 def _chunks(stream: Any, faults: type[Exception] | tuple[type[Exception], ...]) -> Iterator[bytes]:
+    read = getattr(stream, "read1", stream.read)  # what is there, not waiting for all of a chunk
     try:
-        while chunk := stream.read(CHUNK):
+        while chunk := read(CHUNK):
             yield chunk
     except faults as error:
         raise Cut(_reason(error)) from None

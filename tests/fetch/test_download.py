@@ -300,6 +300,55 @@ def test_a_disk_that_fills_up_is_one_line(host, tmp_path):
         fetch(f"{host.url}/file", tmp_path / "file", HTTP)
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_more_bytes_than_such_a_file_has_are_refused_and_removed(host, tmp_path, told):
+    if not told:
+        host.hook = endless
+    with pytest.raises(RositaError, match="^file is larger than 200,000 bytes, which no such file"):
+        fetch(f"{host.url}/file", tmp_path / "file", HTTP, 200_000)
+    assert os.listdir(tmp_path) == []
+
+
+def endless(request) -> bool:
+    """An answer that names no length, and has no end."""
+    request.send_response(200)
+    request.end_headers()
+    try:
+        while True:
+            request.wfile.write(bytes(1 << 16))
+    except OSError:
+        return True
+
+
+def test_a_source_that_dribbles_is_given_up_and_what_came_is_gone_on_with(
+    host, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(download, "PATIENCE", 0.3)
+
+    def dribble(request) -> bool:
+        request.send_response(200)
+        request.send_header("Content-Length", str(len(CONTENT)))
+        request.end_headers()
+        for byte in CONTENT[:1000]:
+            request.wfile.write(bytes([byte]))
+            request.wfile.flush()
+            time.sleep(0.02)
+        return True
+
+    host.hook = dribble
+    with pytest.raises(RositaError, match=r"brought \d+ bytes in 0 s; gave up, the same command"):
+        fetch(f"{host.url}/file", tmp_path / "file", HTTP)
+    come = (tmp_path / "file.part").read_bytes()
+    assert 0 < len(come) < 100 and CONTENT.startswith(come)
+
+
+@pytest.mark.parametrize(
+    "name, most", [("config.json", 2**20), ("tokenizer.json", 2**28), ("model.safetensors", 2**34)]
+)
+def test_each_file_of_a_model_has_a_size_that_it_never_has(name, most):
+    assert script("download_bert").most_bytes(name) == most
+
+
 # ---------------------------------------------------------------------------- what is not followed
 
 
