@@ -210,10 +210,10 @@ def write_eval_results(folder: Path, name: str, scores: Scores, **more: object) 
 
 
 def prediction_texts(task: Task, logits: np.ndarray) -> list[str]:
-    """What the GLUE server reads per row: a label's name, or a number in 0..5 (STS-B); of several
-    labels their names with commas between."""
+    """What the GLUE server reads per row: a label's name, or a number in the task's range; of
+    several labels their names with commas between."""
     if task.labels is None:
-        values = logits[:, 0].clip(0.0, 5.0) if task.name == "STS-B" else logits[:, 0]
+        values = logits[:, 0].clip(*task.label_range) if task.label_range else logits[:, 0]
         return [f"{value:.3f}" for value in values]
     if task.multi_label:
         return [",".join(np.array(task.labels)[row]) for row in logits > 0]

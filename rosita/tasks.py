@@ -29,6 +29,7 @@ class Task(BaseModel):
     metric: Metric
     text_columns: tuple[int | str, ...] = Field(min_length=1, max_length=2)
     label_column: int | str = -1
+    label_range: tuple[float, float] | None = None  # of a regression: what no label lies outside
     test_text_columns: tuple[int | str, ...] | None = None  # None: those of train
     train_file: str = "train.tsv"
     dev_files: tuple[str, ...] = ("dev.tsv",)  # the first one chooses the best model
@@ -49,6 +50,8 @@ class Task(BaseModel):
             )
         if self.labels is not None and len(set(self.labels)) != max(2, len(self.labels)):
             raise ValueError("labels must be two or more different names")
+        if self.label_range and self.labels is not None:
+            raise ValueError("label_range goes with labels 'regression' and no other")
         if self.multi_label != (self.metric == "micro_f1"):
             raise ValueError("metric micro_f1 goes with multi_label true and no other")
         if self.multi_label and any("," in name for name in self.labels or ()):
@@ -116,7 +119,7 @@ GLUE: dict[str, Task] = {
         Task(name="MRPC", labels=_BINARY, metric="accuracy_and_f1", text_columns=(3, 4),
              label_column=0, submission_files=("MRPC.tsv",)),
         Task(name="STS-B", labels=None, metric="pearson_and_spearman", text_columns=(7, 8),
-             submission_files=("STS-B.tsv",)),
+             label_range=(0, 5), submission_files=("STS-B.tsv",)),
         Task(name="RTE", labels=_ENTAILMENT, metric="accuracy", text_columns=(1, 2),
              submission_files=("RTE.tsv",)),
         Task(name="WNLI", labels=_BINARY, metric="accuracy", text_columns=(1, 2),

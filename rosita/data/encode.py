@@ -70,7 +70,8 @@ def encode_file(
     content = content_hash(source.path)
     columns = task.text_columns_of(source.path.name)
     settings = [content, max_seq_length, columns, task.label_column, task.labels, labelled,
-                task.multi_label, task.header, task.short_rows, train_header]  # fmt: skip
+                task.multi_label, task.header, task.short_rows, train_header,
+                *([task.label_range] if task.label_range else [])]  # fmt: skip
     key = hashlib.sha256(json.dumps(settings).encode() + built.to_str().encode()).hexdigest()
     cache = cache_dir or source.path.parent / "cache"
     made_of = source, built, content, tokenizer.pad_id
@@ -218,6 +219,11 @@ def _label(row: Row, source: TsvFile | RecordFile) -> float | list[float]:
             value = float("nan")
         if not np.isfinite(value):
             raise RositaError(f"{where}: label {row.label!r} is not a number")
+        if (span := source.task.label_range) and not span[0] <= value <= span[1]:
+            raise RositaError(
+                f"{where}: label {row.label!r} is not within {span[0]:g}..{span[1]:g}, the scale of"
+                f" {source.task.name}: is it another column, or another task's file?"
+            )
         return value
     told = [row.label]
     if several:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -26,7 +28,7 @@ from rosita.training.embedding import used_tokens
 if TYPE_CHECKING:
     from rosita.augmentation.fresh import FreshRows
 
-SAMPLE = 256  # rows in which some word must be replaceable
+SAMPLE = 256  # rows in which some word must be replaceable, some text another than its label
 
 
 @dataclass
@@ -114,7 +116,30 @@ def load_data(
     rows = sum(map(len, train))
     names = ", ".join(file.path.name for file in train[:3]) + (" ..." if len(train) > 3 else "")
     print(f"{task.name}: {rows:,} rows to train on ({names}), {len(dev):,} dev rows")
-    return Data(task, train, dev)
+    data = Data(task, train, dev)
+    for doubt in _doubts(data):
+        print(f"warning: {doubt}")
+    return data
+
+
+def _doubts(data: Data) -> Iterator[str]:
+    """What a run gets through with, and hardly anybody means."""
+    task, dev = data.task, data.dev
+    for file in data.train:
+        if file.sha256 == dev.sha256:
+            yield f"{dev.path.name} is the same as {file.path.name}: its scores tell nothing new"
+    for files in (data.train if task.train_labelled else [], [dev]):
+        labels = [np.asarray(file.labels) for file in files]
+        if sum(map(len, labels)) > 1 and all((one == labels[0][0]).all() for one in labels):
+            yield (
+                f"every row of {files[0].path.name} has the same label: is the label_column of"
+                f" {task.name} right?"
+            )
+    rows = islice(open_table(dev.path, task).rows(), SAMPLE)
+    if all(row.label in row.texts for row in rows):
+        yield (
+            f"the text of {dev.path.name} is its label: are the text_columns of {task.name} right?"
+        )
 
 
 def _train_header(folder: Path, task: Task) -> str | None:

@@ -200,6 +200,16 @@ def test_a_header_that_looks_like_a_row_and_a_row_like_a_header_are_told(
         list(TsvFile(tmp_path / name, GLUE[task], labelled=name == "dev.tsv").rows())
 
 
+def test_a_number_off_the_tasks_scale_is_told_with_its_line(tmp_path, tokenizer):
+    path, row = tmp_path / "dev.tsv", "\t" * 7 + "a\tb\t"
+    header = "\t".join(["x"] * 9 + ["score"])
+    path.write_text(f"{header}\n{row}5.0\n{row}2012\n")
+    with pytest.raises(RositaError, match="line 3: label '2012' is not within 0..5, the scale of"):
+        encode_file(path, GLUE["STS-B"], tokenizer, 32)
+    any_number = GLUE["STS-B"].model_copy(update={"label_range": None})
+    assert encode_file(path, any_number, tokenizer, 32).labels.tolist() == [5, 2012]
+
+
 def test_a_key_given_twice_in_a_json_file_is_told_with_both_its_values(tmp_path):
     path = tmp_path / "task.json"
     path.write_text('{"name": "mine", "labels": ["0", "1"],\n "labels": ["1", "0"]}')
@@ -246,6 +256,7 @@ def test_a_task_of_the_users_own_reads_columns_by_name(tmp_path, tokenizer):
     [
         ('"labels": ["a"]', "two or more"),
         ('"labels": "regression"', "pearson_and_spearman"),
+        ('"label_range": [0, 5]', "label_range goes with labels 'regression'"),
         ('"colour": 1', "unknown key 'colour'"),
         ('"text_columns": []', "text_columns"),
     ],
