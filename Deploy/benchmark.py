@@ -18,7 +18,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from rosita.cli import ArgumentParser, positive, run_script
+from rosita.cli import ArgumentParser, amount, positive, run_script
 from rosita.config import ACCEPT_CHANGED, LABEL_NAMES
 from rosita.deploy.formats import RUNNABLE, parse_formats
 from rosita.errors import RositaError
@@ -141,7 +141,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--output_dir", default=str(REPOSITORY / "models"), help="default: models")
     parser.add_argument("--threads", type=positive, help="cores of one call (default: torch's)")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each timing (default: 3)")
+    parser.add_argument("--seconds", type=amount, default=3.0, help="of each timing (default: 3)")
     return parser.parse_args(argv)
 
 

@@ -14,35 +14,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from rosita.cli import ArgumentParser, add_flags, run_script
-from rosita.config import load_config, setting, shared
+from rosita.config import TestSettings, load_config
 from rosita.errors import RositaError
 from rosita.provenance import resolve_folder
 from rosita.tasks import find_task
-
-
-class TestSettings(BaseModel):
-    """Settings of this script; those it shares with training are described there."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    student_model: str = setting(..., "model folder to test")
-    output_dir: str | None = setting(None, "folder for the results (default: the model's)")
-    data_dir: str = shared("data_dir")
-    cache_dir: str | None = shared("cache_dir")
-    do_lower_case: bool | None = shared("do_lower_case")
-    label_names: str | None = shared("label_names")
-    accept_changed: bool = shared("accept_changed")
-    do_eval: bool = setting(False, "score the dev files")
-    do_predict: bool = setting(False, "predict the test files")
-    max_seq_length: int = shared("max_seq_length")
-    eval_batch_size: int = shared("eval_batch_size")
-    submission_dir: str | None = setting(None, "collect the predictions for the GLUE server here")
-    seed: int = setting(42, "accepted and not needed: testing draws nothing")
-    no_cuda: bool = shared("no_cuda")
-    classifier_activation: str = shared("classifier_activation")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -20,7 +20,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rosita.cli import ArgumentParser, parse_size, positive, run_script
+from rosita.cli import ArgumentParser, amount, parse_size, positive, run_script
 from rosita.config import ACCEPT_CHANGED, LABEL_NAMES, configs_for
 from rosita.deploy.formats import RUNNABLE
 from rosita.errors import RositaError
@@ -223,7 +223,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--accept_changed", action="store_true", help=ACCEPT_CHANGED)
     add("--max_parameters", help="at most so many, like 15M")
     add("--max_bytes", help="of model.safetensors (fp32) at most, like 14MB")
-    add("--max_latency_ms", type=float, help="at most so many ms for a batch")
+    add("--max_latency_ms", type=amount, help="at most so many ms for a batch")
     add("--shape", type=Shape.parse, help="this shape and no other, like a2_l8_f512_e128")
     add("--batch", type=positive, default=1, help="rows of the batch that is timed (default: 1)")
     add("--length", type=positive, default=64, help="tokens of each of its rows (default: 64)")

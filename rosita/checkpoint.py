@@ -22,6 +22,7 @@ from rosita.errors import RositaError, first_line, nearest
 from rosita.files import (
     atomic_write,
     check_kind,
+    check_readable,
     read_object,
     read_torch,
     shard_names,
@@ -242,7 +243,7 @@ def _shards(index: Path) -> list[Path]:
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
-    check_kind(path)
+    check_readable(path)
     try:
         state = read_torch(path) if path.suffix == ".bin" else load_file(path)
     except (SafetensorError, OSError) as error:

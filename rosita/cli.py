@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import io
+import math
 import os
 import platform
 import re
@@ -23,6 +24,8 @@ from rosita.errors import RositaError, nearest
 # Packages that a part of the scripts needs -> the extra of pyproject.toml that brings them.
 EXTRAS = {"matplotlib": "report", "boto3": "s3", "botocore": "s3", "onnx": "export",
           "onnxruntime": "export"}  # fmt: skip
+INTERRUPTED = "interrupted; the same command again goes on from what was saved, if anything was"
+LARGEST = 2**53  # whole number that settings take: exact in JSON, and torch takes it
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMgG]?)([bB]?)")
 _CLASS = re.compile(r"(?!\^)(?:[^][\\]|\\.)+")  # what may stand between the brackets of a class
 _SCALE = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
@@ -80,6 +83,7 @@ def run_script(main: Callable[[], None]) -> None:
             with suppress(OSError):
                 stream.reconfigure(errors="backslashreplace")
     try:
+        _check_folder()
         with open(os.devnull, "w") as nowhere, nullcontext() if first else redirect_stdout(nowhere):
             main()
         if sys.stdout:
@@ -101,14 +105,12 @@ def run_script(main: Callable[[], None]) -> None:
         where = f": {error.filename}" if error.filename else ""
         _complain(f"{error.strerror or type(error).__name__}{where}")
     except KeyboardInterrupt:
-        print(
-            "interrupted; the same command again goes on from the last saved state", file=sys.stderr
-        )
+        print(INTERRUPTED, file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU
+        if memory := _full_memory(error):
             _complain(
-                "the GPU's memory is full; lower the batch size, or raise"
+                f"the {memory} is full; lower the batch size, or raise"
                 " --gradient_accumulation_steps"
             )
         _report(error)
@@ -116,6 +118,21 @@ def run_script(main: Callable[[], None]) -> None:
         # An interpreter that ends looks through all that torch and transformers ever made for
         # circles of garbage, for a second; the system takes it back anyway.
         gc.freeze()
+
+
+def _check_folder() -> None:
+    try:
+        os.getcwd()
+    except OSError:
+        raise RositaError("the folder that you are in is gone; cd to another") from None
+
+
+def _full_memory(error: Exception) -> str | None:
+    """Which memory an error says is full: torch has a class of error for that of a GPU alone."""
+    if type(error).__name__ == "OutOfMemoryError":
+        return "GPU's memory"
+    is_full = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+    return "memory" if is_full else None
 
 
 def _complain(message: str) -> NoReturn:
@@ -177,9 +194,17 @@ def add_flags(parser: argparse.ArgumentParser, kind: type[BaseModel]) -> None:
 
 def positive(text: str) -> int:
     """A whole number from 1 on, from a command line."""
-    if not text.strip().isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    if not text.strip().isdecimal() or not 1 <= int(text) <= LARGEST:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {LARGEST}")
     return int(text)
+
+
+def amount(text: str) -> float:
+    """A number above 0, from a command line; infinity is none."""
+    with suppress(ValueError):
+        if 0 < float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
 
 
 def parse_size(text: str, flag: str, unit: str = "") -> int:

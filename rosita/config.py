@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic.config import JsonDict
 
 from rosita.backbones import PRETRAINED
-from rosita.cli import character_class
+from rosita.cli import LARGEST, character_class
 from rosita.errors import RositaError, nearest
 from rosita.files import read_json
 from rosita.pruning.shape import Shape
@@ -56,6 +56,8 @@ def setting(default: Any, help: str, *, identity: bool = True, **limits: Any) ->
     `identity`: it decides the outcome of a run; False for what says where and how to run.
     """
     extra = None if identity else _INCIDENTAL
+    if type(default) is int:
+        limits = {"le": LARGEST, **limits}
     return Field(default, description=help, json_schema_extra=extra, **limits)
 
 
@@ -528,6 +530,28 @@ def _complaints(error: ValidationError, sources: dict[str, str], path: object) -
 def shared(name: str) -> Any:
     """A setting of training in another settings class: the same default, help and limits."""
     return KDSettings.model_fields[name]
+
+
+class TestSettings(BaseModel):
+    """Settings of KD/test.py."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    student_model: str = setting(..., "model folder to test")
+    output_dir: str | None = setting(None, "folder for the results (default: the model's)")
+    data_dir: str = shared("data_dir")
+    cache_dir: str | None = shared("cache_dir")
+    do_lower_case: bool | None = shared("do_lower_case")
+    label_names: str | None = shared("label_names")
+    accept_changed: bool = shared("accept_changed")
+    do_eval: bool = setting(False, "score the dev files")
+    do_predict: bool = setting(False, "predict the test files")
+    max_seq_length: int = shared("max_seq_length")
+    eval_batch_size: int = shared("eval_batch_size")
+    submission_dir: str | None = setting(None, "collect the predictions for the GLUE server here")
+    seed: int = setting(42, "accepted and not needed: testing draws nothing")
+    no_cuda: bool = shared("no_cuda")
+    classifier_activation: str = shared("classifier_activation")
 
 
 class ExportSettings(BaseModel):

@@ -32,20 +32,23 @@ def atomic_write(path: str | Path, mode: str = "w", *, through: bool = False) ->
     """Open a new file beside `path` that takes its name, flushed to disk, when the block ends well.
 
     An exception inside the block (or a kill at any moment) leaves the old file as it was.
-    Text is UTF-8 with `\\n` line ends. `through`: what a link names is written, not the link
+    Text is UTF-8 with `\\n` line ends; of a path that is not UTF-8, the odd bytes are escaped as
+    JSON does it. `through`: what a link names is written, not the link
     replaced, and a device or pipe is written as it comes.
     """
     path = Path(os.path.realpath(path)) if through else Path(path)
     new = partial_name(path)
-    encoding, newline = (None, None) if "b" in mode else ("utf-8", "\n")
+    how: dict[str, Any] = {}
+    if "b" not in mode:
+        how = {"encoding": "utf-8", "newline": "\n", "errors": "backslashreplace"}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if through and path.exists() and not path.is_file():
-            with open(path, mode, encoding=encoding, newline=newline) as file:
+            with open(path, mode, **how) as file:
                 yield file
             return
         remove_leftovers(path)
-        with open(new, mode, encoding=encoding, newline=newline) as file:
+        with open(new, mode, **how) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -179,6 +182,12 @@ def write_json(path: str | Path, value: object) -> None:
     """Write `value` as indented JSON, atomically; NaN and infinity are refused."""
     with atomic_write(path) as file:
         file.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def check_readable(path: str | Path) -> None:
+    """Raise `RositaError` for what cannot be opened, before a library does and says less."""
+    with reading(path), open(path, "rb"):
+        pass
 
 
 @contextmanager

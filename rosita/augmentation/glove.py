@@ -11,7 +11,7 @@ import torch
 
 from rosita.augmentation.sources import advice, glove_files
 from rosita.errors import RositaError
-from rosita.files import check_kind, reading
+from rosita.files import check_readable, reading
 
 FIRST_WORDS = 100_000  # the file is ordered by frequency; what comes later is mostly noise
 _BLOCK = 128  # words whose similarities to all others are computed in one matrix product
@@ -107,8 +107,8 @@ def _read_matrix(matrix: Path, index: Path, first_words: int) -> tuple[list[str]
         import pyarrow.parquet
     except ImportError:
         raise RositaError(f"{index} needs pyarrow; install it with pip install pyarrow") from None
-    check_kind(matrix)
-    check_kind(index)
+    check_readable(matrix)
+    check_readable(index)
     try:
         column = pyarrow.parquet.read_table(index, columns=["index"]).column("index")
         vectors = np.load(matrix, mmap_mode="r", allow_pickle=False)

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 
 from rosita.backbones import backbone_of
 from rosita.errors import RositaError
-from rosita.files import check_kind, read_json, read_torch, reading
+from rosita.files import check_readable, read_json, read_torch, reading
 
 _HASHED_BYTES = 1 << 20
 
@@ -64,7 +64,7 @@ def _head(folder: str | Path) -> str | None:
 
 
 def _names(file: Path) -> list[str]:
-    check_kind(file)
+    check_readable(file)
     try:
         if file.suffix == ".safetensors":
             with safe_open(file, "np") as weights:

@@ -16,7 +16,7 @@ from rosita.data.tsv import Row, TsvFile
 from rosita.errors import RositaError, first_line, nearest
 from rosita.files import (
     RepeatedKey,
-    check_kind,
+    check_readable,
     parse_json,
     read_json,
     reading,
@@ -185,7 +185,7 @@ def read_jsonl(path: Path) -> Iterator[Record]:
 def read_parquet(path: Path) -> Iterator[Record]:
     """The rows of a Parquet file."""
     arrow = _pyarrow("parquet", path)
-    check_kind(path)
+    check_readable(path)
     try:
         batches = arrow.ParquetFile(path).iter_batches()
         yield from _numbered(batches)
@@ -242,7 +242,17 @@ def jsonl_rows(file: IO[str], name: str) -> Iterator[Record]:
             raise RositaError(f"{name} line {number} is nested too deeply") from None
         if not isinstance(value, dict):
             raise RositaError(f"{name} line {number} is no JSON object")
+        if "\\ud" in line.lower() and not _is_unicode(value):
+            raise RositaError(f"{name} line {number} has half a character: \\ud800 or the like")
         yield number, value
+
+
+def _is_unicode(value: Any) -> bool:
+    """Whether the texts in a value can be written as UTF-8: JSON may name halves of characters."""
+    try:
+        return bool(json.dumps(value, ensure_ascii=False).encode())
+    except UnicodeEncodeError:
+        return False
 
 
 @contextmanager

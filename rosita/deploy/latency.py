@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # heavy: an exported model is timed without transformers
 Inputs = dict[str, Tensor]
 Answer = Callable[[Inputs], np.ndarray]  # a batch -> its logits (rows, num_labels)
 
+MOST_THREADS = 1024  # far more end the process: the system has no room for them
 BURST = 3  # timed calls in a row, after an untimed one
 PAUSE = 0.02  # seconds until the waiting threads of another runtime have let go of the cores
 LEAST = 6  # timed calls, whatever the time budget
@@ -98,6 +99,8 @@ def interleaved_seconds(
 @contextmanager
 def torch_threads(count: int | None) -> Iterator[int]:
     """Within the block torch (and `OnnxModel`) takes so many cores; None leaves it as it is."""
+    if (count or 0) > MOST_THREADS:
+        raise RositaError(f"--threads {count} is more than {MOST_THREADS}")
     earlier = torch.get_num_threads()
     torch.set_num_threads(count or earlier)
     try:

@@ -187,7 +187,7 @@ def need_space(folder: Path, size: int) -> None:
 
 def staging_folder(parent: Path, source: str) -> Path:
     """Where downloads from `source` wait; another source has another place, so none ever mix."""
-    return parent / ".download" / hashlib.sha256(redact(source).encode()).hexdigest()[:12]
+    return parent / ".download" / hashlib.sha256(os.fsencode(redact(source))).hexdigest()[:12]
 
 
 def remove_staging(folder: Path) -> None:

@@ -27,6 +27,8 @@ class Curves:
         self.writer = None
         if TENSORBOARD in names and not find_spec(TENSORBOARD):
             print("no curves in logging/: tensorboard is not installed (pip install tensorboard)")
+        elif TENSORBOARD in names and not _is_utf8(folder):
+            print("no curves in logging/: tensorboard takes no such path")
         elif TENSORBOARD in names:
             from torch.utils.tensorboard import SummaryWriter  # heavy import
 
@@ -59,3 +61,10 @@ class Curves:
         if self.others:
             for tracker in self.accelerator.trackers:  # end_training would end the processes' group
                 tracker.finish()
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        return bool(str(path).encode())
+    except UnicodeEncodeError:
+        return False

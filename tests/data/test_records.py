@@ -98,6 +98,7 @@ def test_token_ids_are_those_of_the_texts_and_a_changed_file_has_another_hash(
         ("t.jsonl", '{"a": ["x"], "b": "y", "mood": "sad"}\n', "line 1: 'a' is ['x'], but a text"),
         ("t.jsonl", "{\n", "t.jsonl line 1 is not JSON"),
         ("t.jsonl", "[1]\n", "t.jsonl line 1 is no JSON object"),
+        ("t.jsonl", '{"a": "x\\uD83D", "b": "y", "mood": "sad"}\n', "line 1 has half a character"),
         ("t.parquet", "PAR1", "t.parquet cannot be read as Parquet"),
     ],
 )
