@@ -21,6 +21,7 @@ import argparse
 import contextlib
 import io
 import json
+import os
 import random
 import shutil
 import signal
@@ -65,12 +66,13 @@ class Hang(BaseException):
 class Stage:
     """What is tried: `lay_out` leaves a cut-off run in a folder, `go_on` gives its command again.
 
+    Another seed lays out another run of the same kind, whose files may take the place of these.
     `reads`: the folders and files, of those laid out, that the command reads. `outcome` is what
     must be as if nothing had been damaged.
     """
 
     name: str
-    lay_out: Callable[[Root], None]
+    lay_out: Callable[[Root, int], None]
     go_on: Callable[[Root], Any]
     outcome: Callable[[Root], Any]
     reads: tuple[str, ...]
@@ -79,9 +81,10 @@ class Stage:
 # ---------------------------------------------------------------------- a tiny world
 
 
-def write_world(root: Root) -> None:
-    """Data of a CoLA, word vectors, and a BERT with its masked-LM head."""
-    rng = random.Random(0)
+def write_world(root: Root, seed: int = 0) -> None:
+    """Data of a CoLA and of a task of the user's own, word vectors, and a BERT with its masked-LM
+    head; another `seed` makes another world, of the same sizes."""
+    rng = random.Random(seed)
     data = root / "data" / "CoLA"
     data.mkdir(parents=True)
     for name, rows in (("train", 24), ("dev", 12)):
@@ -92,7 +95,19 @@ def write_world(root: Root) -> None:
         (data / f"{name}.tsv").write_text("".join(lines))
     vectors = (f"{word} " + " ".join(f"{rng.gauss(0, 1):.4f}" for _ in range(4)) for word in WORDS)
     (root / "glove.txt").write_text("\n".join(vectors) + "\n")
-    torch.manual_seed(0)
+    mood = root / "data" / "Mood"
+    mood.mkdir()
+    for name, rows in (("train", 24), ("dev", 12)):
+        texts = (" ".join(rng.choices(WORDS, k=rng.randint(3, 7))) for _ in range(rows))
+        lines = [json.dumps({"text": text, "mood": "glum merry".split()[number % 2]})
+                 for number, text in enumerate(texts)]  # fmt: skip
+        (mood / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    write_json(root / "mood.json", {
+        "name": "Mood", "labels": ["glum", "merry"], "metric": "accuracy",
+        "text_columns": ["text"], "label_column": "mood", "train_file": "train.jsonl",
+        "dev_files": ["dev.jsonl"], "max_seq_length": 16,
+    })  # fmt: skip
+    torch.manual_seed(seed)
     pieces = [*SPECIAL, *LETTERS, *(f"##{letter}" for letter in LETTERS),
               *(word for word in WORDS if len(word) > 1)]  # fmt: skip
     config = BertConfig(
@@ -103,10 +118,10 @@ def write_world(root: Root) -> None:
     (root / "bert" / "vocab.txt").write_text("\n".join(pieces) + "\n")
 
 
-def call(script: str, *words: object) -> None:
+def call(script: str, *words: object, **named: bool) -> None:
     """A script's main in this process, as a fresh process would run it."""
     AcceleratorState._reset_state(reset_partial_state=True)
-    import_module(script).main(list(map(str, words)))
+    import_module(script).main(list(map(str, words)), **named)
 
 
 def common(root: Root) -> list[object]:
@@ -121,6 +136,14 @@ def fine_tune(root: Root) -> None:
          "--learning_rate", "1e-3")  # fmt: skip
 
 
+def own_task(root: Root) -> None:
+    call("run_glue", "--task_name", root / "mood.json", "--data_dir", root / "data" / "Mood",
+         "--precision", "fp32", "--model_name_or_path", root / "bert", "--do_train",
+         "--num_train_epochs", 2, "--per_gpu_train_batch_size", 8, "--save_state_steps", 2,
+         "--evaluate_during_training", "--logging_steps", 1, "--output_dir", root / "mood",
+         "--learning_rate", "1e-3")  # fmt: skip
+
+
 def score(root: Root) -> None:
     call("run_glue", *common(root), "--model_name_or_path", root / "ft" / "CoLA",
          "--compute_taylor", "--per_gpu_train_batch_size", 8, "--save_state_steps", 1)  # fmt: skip
@@ -132,11 +155,30 @@ def prune(root: Root) -> None:
          "-emb_hidden_dim", 4)  # fmt: skip
 
 
+def distilling(root: Root, *more: object) -> list[object]:
+    return [*common(root), "--teacher_model", root / "ft" / "CoLA", "--student_model",
+            root / "cut" / "CoLA" / "a1_l2_f8_e4", "--pred_distill", "--num_train_epochs", 3,
+            "--train_batch_size", 8, "--save_state_steps", 2, "--eval_step", 2, "--learning_rate",
+            "1e-3", "--max_steps", 8, *more]  # fmt: skip
+
+
 def distil(root: Root) -> None:
-    call("train", *common(root), "--teacher_model", root / "ft" / "CoLA", "--student_model",
-         root / "cut" / "CoLA" / "a1_l2_f8_e4", "--pred_distill", "--aug_train",
-         "--num_train_epochs", 1, "--train_batch_size", 8, "--save_state_steps", 2, "--eval_step",
-         2, "--learning_rate", "1e-3", "--max_steps", 8, "--output_dir", root / "kd")  # fmt: skip
+    call("train", *distilling(root, "--aug_train", "--output_dir", root / "kd"))
+
+
+def distil_subsets(root: Root) -> None:
+    call("train", *distilling(root, "--output_dir", root / "kd"), subsets=True)
+
+
+def distil_fresh(root: Root) -> None:
+    call("train", *distilling(root, "--fresh_augmentation", "alternate", "--glove_embs",
+         root / "glove.txt", "--output_dir", root / "kd"))  # fmt: skip
+
+
+def test(root: Root) -> None:
+    call("test", "--task_name", "CoLA", "--data_dir", root / "data" / "CoLA", "--max_seq_length",
+         16, "--student_model", root / "kd", "--do_eval", "--output_dir",
+         root / "tested")  # fmt: skip
 
 
 def shrink(root: Root) -> None:
@@ -144,10 +186,14 @@ def shrink(root: Root) -> None:
          "--output_dir", root / "thin")  # fmt: skip
 
 
-def augment(root: Root) -> None:
+def augment(root: Root, *more: object) -> None:
     call("data_augmentation", "--pretrained_bert_model", root / "bert", "--glove_embs",
          root / "glove.txt", "--glue_dir", root / "data", "--task_name", "CoLA", "--N", 2, "--M", 3,
-         "--chunk_rows", 8)  # fmt: skip
+         "--chunk_rows", 8, *more)  # fmt: skip
+
+
+def augment_subsets(root: Root) -> None:
+    augment(root, "--subset_rows", 20)
 
 
 def label(root: Root) -> list[Any]:
@@ -200,8 +246,8 @@ def cut_off(owner: object, name: str, at: int) -> Iterator[None]:
 def cut_training(run: Callable[[Root], None], before: list[Callable[[Root], None]], step: int):
     """Lay out: the stages `before`, then `run` up to a step."""
 
-    def lay_out(root: Root) -> None:
-        write_world(root)
+    def lay_out(root: Root, seed: int) -> None:
+        write_world(root, seed)
         for stage in before:
             stage(root)
         with cut_off(loop, "agree_to_stop", step):
@@ -210,17 +256,17 @@ def cut_training(run: Callable[[Root], None], before: list[Callable[[Root], None
     return lay_out
 
 
-def cut_augmenting(root: Root) -> None:
-    write_world(root)
+def cut_augmenting(root: Root, seed: int) -> None:
+    write_world(root, seed)
     with cut_off(augmented.Bar, "update", 2):
         augment(root)
 
 
-def whole(*stages: Callable[[Root], None]) -> Callable[[Root], None]:
+def whole(*stages: Callable[[Root], None]) -> Callable[[Root, int], None]:
     """Lay out: these stages, and nothing of the one that is tried."""
 
-    def lay_out(root: Root) -> None:
-        write_world(root)
+    def lay_out(root: Root, seed: int) -> None:
+        write_world(root, seed)
         for stage in stages:
             stage(root)
 
@@ -248,17 +294,29 @@ def rows(root: Root) -> Any:
     return (root / "data" / "CoLA" / "train_aug.tsv").read_bytes()
 
 
+def tested(root: Root) -> Any:
+    return read_json(root / "tested" / "eval_results.json")
+
+
 TO_CUT = [fine_tune, score, prune]
 STAGES = [
     Stage("fine_tune", cut_training(fine_tune, [], 4), fine_tune, model("ft", "CoLA"),
-          ("data", "bert", "ft")),
-    Stage("taylor", cut_training(score, [fine_tune], 2), score, scores, ("data", "ft")),
+          ("data/CoLA", "bert", "ft")),
+    Stage("own_task", cut_training(own_task, [], 4), own_task, model("mood"),
+          ("data/Mood", "bert", "mood", "mood.json")),
+    Stage("taylor", cut_training(score, [fine_tune], 2), score, scores, ("data/CoLA", "ft")),
     Stage("prune", whole(fine_tune, score), prune, model("cut", "CoLA", "a1_l2_f8_e4"), ("ft",)),
-    Stage("augment", cut_augmenting, augment, rows, ("data", "bert")),
+    Stage("augment", cut_augmenting, augment, rows,
+          ("data/CoLA", "bert", "glove.txt")),
     Stage("distil", cut_training(distil, [*TO_CUT, augment], 4), distil, model("kd"),
-          ("data", "ft", "cut", "kd")),
+          ("data/CoLA", "ft", "cut", "kd")),
+    Stage("subsets", cut_training(distil_subsets, [*TO_CUT, augment_subsets], 4), distil_subsets,
+          model("kd"), ("data/CoLA", "ft", "cut", "kd")),
+    Stage("fresh", cut_training(distil_fresh, TO_CUT, 4), distil_fresh, model("kd"),
+          ("data/CoLA", "ft", "cut", "kd", "glove.txt")),
     Stage("shrink", cut_training(shrink, [fine_tune, write_shrink], 6), shrink, model("thin"),
-          ("data", "ft", "thin", "shrink.json")),
+          ("data/CoLA", "ft", "thin", "shrink.json")),
+    Stage("test", whole(*TO_CUT, augment, distil, test), test, tested, ("kd", "data/CoLA/cache")),
     Stage("label", whole(*TO_CUT, augment, distil), label, lambda root: [], ("kd",)),
     Stage("label_onnx", whole(*TO_CUT, augment, distil, export), label_onnx, lambda root: [],
           ("out",)),
@@ -325,8 +383,11 @@ class Trial:
     def __init__(self, stage: Stage, folder: Path, limit: float) -> None:
         self.stage, self.limit = stage, limit
         self.kept, self.root = folder / f"{stage.name}-kept", folder / stage.name
+        self.twin = folder / f"{stage.name}-twin"
         with quiet():
-            stage.lay_out(self.root)
+            stage.lay_out(self.root, 1)
+            self.root.rename(self.twin)
+            stage.lay_out(self.root, 0)
         shutil.copytree(self.root, self.kept)
         ended, self.expected = self._go_on()
         if ended != "done":
@@ -356,7 +417,10 @@ class Trial:
         path = rng.choice(files)
         others = [other.read_bytes() for other in files
                   if other.suffix == path.suffix and other != path]  # fmt: skip
+        twin = self.twin / path.relative_to(self.root)
         kind, content = damage(path.read_bytes(), others, rng)
+        if kind == "replace" and twin.exists() and rng.random() < 0.5:
+            kind, content = "twin", twin.read_bytes()
         path.unlink() if content is None else path.write_bytes(content)
         ended, found = self._go_on()
         if ended == "done":
@@ -380,6 +444,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     signal.signal(signal.SIGALRM, _hang)
     torch.set_num_threads(1)
+    os.fsync = lambda _: None  # no power is cut here, and waiting for the disk is half of the time
     chosen = [stage for stage in STAGES if not args.only or stage.name in args.only.split(",")]
     counts: dict[str, Counter[str]] = {}
     failed: list[Case] = []
