@@ -29,7 +29,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -243,7 +243,7 @@ def cut_off(owner: object, name: str, at: int) -> Iterator[None]:
     setattr(owner, name, original)
 
 
-def cut_training(run: Callable[[Root], None], before: list[Callable[[Root], None]], step: int):
+def cut_training(run: Callable[[Root], None], before: Sequence[Callable[[Root], Any]], step: int):
     """Lay out: the stages `before`, then `run` up to a step."""
 
     def lay_out(root: Root, seed: int) -> None:

@@ -113,14 +113,14 @@ def test_a_teacher_remembers_in_its_users_folder_where_the_cache_is_anothers(
     teacher = load_model(make_bert(tmp_path / "teacher"), COLA, new_classifier=True)
     file, rows = encode(), np.arange(3)
     accelerator = start_accelerator(SimpleNamespace(precision="fp32", no_cuda=True, seed=1))
-    expected = Teacher(teacher).say(file.batch(rows), False).logits
+    expected = Teacher(teacher).say(file.batch(rows)).logits
 
     def recalled(name):
         guide = Teacher(teacher)
         guide.remember([file], name, accelerator)
         teacher.forward = None  # who remembers is not asked
         try:
-            return guide.say(file.batch(rows), False).logits
+            return guide.say(file.batch(rows)).logits
         finally:
             del teacher.forward
 
