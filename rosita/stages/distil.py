@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from accelerate import Accelerator
 
@@ -20,7 +20,7 @@ from rosita.model import set_dropout
 from rosita.pruning.schedule import PruningSchedule
 from rosita.runtime import freeze
 from rosita.stages.identity import check_augmented, kd_stage, train_file_names
-from rosita.stages.inputs import load_data, with_fresh_rows
+from rosita.stages.inputs import Data, load_data, with_fresh_rows
 from rosita.stages.job import Job
 from rosita.stages.preflight import check_label_order
 from rosita.stages.record import new_run
@@ -72,43 +72,54 @@ def distil_stage(
     )
     with accelerator.autocast():
         check_label_order(task, guide.model, data.dev, teacher.path, settings.eval_batch_size)
-    job = Job(student, data, objective, sampler, plan, accelerator, run)
+    memory = to_remember(settings, objective, data, student, plan)
+    job = Job(student, data, objective, sampler, plan, accelerator, run, teacher=memory.says)
     if not job.begin():
         return None
-    remember_teacher(job, objective, settings)
+    if memory.wanted:
+        identity = [run.identity[kind]["teacher"] for kind in ("parents", "configs")]
+        guide.remember(data.train, values_hash(identity), accelerator, memory.states)
     if settings.compute_taylor:
         job.score(mean=True)
         return None
     return job.train(run.folder / "logging")
 
 
-def remember_teacher(job: Job, objective: DistillationLoss, settings: KDSettings) -> None:
-    """Have the teacher run once over all rows, where what is wanted of it is little enough."""
-    states, files = None, job.data.train
-    if job.data.fresh and not job.data.fresh.alternate:
-        return  # no row is seen twice
-    if objective.repr_distill:
-        states = followed_states(job, objective)
-        limit = settings.teacher_cache_gb
-        size = objective.teacher.states_bytes(files, states) / 1e9
-        if size > limit:
-            if limit:
-                print(
-                    f"the teacher's hidden states take {size:.2g} GB, more than"
-                    f" teacher_cache_gb {limit:g}: it runs in every step instead"
-                )
-            return
-    elif job.data.task.is_regression and objective.learn_labels:
-        return  # the teacher has no part in it
-    identity = job.run.identity
-    teacher = values_hash([identity[kind]["teacher"] for kind in ("parents", "configs")])
-    objective.teacher.remember(files, teacher, job.accelerator, states)
+class Memory(NamedTuple):
+    """Whether the teacher runs once over all rows, which hidden states are kept, and in words."""
+
+    wanted: bool
+    states: list[int] | None
+    says: str
 
 
-def followed_states(job: Job, objective: DistillationLoss) -> list[int]:
+def to_remember(
+    settings: KDSettings, objective: DistillationLoss, data: Data, student: TaskModel, plan: Plan
+) -> Memory:
+    """What of the teacher is kept on disk: what the student learns, if it is little enough."""
+    if not objective.repr_distill and data.task.is_regression and objective.learn_labels:
+        return Memory(False, None, "has no part in it: regression_target labels")
+    if data.fresh and not data.fresh.alternate:
+        return Memory(False, None, "runs in every step: no row is seen twice")
+    if not objective.repr_distill:
+        return Memory(True, None, "runs once over all rows: its logits are kept on disk")
+    states = followed_states(objective, student, plan)
+    size, limit = (
+        objective.teacher.states_bytes(data.train, states) / 1e9,
+        settings.teacher_cache_gb,
+    )
+    take = f"its hidden states take {size:.2g} GB"
+    if size > limit:
+        return Memory(
+            False, None, f"runs in every step: {take}, more than teacher_cache_gb {limit:g}"
+        )
+    return Memory(True, states, f"runs once over all rows: {take}, and are kept on disk")
+
+
+def followed_states(objective: DistillationLoss, student: TaskModel, plan: Plan) -> list[int]:
     """Numbers of the teacher's states that the student follows, in any shape that it takes."""
-    schedule = job.plan.schedule
-    layers = {job.start.shape.keep_layers}
+    schedule = plan.schedule
+    layers = {student.shape.keep_layers}
     if schedule:
         layers = {schedule.shape(number).keep_layers for number in range(schedule.count + 1)}
     mappings = [objective.teacher.mapping(count) for count in layers]

@@ -38,6 +38,7 @@ class Job:
     plan: Plan
     accelerator: Accelerator
     run: Run
+    teacher: str = ""  # what it does, in words; empty if there is none
 
     def train(self, log_dir: Path) -> dict[str, Any]:
         """Train; the best evaluation."""
@@ -129,6 +130,8 @@ class Job:
             show_plan(self)
             return False
         self.run.claim(settings.overwrite_output_dir)
+        if self.teacher and self.accelerator.is_main_process:
+            print(f"the teacher {self.teacher}")
         if self.run.writes:
             self._check_best()
         self.accelerator.wait_for_everyone()

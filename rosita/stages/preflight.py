@@ -124,6 +124,8 @@ def show_plan(job: Job) -> None:
     print(f"  data        {sampler.rows:,} rows, {dev_rows:,} dev rows")
     evaluations = steps // settings.eval_step if settings.eval_step else 1
     print(f"  steps       {steps:,} of {sampler.batch_size} rows, {evaluations:,} evaluations")
+    if job.teacher:
+        print(f"  teacher     {job.teacher}")
     if schedule:
         print(f"  prunings    {schedule.count}, one every {schedule.period:,} steps:")
         for number in range(1, schedule.count + 1):

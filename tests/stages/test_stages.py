@@ -681,7 +681,10 @@ def test_a_cached_teacher_teaches_a_student_that_loses_layers_as_a_running_one_d
     assert losses["live"]
     assert losses["cached"] == pytest.approx(losses["live"], rel=5e-3)
     assert losses["too_large"] == losses["live"]
-    assert "more than teacher_cache_gb 1e-09: it runs in every step" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "the teacher runs in every step: its hidden states take" in printed
+    assert "GB, more than teacher_cache_gb 1e-09" in printed
+    assert "the teacher runs once over all rows: its hidden states take" in printed
     kept = [path.name for path in (chain.data / "cache").rglob("states-*.npy")]
     # three layers, then two, then one: each of the teacher's states is followed by some shape
     assert len(kept) == 1 and kept[0].startswith("states-0_1_2_3-")
