@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rosita.cli import ArgumentParser, add_flags, is_first_process, run_script
-from rosita.config import KDSettings, describe, load_config
+from rosita.config import KD, KDSettings, describe, load_config
 from rosita.errors import RositaError
 from rosita.provenance import require_finished, resolve_folder
 from rosita.stages.identity import finished_already, kd_stage
@@ -159,7 +159,7 @@ def read_settings(task: Task, flags: dict[str, str], config: str | None) -> KDSe
     """The settings of this run; paths in the JSON file are relative to KD/."""
     if flags.get("compute_taylor", "").lower() == "true":
         flags = {"num_train_epochs": "1"} | flags
-    return load_config(KDSettings, task, flags, config, Path(__file__).resolve().parent)
+    return load_config(KDSettings, task, flags, config, KD)
 
 
 def launch(subsets: bool = False) -> None:

@@ -12,21 +12,18 @@ Writes  OUTPUT_DIR/TASK/aH_lL_fF_eE/          the pruned model, run.json
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from rosita.cli import ArgumentParser, run_script
-from rosita.config import ACCEPT_CHANGED, LABEL_NAMES
+from rosita.config import ACCEPT_CHANGED, LABEL_NAMES, Importance, LayersBy
 from rosita.errors import RositaError
 from rosita.provenance import require_finished, resolve_folder
 from rosita.pruning.shape import Shape, check_target
 from rosita.tasks import find_task
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from rosita.model import RositaConfig, RositaForSequenceClassification
+    from rosita.model import RositaConfig
 
 # The published shape: what a flag left out stands for, whatever the model has.
 PUBLISHED = {"keep_heads": 2, "num_layers": 8, "ffn_hidden_dim": 512, "emb_hidden_dim": 128}
@@ -39,14 +36,16 @@ def main(argv: list[str] | None = None) -> None:
     require_finished(source, task.name, "prune a model tuned on this task")
     # heavy imports: the complaints above come without them
     from rosita.checkpoint import TaskModel
-    from rosita.stages.prune import prune_stage
+    from rosita.pruning.importance import read_scores
+    from rosita.stages.prune import Choice, choose, prune_stage
 
-    start = TaskModel.open(source, task, label_names=args.label_names,
-                           accept_changed=args.accept_changed)  # fmt: skip
-    target = target_shape(args, start.model.config)
-    scores, layers = choose(args, source, start.model, target)
-    if args.from_scratch:
-        start = replace(start, model=random_model(start.model.config, args.seed))
+    altered = args.accept_changed
+    tuned = TaskModel.open(source, task, label_names=args.label_names, accept_changed=altered)
+    target = target_shape(args, tuned.model.config)
+    by = Choice(args.importance, args.keep_layers_by, args.from_scratch, args.seed)
+    start, scores, layers = choose(
+        tuned, target, by, lambda: read_scores(source, tuned.model, altered)
+    )
     folder = Path(args.output_dir) / task.name / str(target)
     pruned = prune_stage(start, target, scores, folder, args.overwrite_output_dir, layers)
     print(
@@ -72,41 +71,6 @@ def target_shape(args: argparse.Namespace, config: RositaConfig) -> Shape:
     return target
 
 
-def choose(
-    args: argparse.Namespace, source: Path, model: RositaForSequenceClassification, target: Shape
-) -> tuple[dict[str, Tensor] | None, list[int] | None]:
-    """The scores of the weights, None if none are needed; the layers, None for the first ones."""
-    from rosita.pruning.cut import needs_scores
-    from rosita.pruning.importance import (
-        important_layers,
-        magnitude_scores,
-        random_scores,
-        read_scores,
-    )
-
-    by_score = args.keep_layers_by == "score"
-    if not by_score and not needs_scores(model.config, target):
-        return None, None
-    if args.importance == "magnitude":
-        scores = magnitude_scores(model)
-    elif args.importance == "random" or args.from_scratch:
-        scores = random_scores(model, args.seed)
-    else:
-        scores = read_scores(source, model, args.accept_changed)
-    layers = model.config.num_hidden_layers
-    return scores, important_layers(scores, layers, target.keep_layers) if by_score else None
-
-
-def random_model(config: RositaConfig, seed: int) -> RositaForSequenceClassification:
-    """BERT's random weights, in the shape of the model that is to be cut."""
-    import torch
-
-    from rosita.model import RositaForSequenceClassification
-
-    torch.manual_seed(seed)
-    return RositaForSequenceClassification(config)
-
-
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("-model_path", required=True, help="folder that holds TASK/, the model")
@@ -122,13 +86,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add(
         "-importance",
-        choices=("taylor", "magnitude", "random"),
+        choices=get_args(Importance),
         default="taylor",
         help="what decides which heads and FFN units stay (taylor)",
     )
     add(
         "-keep_layers_by",
-        choices=("position", "score"),
+        choices=get_args(LayersBy),
         default="position",
         help="keep the first layers, or those whose weights score most (position)",
     )

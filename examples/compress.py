@@ -27,7 +27,7 @@ TASK, DATA, BERT = "SST-2", "data/sample/SST-2", "models/bert_pt"
 OUTPUT = Path("models/example")  # run again, the cells go on from what is there
 SHAPE = "a2_l4_f256_e64"  # heads, layers, FFN units, rank of the embedding
 TUNING = {"learning_rate": 5e-5, "num_train_epochs": 2}
-DISTILLING = {"learning_rate": 3e-4, "num_train_epochs": 5, "eval_step": 200}
+DISTILLING: dict = {"learning_rate": 3e-4, "num_train_epochs": 5, "eval_step": 200}
 MAX_DROP = 0.02  # of dev score, that a format may lose
 
 # %% [markdown]

@@ -1,6 +1,6 @@
 """The stages that lead to the model of an experiment, from the fine-tuned teacher to its student.
 
-A chain is a function of a `StageLab`; it calls the stage scripts through it and returns the folder
+A chain is a function of a `StageLab`; it calls the stages through it and returns the folder
 of its final model. Stages that several chains share (the teacher, bert_student) run once.
 """
 
@@ -34,7 +34,7 @@ def no_kd(lab: StageLab) -> Path:
 def on_labels(lab: StageLab, name: str, student: Path) -> Path:
     """Trained on the labels, as long and at the same rate as by KD."""
     epochs = {"SST-2": 6, "CoLA": 20}[lab.task]
-    return lab.fine_tune(name, student, is_prun=True, learning_rate=3e-4, num_train_epochs=epochs)
+    return lab.fine_tune(name, student, learning_rate=3e-4, num_train_epochs=epochs)
 
 
 def setting1(lab: StageLab, name: str = "setting1", shape: str = SHAPE, **flags) -> Path:

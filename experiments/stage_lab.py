@@ -1,4 +1,4 @@
-"""Runs the stages of an experiment by their scripts, each once."""
+"""Runs the stages of an experiment, each once."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from rosita import api
 from rosita.errors import RositaError
 from rosita.provenance import read_run
-from rosita.pruning.shape import Shape
+from rosita.pruning.importance import read_scores
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MODELS = REPOSITORY / "models" / "minilm"
+CONFIGS = REPOSITORY / "KD" / "configurations" / "minilm"
 GLOVE = REPOSITORY / "glove" / "glove.6B.50d"
 # dev has whole sentences, train mostly phrases: the choice is made on what is like a sentence
 HELD_OUT = {"SST-2": ("--rows", 3000, "--min_words", 8), "CoLA": ("--rows", 1000)}
@@ -28,7 +31,7 @@ FINE_TUNE = {  # by task and training set
 
 @dataclass
 class StageLab:
-    """Runs stages by their scripts; folders are models/minilm/TASK/DATA/NAME-SEED."""
+    """Runs stages by the API; folders are models/minilm/TASK/DATA/NAME-SEED."""
 
     task: str
     data: str  # full or 20k
@@ -51,28 +54,21 @@ class StageLab:
     def models(self) -> Path:
         return MODELS / self.task / self.data
 
-    def fine_tune(self, name: str, source: Path, seed: int | None = None, **flags) -> Path:
-        folder = self._folder(name, seed)
-        flags = {**FINE_TUNE[self.task, self.data], **flags, "seed": seed or self.seed}
-        self._run("Pruning/run_glue.py", folder, "--do_train", "--evaluate_during_training",
-                  model_name_or_path=source, output_dir=folder, **flags)  # fmt: skip
+    def fine_tune(self, name: str, source: Path, seed: int | None = None, **settings: Any) -> Path:
+        folder, seed = self._folder(name, seed), seed or self.seed
+        settings = {**FINE_TUNE[self.task, self.data], **settings, "seed": seed}
+        if self._runs(folder, settings):
+            start = self._load(source, seed)
+            api.fine_tune(start, self.data_dir, folder, evaluate_during_training=True, **settings)
         return folder
 
-    def score(self, model: Path, teacher: Path | None = None, **flags) -> None:
-        output = model / "taylor_score"
-        if teacher is None:
-            self._run(
-                "Pruning/run_glue.py",
-                output,
-                compute_taylor=True,
-                output_dir=model,
-                model_name_or_path=model,
-                **flags,
-            )
-        else:
-            self._run("KD/train.py", output, "--compute_taylor", "--pred_distill",
-                      teacher_model=teacher, student_model=model, output_dir=output,
-                      **flags)  # fmt: skip
+    def score(self, model: Path, teacher: Path | None = None, **settings: Any) -> None:
+        """Taylor scores by the labels, or by the logits of a teacher."""
+        if self._runs(model / "taylor_score", settings):
+            start = self._load(model)
+            if teacher:
+                settings = {**settings, "teacher": self._load(teacher), "pred_distill": True}
+            api.score(start, self.data_dir, model, **settings)
 
     def twin(self, name: str, model: Path) -> Path:
         """A folder of links to the files of `model`, for other scores of it."""
@@ -83,26 +79,42 @@ class StageLab:
                 (folder / file.name).symlink_to(file)
         return folder
 
-    def prune(self, name: str, model: Path, shape: str, **flags) -> Path:
-        wanted = Shape.parse(shape)
-        # the script wants MODEL_PATH/TASK and writes OUTPUT/TASK/SHAPE
-        link = self._folder(f"{name}_source") / self.task
-        link.parent.mkdir(parents=True, exist_ok=True)
-        if not link.is_symlink():
-            link.symlink_to(model)
-        output = self._folder(name)
-        folder = output / self.task / shape
-        self.ran.append(folder)
-        more = [
-            part
-            for flag, value in flags.items()
-            for part in ([f"-{flag}"] if value is True else [f"-{flag}", value])
-        ]
-        self._call("Pruning/pruning_one_step.py", folder, "-model_path", link.parent,
-                   "-output_dir", output, "-task", self.task, "-keep_heads", wanted.keep_heads,
-                   "-num_layers", wanted.keep_layers, "-ffn_hidden_dim", wanted.ffn_hidden_dim,
-                   "-emb_hidden_dim", wanted.emb_hidden_dim, *more)  # fmt: skip
+    def prune(self, name: str, model: Path, shape: str, **how: Any) -> Path:
+        folder = self._folder(name) / self.task / shape
+        if self._runs(folder, how):
+            start = self._load(model)
+            scored = how.keys().isdisjoint(("importance", "from_scratch"))
+            scored = scored and (model / "taylor_score").exists()
+            scores = read_scores(model, start.model) if scored else None
+            api.prune(start, shape, scores, folder, **how)
         return folder
+
+    def distil(
+        self,
+        name: str,
+        config: str,
+        teacher: Path,
+        student: Path,
+        seed: int | None = None,
+        **settings: Any,
+    ) -> Path:
+        folder, seed = self._folder(name, seed), seed or self.seed
+        if "fresh_augmentation" in settings:
+            settings["glove_embs"] = GLOVE
+        settings = {
+            "data_dir": self.data_dir,
+            "teacher_cache_gb": 8,
+            "eval_step": 400,
+            **settings,
+            "seed": seed,
+            "config": CONFIGS / f"config_{config}.json",
+        }
+        if self._runs(folder, settings):
+            start = self._load(student, seed)
+            api.distil(self._load(teacher), start, output_dir=folder, **settings)
+        return folder
+
+    # These are not stages of the API: commands, as a user types them.
 
     def augment(self, copies: int) -> Path:
         """The training set with so many augmented copies of each row; returns its folder."""
@@ -118,47 +130,34 @@ class StageLab:
             )  # fmt: skip
         return folder
 
-    def distil(
-        self, name: str, config: str, teacher: Path, student: Path, seed: int | None = None, **flags
-    ) -> Path:
-        folder = self._folder(name, seed)
-        config_dir = REPOSITORY / "KD" / "configurations" / "minilm" / f"config_{config}.json"
-        if "fresh_augmentation" in flags:
-            flags["glove_embs"] = GLOVE
-        flags = {"seed": seed or self.seed, "teacher_cache_gb": 8, "eval_step": 400, **flags}
-        self._run(
-            "KD/train.py",
-            folder,
-            config_dir=config_dir,
-            teacher_model=teacher,
-            student_model=student,
-            output_dir=folder,
-            **flags,
-        )
-        return folder
-
     def hold_out(self) -> None:
         """Make the training set and the held-out rows, once."""
         if (self.data_dir / "dev.tsv").exists():
             return
         few = ("--train_rows", SOME_ROWS) if self.data == "20k" else ()
-        run_checked("experiments/hold_out.py", "--task_name", self.task, "--data_dir",
-                    REPOSITORY / "data" / self.task, "--output_dir", self.data_dir,
-                    *HELD_OUT[self.task], *few)  # fmt: skip
+        run_checked(
+            "experiments/hold_out.py", "--task_name", self.task,
+            "--data_dir", REPOSITORY / "data" / self.task, "--output_dir", self.data_dir,
+            *HELD_OUT[self.task], *few,
+        )  # fmt: skip
 
     def _folder(self, name: str, seed: int | None = None) -> Path:
         return self.models / f"{name}-{seed or self.seed}"
 
-    def _run(self, script: str, folder: Path, *switches: str, **flags: object) -> None:
-        self.ran.append(folder)
-        flags = {"data_dir": self.data_dir, **flags}
-        pairs = [part for name, value in flags.items() for part in (f"--{name}", value)]
-        self._call(script, folder, "--task_name", self.task, "--do_lower_case", *switches,
-                   *pairs)  # fmt: skip
+    def _load(self, folder: Path, seed: int | None = None) -> api.TaskModel:
+        """A model; with a seed it may be a pretrained one, whose classifier is drawn from that."""
+        if seed is None:
+            return api.load(folder, self.task)
+        return api.load(folder, self.task, new_classifier=True, seed=seed)
 
-    def _call(self, script: str, folder: Path, *arguments: object) -> None:
-        if not read_run(folder).get("finished"):
-            run_checked(script, *arguments)
+    def _runs(self, folder: Path, settings: dict[str, Any]) -> bool:
+        """Whether this stage of the chain is still to run; says so."""
+        self.ran.append(folder)
+        if read_run(folder).get("finished"):
+            return False
+        how = " ".join(f"{name}={value}" for name, value in settings.items())
+        print(f"+ {folder} {how}".replace(f"{REPOSITORY}/", ""), flush=True)
+        return True
 
 
 def run_checked(script: str, *arguments: object) -> None:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import gc
 import inspect
 import numbers
 import tempfile
@@ -28,7 +29,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import UnionType
-from typing import Any, ParamSpec, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, ParamSpec, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
@@ -38,19 +39,28 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from rosita.checkpoint import IN_MEMORY, TaskModel, load_model
-from rosita.config import ExportSettings, FineTuneSettings, KDSettings, LoopSettings, load_config
+from rosita.config import (
+    KD,
+    ExportSettings,
+    FineTuneSettings,
+    Importance,
+    KDSettings,
+    LayersBy,
+    LoopSettings,
+    load_config,
+)
 from rosita.deploy.labelling import Answer, Labeller, Texts
 from rosita.errors import RositaError, nearest
 from rosita.evaluation import Scores, predict
 from rosita.evaluation import score as score_logits
-from rosita.pruning.cut import prune as prune_model
+from rosita.pruning.cut import Cut
 from rosita.pruning.importance import load_scores
 from rosita.pruning.shape import Shape
 from rosita.runtime import start_accelerator
 from rosita.stages.distil import distil_stage
 from rosita.stages.export import _dev, export_stage
 from rosita.stages.fine_tune import fine_tune_stage, score_stage
-from rosita.stages.prune import prune_stage
+from rosita.stages.prune import Choice, choose, prune_stage
 from rosita.tasks import Task, find_task
 
 # Settings of the scripts that the arguments of the functions here stand for.
@@ -59,9 +69,14 @@ _NOT_HERE = {
     "do_predict", "is_prun", "compute_taylor", "do_lower_case", "classifier_activation", "fp16",
     "overwrite_cache", "model", "label_names", "accept_changed",
 }  # fmt: skip
+# Those of them that a JSON file may not have either, and what to do instead.
+_OF_OTHERS = {
+    "compute_taylor": "call api.score",
+    **dict.fromkeys(
+        ("classifier_activation", "label_names", "accept_changed"), "give it to api.load"
+    ),
+}
 Settings = TypeVar("Settings", bound=BaseModel)
-
-
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -75,9 +90,10 @@ def _typed(function: Callable[P, R]) -> Callable[P, R]:
         for name, value in signature.bind(*given, **named).arguments.items():
             parameter = signature.parameters[name]
             if parameter.kind is not parameter.VAR_KEYWORD and not _fits(value, hints[name]):
-                raise TypeError(
-                    f"{function.__name__}: {name} is {value!r:.60}, not {parameter.annotation}"
-                )
+                meant = parameter.annotation
+                if get_origin(hints[name]) is Literal:
+                    meant = " or ".join(get_args(hints[name]))
+                raise TypeError(f"{function.__name__}: {name} is {value!r:.60}, not {meant}")
         return function(*given, **named)
 
     return checked
@@ -85,6 +101,8 @@ def _typed(function: Callable[P, R]) -> Callable[P, R]:
 
 def _fits(value: object, hint: Any) -> bool:
     """Whether a value is of one of the types of an annotation."""
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
     kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
     plain = (numbers.Integral if kind is int else get_origin(kind) or kind for kind in kinds)
     return isinstance(value, tuple(plain))
@@ -186,17 +204,35 @@ def prune(
     shape: Shape | str,
     scores: dict[str, Tensor] | None = None,
     output_dir: str | Path | None = None,
+    *,
+    importance: Importance = "taylor",
+    keep_layers_by: LayersBy = "position",
+    from_scratch: bool = False,
+    seed: int = 42,
 ) -> TaskModel:
-    """A smaller copy of `start`, at a `Shape` or its name: `rosita.pruning.cut.prune`.
+    """A smaller copy of `start`, at a `Shape` or its name: Pruning/pruning_one_step.py.
 
-    `scores` as `score` returns them; needed if heads or FFN units are cut. With `output_dir`,
-    writes the model folder that pruning_one_step.py would. Raises `RositaError` for a shape that
-    does not fit.
+    `scores` as `score` returns them; needed if heads or FFN units are cut, or the layers that stay
+    are chosen by score, unless `importance` is magnitude or random. `from_scratch` cuts random
+    weights of the model's shape, as a baseline; `seed` is theirs and that of random importance.
+    With `output_dir`, writes the model folder that the script would. Raises `RositaError` for a
+    shape that does not fit.
     """
     target = Shape.parse(shape) if isinstance(shape, str) else shape
+    by = Choice(importance, keep_layers_by, from_scratch, seed)
+    if scores is not None and not by.reads_taylor:
+        raise RositaError("scores are for importance taylor, of a tuned model: leave them out")
+
+    def taylor() -> dict[str, Tensor]:
+        if not scores:
+            raise RositaError(f"cutting to {target} needs Taylor scores: give those of api.score")
+        return scores
+
+    start, needed, layers = choose(start, target, by, taylor)
     if output_dir is not None:
-        return prune_stage(start, target, scores, Path(output_dir))
-    return replace(start, model=prune_model(start.model, target, scores), path=IN_MEMORY)
+        return prune_stage(start, target, needed, Path(output_dir), layers=layers)
+    cut = Cut.decide(start.model.config, target, needed or {}, layers)
+    return replace(start, model=cut.of_model(start.model), path=IN_MEMORY)
 
 
 @_typed
@@ -205,9 +241,14 @@ def distil(
     student: TaskModel,
     data_dir: str | Path | None = None,
     output_dir: str | Path | None = None,
+    *,
+    config: str | Path | None = None,
     **settings: Any,
 ) -> TaskModel:
     """A copy of `student` trained to follow `teacher`, the best on dev: KD/train.py.
+
+    `config`: a JSON file of settings, as those of KD/configurations/; arguments win over it, and
+    the folders of models in it are not looked at. Its paths begin at KD/.
 
     `settings` are those of `KDSettings`: pred_distill, repr_distill (one at least), learning_rate,
     num_train_epochs, train_batch_size (rows), temperature, aug_train (train_aug.tsv), eval_step
@@ -217,7 +258,7 @@ def distil(
     wrong settings.
     """
     with _output(output_dir) as folder:
-        resolved = _settings(KDSettings, student.task, settings, data_dir, folder)
+        resolved = _settings(KDSettings, student.task, settings, data_dir, folder, config)
         distil_stage(_copy(teacher), _copy(student), resolved, _accelerator(resolved))
         return _written(student, folder, output_dir, resolved)
 
@@ -301,7 +342,12 @@ def _row(text: object, name: str) -> Texts:
 
 
 def _settings(
-    kind: type[Settings], task: Task, given: dict[str, Any], data_dir: object, output: Path
+    kind: type[Settings],
+    task: Task,
+    given: dict[str, Any],
+    data_dir: object,
+    output: Path,
+    config: str | Path | None = None,
 ) -> Settings:
     """Typed settings of a stage, checked and defaulted as those of the command line are."""
     known = sorted(kind.model_fields.keys() - _NOT_HERE)
@@ -315,11 +361,19 @@ def _settings(
         if name in kind.model_fields:
             values[name] = IN_MEMORY
     typed = {name: str(v) if isinstance(v, Path) else v for name, v in values.items()}
-    return load_config(kind, task, typed)
+    resolved = load_config(kind, task, typed, config, KD)
+    for name in _OF_OTHERS & kind.model_fields.keys():
+        if getattr(resolved, name) != kind.model_fields[name].default:
+            raise RositaError(
+                f"{config} [{task.name}] {name}: not for this function; take it out, and"
+                f" {_OF_OTHERS[name]}"
+            )
+    return resolved
 
 
 def _accelerator(settings: LoopSettings) -> Accelerator:
     """A new accelerator: accelerate keeps one precision per process, and refuses a second one."""
+    gc.collect()  # circles of references hold the models of the stage before, its optimizer too
     if not torch.distributed.is_initialized():
         AcceleratorState._reset_state(reset_partial_state=True)
     return start_accelerator(settings)

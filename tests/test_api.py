@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, make_bert, run_script, write_cola
+from conftest import REPOSITORY, make_bert, run_script, stage, write_cola
 
 from rosita import api
 from rosita.checkpoint import load_model
@@ -18,10 +18,11 @@ from rosita.data.encode import encode_file
 from rosita.errors import RositaError
 from rosita.provenance import weights_hash
 from rosita.pruning import cut as pruning
-from rosita.pruning.importance import load_scores
+from rosita.pruning.importance import load_scores, read_scores
 from rosita.tasks import GLUE
 
 SHAPE = "a2_l2_f20_e8"
+prune, distil = stage("Pruning/pruning_one_step.py"), stage("KD/train.py")
 KD = {"pred_distill": True, "repr_distill": True, "num_train_epochs": 2}
 
 
@@ -69,6 +70,64 @@ def test_score_prune_and_distil_in_memory_give_the_bits_that_the_scripts_write(r
     written = json.loads((root / "kd" / "run.json").read_text())["dev_score"]
     # the loop scores in the run's precision, `evaluate` in fp32: none of 20 rows may turn far
     assert api.evaluate(student, data).main == pytest.approx(written, abs=0.25)
+
+
+def test_tuning_a_pretrained_model_gives_the_bits_that_the_script_writes(root):
+    bert = api.load(root / "bert", "CoLA", new_classifier=True)
+    torch.rand(7)  # what was drawn before has no part in it
+    ours = api.fine_tune(bert, root / "data" / "CoLA", learning_rate=1e-3)
+    assert identity(ours) == identity(api.load(root / "ft" / "CoLA", "CoLA"))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"importance": "magnitude"},
+        {"importance": "random", "seed": 3},
+        {"keep_layers_by": "score"},
+        {"from_scratch": True, "seed": 3},
+        {"from_scratch": True, "keep_layers_by": "score", "importance": "magnitude"},
+    ],
+    ids=str,
+)
+def test_a_cut_chosen_otherwise_is_the_one_that_the_script_writes(root, teacher, tmp_path, how):
+    flags = [part for name, value in how.items() for part in (f"-{name}", value)]
+    prune("-model_path", root / "ft", "-task", "CoLA", "-output_dir", tmp_path, "-keep_heads", 2,
+          "-num_layers", 2, "-ffn_hidden_dim", 20, "-emb_hidden_dim", 8,
+          *(flag for flag in flags if flag is not True))  # fmt: skip
+    by_taylor = how.keys() == {"keep_layers_by"}
+    scores = read_scores(root / "ft" / "CoLA", teacher.model) if by_taylor else None
+    torch.manual_seed(0)
+    drawn = torch.rand(3)
+    torch.manual_seed(0)
+    ours = api.prune(teacher, SHAPE, scores, **how)
+    assert torch.rand(3).equal(drawn)  # its random numbers are its own
+    assert identity(ours) == identity(api.load(tmp_path / "CoLA" / SHAPE, "CoLA"))
+    again = api.prune(teacher, SHAPE, scores, tmp_path / "ours", **how)
+    assert identity(again) == identity(ours)
+
+
+def test_a_config_of_the_scripts_gives_the_bits_that_they_write(root, teacher, tmp_path):
+    config = tmp_path / "config.json"
+    sections = {
+        "default": {"teacher_model": "{task}", "output_dir": "{task}", "pred_distill": True,
+                    "learning_rate": 1e-4, "num_train_epochs": 1, "data_dir": "nowhere"},
+        "CoLA": {"temperature": 2.0, "data_dir": str(root / "data" / "{task}")},
+    }  # fmt: skip
+    config.write_text(json.dumps(sections))
+    distil("--config_dir", config, "--task_name", "CoLA", "--learning_rate", "1e-3",
+           "--teacher_model", root / "ft" / "CoLA", "--student_model", root / "bert",
+           "--output_dir", tmp_path / "script")  # fmt: skip
+    bert = api.load(root / "bert", "CoLA", new_classifier=True)
+    ours = api.distil(teacher, bert, config=config, learning_rate=1e-3)
+    assert identity(ours) == identity(api.load(tmp_path / "script", "CoLA"))
+    for name, value, advice in (
+        ("classifier_activation", "relu", "take it out, and give it to api.load"),
+        ("compute_taylor", True, "take it out, and call api.score"),
+    ):
+        config.write_text(json.dumps({"default": {"pred_distill": True, name: value}}))
+        with pytest.raises(RositaError, match=f"config.json .CoLA. {name}: .*{advice}"):
+            api.distil(teacher, bert, root / "data" / "CoLA", config=config)
 
 
 def test_fine_tuning_a_pruned_model_gives_the_bits_that_the_script_writes(root, tmp_path):
@@ -190,7 +249,12 @@ def test_every_function_refuses_arguments_of_another_type_in_words(root, teacher
         (lambda: api.score(teacher, 5), "score: data_dir is 5, not str | Path | None"),
         (lambda: api.prune(teacher, None), "prune: shape is None, not Shape | str"),
         (lambda: api.prune(teacher, SHAPE, [1]), "prune: scores is [1], not dict[str, Tensor]"),
+        (
+            lambda: api.prune(teacher, SHAPE, importance="size"),
+            "prune: importance is 'size', not taylor or magnitude or random",
+        ),
         (lambda: api.distil(teacher, None, data), "distil: student is None, not TaskModel"),
+        (lambda: api.distil(teacher, teacher, config=3), "distil: config is 3, not str | Path"),
         (lambda: api.evaluate(teacher, data, 1.5), "evaluate: max_seq_length is 1.5, not int"),
         (lambda: api.export(teacher, None, data), "export: output_dir is None, not str | Path"),
         (lambda: api.label(7, "a"), "label: start is 7, not TaskModel | str | Path"),
@@ -217,8 +281,11 @@ def test_mistakes_are_told_in_one_line(root, teacher):
         api.distil(teacher, teacher, data)
     with pytest.raises(RositaError, match="is not a shape; write it like a2_l8_f512_e128"):
         api.prune(teacher, "small")
-    with pytest.raises(RositaError, match="needs Taylor scores"):
-        api.prune(teacher, SHAPE)
+    for how in ({}, {"keep_layers_by": "score"}):
+        with pytest.raises(RositaError, match="needs Taylor scores: give those of api.score"):
+            api.prune(teacher, SHAPE if not how else "a4_l1_f48_e-1", **how)
+    with pytest.raises(RositaError, match="scores are for importance taylor, .* leave them out"):
+        api.prune(teacher, SHAPE, {}, importance="random")
     with pytest.raises(RositaError, match="formats 'tflite' is not one of"):
         api.export(teacher, root / "none", data, formats="tflite")
     with pytest.raises(RositaError, match="dev.tsv does not exist"):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,12 +20,22 @@ from test_readme import IGNORED
 
 from rosita.errors import RositaError
 from rosita.evaluation import paired_bootstrap
+from rosita.provenance import read_run
 from rosita.tasks import GLUE
+from rosita.training.loop import Training
 
 sys.path.insert(0, str(REPOSITORY / "experiments"))
-hold_out, records, reproduce, results = (
-    importlib.import_module(name) for name in ("hold_out", "records", "reproduce", "results")
+chains, hold_out, records, reproduce, results, stage_lab = map(
+    importlib.import_module,
+    ("chains", "hold_out", "records", "reproduce", "results", "stage_lab"),
 )
+LARGE_ENOUGH = {  # for chains.SHAPE
+    "hidden_size": 96,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 12,
+    "intermediate_size": 1536,
+}
+STAGES = ["fine_tune", "taylor", "one_step_prune", "distil"]  # of Setting 1
 
 PHRASES = ["a b c d", "b c", "d", "e f", "f", "b c", "g h", "x e f"]
 
@@ -284,12 +296,44 @@ def test_a_reader_that_has_enough_ends_a_script_without_a_traceback():
     assert process.returncode == 1
 
 
+@pytest.fixture
+def lab(tmp_path, monkeypatch) -> stage_lab.StageLab:
+    """CoLA's lab on a tiny BERT and few rows, in a folder of its own."""
+    monkeypatch.setattr(stage_lab, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(stage_lab, "MODELS", tmp_path / "models" / "minilm")
+    make_bert(tmp_path / "models" / "bert_pt", **LARGE_ENOUGH)
+    made = stage_lab.StageLab("CoLA", "full", 1)
+    write_cola(made.data_dir)
+    return made
+
+
+def test_a_chain_that_ctrl_c_ends_goes_on_where_it_was(lab, tmp_path, monkeypatch):
+    chain = chains.setting1
+    steps = {"num_train_epochs": 3, "train_batch_size": 8}
+    whole = (chain(lab, "whole", **steps) / "model.safetensors").read_bytes()
+    after_step, seen = Training._after_step, []
+
+    def ctrl_c(self, step, bar):
+        after_step(self, step, bar)
+        seen.append(step)
+        if step == 7:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Training, "_after_step", ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        chain(lab, "cut", **steps)
+    lab.ran.clear()
+    cut = chain(lab, "cut", **steps)
+    assert seen == list(range(1, 16))  # no step twice, and no other stage ran again
+    assert (cut / "model.safetensors").read_bytes() == whole
+    assert [read_run(folder)["stage"] for folder in dict.fromkeys(lab.ran)] == STAGES
+
+
 def test_an_experiment_runs_from_teacher_to_record_and_a_second_call_runs_nothing(tmp_path):
     sandbox = tmp_path / "rosita"
     shutil.copytree(REPOSITORY, sandbox, ignore=IGNORED)
     shutil.rmtree(sandbox / "experiments" / "minilm")
-    make_bert(sandbox / "models" / "bert_pt", hidden_size=96, num_hidden_layers=6,
-              num_attention_heads=12, intermediate_size=1536)  # fmt: skip
+    make_bert(sandbox / "models" / "bert_pt", **LARGE_ENOUGH)
     data = write_cola(sandbox / "data" / "CoLA")
     rows = [f"src\t{len(text) % 2}\t\t{text}\n" for text in sentences(1040, seed=5)]
     (data / "train.tsv").write_text("".join(rows))
@@ -309,9 +353,7 @@ def test_an_experiment_runs_from_teacher_to_record_and_a_second_call_runs_nothin
     made, tuned = records.read_records(tmp_path / "results")
     assert made["commit"] == git(sandbox, "rev-parse", "HEAD")
     assert made["machine"]["cpu"] and isinstance(made["machine"]["bf16"], bool)
-    assert [stage["stage"] for stage in made["stages"]] == [
-        "fine_tune", "taylor", "one_step_prune", "distil"
-    ]  # fmt: skip
+    assert [stage["stage"] for stage in made["stages"]] == STAGES
     assert made["train_rows"] + 1000 <= 1040
     assert made["stages"][-1]["shape"] == "a2_l4_f256_e64" and made["dev_rows"] == 20
     low, high = made["difference_95"]

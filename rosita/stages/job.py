@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -135,4 +136,6 @@ class Job:
         if self.run.writes:
             self._check_best()
         self.accelerator.wait_for_everyone()
+        # a new classifier has drawn numbers where it was made in this process, or has not
+        torch.manual_seed(settings.seed + self.accelerator.process_index)
         return True

@@ -2,17 +2,65 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from rosita.checkpoint import TaskModel
+from rosita.config import Importance, LayersBy
+from rosita.model import RositaForSequenceClassification
 from rosita.provenance import Run, weights_hash
-from rosita.pruning.cut import Cut
+from rosita.pruning.cut import Cut, needs_scores
+from rosita.pruning.importance import important_layers, magnitude_scores, random_scores
 from rosita.pruning.shape import Shape
 from rosita.pruning.survivors import all_units, follow
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What decides which heads, FFN units and layers stay.
+
+    `from_scratch`: random weights in the shape of the model are cut, by random scores where
+    Taylor's are asked for. `seed`: of these weights and scores.
+    """
+
+    importance: Importance = "taylor"
+    keep_layers_by: LayersBy = "position"
+    from_scratch: bool = False
+    seed: int = 42
+
+    @property
+    def reads_taylor(self) -> bool:
+        """Whether it goes by Taylor scores, so far as scores are needed."""
+        return self.importance == "taylor" and not self.from_scratch
+
+
+def choose(
+    start: TaskModel, target: Shape, by: Choice, taylor: Callable[[], dict[str, Tensor]]
+) -> tuple[TaskModel, dict[str, Tensor] | None, list[int] | None]:
+    """The model to cut to `target`, its scores and the layers that stay: what `prune_stage` takes.
+
+    Scores: None if none are needed; `taylor` gives them where they are Taylor's. Layers: None for
+    the first ones.
+    """
+    scores, layers = None, None
+    config = start.model.config
+    if by.keep_layers_by == "score" or needs_scores(config, target):
+        if by.importance == "magnitude":
+            scores = magnitude_scores(start.model)
+        else:
+            scores = taylor() if by.reads_taylor else random_scores(start.model, by.seed)
+        if by.keep_layers_by == "score":
+            layers = important_layers(scores, config.num_hidden_layers, target.keep_layers)
+    if by.from_scratch:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(by.seed)
+            start = replace(start, model=RositaForSequenceClassification(config))
+    return start, scores, layers
 
 
 def prune_stage(
