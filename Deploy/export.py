@@ -17,7 +17,8 @@ from pathlib import Path
 
 from rosita import config
 from rosita.cli import ArgumentParser, add_flags, run_script
-from rosita.config import load_config, setting
+from rosita.config import setting
+from rosita.config_file import load_config
 from rosita.deploy.formats import EXPORTED, check_export_folder, parse_formats
 from rosita.errors import RositaError
 from rosita.fetch.sources import Access

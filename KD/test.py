@@ -15,7 +15,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from rosita.cli import ArgumentParser, add_flags, run_script
-from rosita.config import TestSettings, load_config
+from rosita.config import TestSettings
+from rosita.config_file import load_config
 from rosita.errors import RositaError
 from rosita.provenance import resolve_folder
 from rosita.tasks import find_task

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from rosita.cli import ArgumentParser, add_flags, is_first_process, run_script
-from rosita.config import KD, KDSettings, describe, load_config
+from rosita.config import KD, KDSettings
+from rosita.config_file import describe, load_config
 from rosita.errors import RositaError
 from rosita.provenance import require_finished, resolve_folder
 from rosita.stages.identity import finished_already, kd_stage

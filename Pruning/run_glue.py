@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rosita.cli import ArgumentParser, add_flags, is_first_process, run_script
-from rosita.config import FineTuneSettings, describe, load_config
+from rosita.config import FineTuneSettings
+from rosita.config_file import describe, load_config
 from rosita.errors import RositaError
 from rosita.files import read_json
 from rosita.provenance import require_finished, resolve_folder

@@ -47,8 +47,8 @@ from rosita.config import (
     KDSettings,
     LayersBy,
     LoopSettings,
-    load_config,
 )
+from rosita.config_file import load_config
 from rosita.deploy.labelling import Answer, Labeller, Texts
 from rosita.errors import RositaError, nearest
 from rosita.evaluation import Scores, predict

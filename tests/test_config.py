@@ -6,7 +6,8 @@ import pytest
 from conftest import REPOSITORY
 
 from rosita.cli import add_flags
-from rosita.config import FineTuneSettings, KDSettings, load_config
+from rosita.config import FineTuneSettings, KDSettings
+from rosita.config_file import load_config
 from rosita.errors import RositaError
 from rosita.pruning.shape import Shape
 from rosita.tasks import GLUE, PAPER_TASKS, Task, find_task

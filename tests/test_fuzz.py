@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from rosita.checkpoint import load_model
-from rosita.config import FineTuneSettings, KDSettings, load_config
+from rosita.config import FineTuneSettings, KDSettings
+from rosita.config_file import load_config
 from rosita.data.encode import encode_file
 from rosita.data.tsv import TsvFile
 from rosita.errors import RositaError

@@ -10,7 +10,8 @@ from rosita.augmentation.glove import load_glove
 from rosita.augmentation.sources import glove_hash, has_masked_lm_head
 from rosita.augmentation.words import Eligible
 from rosita.checkpoint import TaskModel
-from rosita.config import FineTuneSettings, load_config
+from rosita.config import FineTuneSettings
+from rosita.config_file import load_config
 from rosita.data.encode import encode_file
 from rosita.data.records import content_hash, read_arrow, read_csv, read_jsonl, read_parquet
 from rosita.data.tsv import TsvFile

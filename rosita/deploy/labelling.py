@@ -14,18 +14,13 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from rosita.backbones import MULTI_LABEL
-from rosita.checkpoint import (
-    check_length,
-    check_vocabulary,
-    load_model,
-    model_config,
-    read_config,
-)
+from rosita.checkpoint import check_length, check_vocabulary, load_model
 from rosita.data.encode import set_length
 from rosita.deploy.formats import choose_format, weights_file
 from rosita.deploy.onnx import OnnxModel
 from rosita.deploy.texts import Texts
 from rosita.errors import RositaError
+from rosita.model_config import model_config, read_config
 from rosita.progress import Bar
 from rosita.provenance import check_unchanged, read_run
 from rosita.tasks import GLUE, Task

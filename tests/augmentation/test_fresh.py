@@ -12,7 +12,8 @@ from rosita.augmentation.candidates import CandidateFinder, Sampling, edited
 from rosita.augmentation.fresh import FreshRows
 from rosita.augmentation.glove import load_glove
 from rosita.augmentation.sentences import Splitter
-from rosita.config import KDSettings, load_config
+from rosita.config import KDSettings
+from rosita.config_file import load_config
 from rosita.data.batches import Sampler
 from rosita.data.encode import encode_file, set_length
 from rosita.data.tsv import TsvFile
