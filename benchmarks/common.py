@@ -143,7 +143,7 @@ def seconds_of(work: Callable[[], object]) -> float:
 
 def resident_bytes() -> int:
     """The memory this process holds now (Linux)."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
     return pages * resource.getpagesize()
 
 

@@ -84,7 +84,10 @@ def run_script(main: Callable[[], None]) -> None:
                 stream.reconfigure(errors="backslashreplace")
     try:
         _check_folder()
-        with open(os.devnull, "w") as nowhere, nullcontext() if first else redirect_stdout(nowhere):
+        with (
+            open(os.devnull, "w", encoding="utf-8", errors="replace") as nowhere,
+            nullcontext() if first else redirect_stdout(nowhere),
+        ):
             main()
         if sys.stdout:
             sys.stdout.flush()
@@ -194,8 +197,10 @@ def add_flags(parser: argparse.ArgumentParser, kind: type[BaseModel]) -> None:
 
 def positive(text: str) -> int:
     """A whole number from 1 on, from a command line."""
-    if not text.strip().isdecimal() or not 1 <= int(text) <= LARGEST:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {LARGEST}")
+    if not text.strip().isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    if int(text) > LARGEST:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than {LARGEST}")
     return int(text)
 
 

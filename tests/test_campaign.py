@@ -43,7 +43,7 @@ def make_glove(path: Path) -> None:
 
     draw = random.Random(0)
     rows = [f"{word} " + " ".join(f"{draw.gauss(0, 1):.4f}" for _ in range(20)) for word in WORDS]
-    path.write_text("\n".join(rows) + "\n")
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
 def fine_tune(root: Path, output: Path) -> list[object]:

@@ -103,3 +103,12 @@ def test_output_that_is_closed_full_or_of_another_locale_leaves_no_traceback(
         assert done.returncode == code
     if how == "> out":
         assert (tmp_path / "out").read_text() == "sch\\xf6n\n"
+
+
+def test_a_process_that_prints_nothing_needs_no_letters_of_the_locale(tmp_path):
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", HELLO.replace("ö", "\\xf6")], capture_output=True, text=True,
+        env={**os.environ, **locale, "RANK": "1"},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

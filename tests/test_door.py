@@ -263,7 +263,7 @@ def test_a_value_beyond_all_limits_is_one_line_or_harmless(script, door, monkeyp
     [
         ("Pruning/run_glue.py", "--seed", "9" * 30, "less than or equal to 9007199254740992"),
         ("KD/train.py", "--train_batch_size", "9" * 30, "less than or equal to"),
-        ("Pruning/plan.py", "--threads", "9" * 30, "is not a whole number from 1 to 90071992547"),
+        ("Pruning/plan.py", "--threads", "9" * 30, "is more than 9007199254740992"),
         ("Pruning/plan.py", "--threads", "5000", "--threads 5000 is more than 1024"),
         ("Pruning/plan.py", "--max_latency_ms", "1e999", "'1e999' is not a number above 0"),
         ("Deploy/benchmark.py", "--seconds", "inf", "'inf' is not a number above 0"),

@@ -83,7 +83,7 @@ def make_sandbox(folder: Path) -> Path:
     (bert / "run.json").write_text(json.dumps(run))
     (folder / "glove").mkdir()
     generator = torch.Generator().manual_seed(0)
-    with open(folder / "glove" / "glove.42B.300d.txt", "w") as file:
+    with open(folder / "glove" / "glove.42B.300d.txt", "w", encoding="utf-8") as file:
         for word in dict.fromkeys(WORDS):
             vector = torch.randn(5, generator=generator).tolist()
             file.write(word + "".join(f" {value:.4f}" for value in vector) + "\n")

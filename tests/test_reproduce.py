@@ -135,7 +135,10 @@ def test_a_record_is_read_as_it_was_written_and_a_stage_of_two_stands_once(tmp_p
     for one in reversed(written):
         records.add_record(tmp_path, one)
     assert records.read_records(tmp_path) == written
-    keys = [json.loads(line)["key"].split("@")[0] for line in open(tmp_path / "stages.jsonl")]
+    keys = [
+        json.loads(line)["key"].split("@")[0]
+        for line in open(tmp_path / "stages.jsonl", encoding="utf-8")
+    ]
     assert keys == [f"SST-2/20k/{name}" for name in ("bert_ft-1", "no_kd-1", "setting1-2")]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["records.jsonl", "stages.jsonl"]
 

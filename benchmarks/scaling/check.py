@@ -285,5 +285,5 @@ def _reduce(rank: int, port: int, sizes: list[int], path: str) -> None:
             times.append(time.perf_counter() - start)
         found.append(float(np.median(times[2:])))
     if rank == 0:
-        Path(path).write_text(" ".join(map(str, found)))
+        Path(path).write_text(" ".join(map(str, found)), encoding="utf-8")
     torch.distributed.destroy_process_group()

@@ -141,7 +141,9 @@ def _cpuinfo() -> dict[str, str]:
     path = Path("/proc/cpuinfo")
     if not path.exists():
         return {}
-    fields = (line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
+    fields = (
+        line.split(":", 1) for line in path.read_text(encoding="utf-8").splitlines() if ":" in line
+    )
     return {key.strip(): value.strip() for key, value in fields}
 
 
@@ -250,7 +252,7 @@ def print_peak(folder: str, form: str, task_name: str, label_names: str, *sizes:
     if before is None:
         print(None)
         return
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak starts anew
     answer = open_answer(Path(folder), form, task_name, label_names or None)
     batch = random_batch(vocab_size, batch_size, length)
     for _ in range(2):
@@ -263,5 +265,9 @@ def _status(name: str) -> int | None:
     status = Path("/proc/self/status")
     if not status.exists():
         return None
-    fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+    fields = dict(
+        line.split(":", 1)
+        for line in status.read_text(encoding="utf-8").splitlines()
+        if ":" in line
+    )
     return int(fields[name].split()[0]) * 1024 if name in fields else None

@@ -120,7 +120,7 @@ class _Part:
         self.path = target.with_name(f"{target.name}.part")
         self.note = target.with_name(f"{target.name}.part.json")
         try:
-            note = json.loads(self.note.read_text())
+            note = json.loads(self.note.read_text(encoding="utf-8"))
             self.version, self.total = note["version"], note["total"]
         except (OSError, ValueError, KeyError, TypeError):
             self.version = self.total = None
@@ -142,7 +142,8 @@ class _Part:
         self.path.write_bytes(b"")
         self.version, self.total = opened.version, opened.total
         # Written plainly: half a note cannot be read, and then the bytes do not count either.
-        self.note.write_text(json.dumps({"version": self.version, "total": self.total}))
+        note = json.dumps({"version": self.version, "total": self.total})
+        self.note.write_text(note, encoding="utf-8")
 
     def append(self, chunks: Iterator[bytes], bar: Bar, pace: _Pace) -> None:
         with open(self.path, "ab") as file:

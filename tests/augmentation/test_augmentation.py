@@ -61,7 +61,7 @@ def make_glove(path: Path, words: list[str]) -> np.ndarray:
         f"{word} {' '.join(map(repr, row.tolist()))}"
         for word, row in zip(words, vectors, strict=True)
     ]
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return vectors
 
 
@@ -728,7 +728,7 @@ def test_finished_means_nothing_to_do_and_other_settings_are_refused(home, model
     with pytest.raises(RositaError, match=r"p 0.4, now 0.3.*--overwrite"):
         run(home, model, "--p", "0.3")
     assert (home / "CoLA" / "train_aug.tsv").stat().st_mtime_ns == stamp
-    with open(home / "CoLA" / "train.tsv", "a") as file:
+    with open(home / "CoLA" / "train.tsv", "a", encoding="utf-8") as file:
         file.write("s\t1\t\tbace\n")
     with pytest.raises(RositaError, match="train_sha256"):
         run(home, model)

@@ -430,7 +430,7 @@ def test_a_history_is_drawn_the_same_whether_its_entries_say_their_kind_or_not(m
 
 
 def write_latency(path: Path, *rows: dict[str, Any]) -> Path:
-    path.write_text(json.dumps({"rows": rows}))
+    path.write_text(json.dumps({"rows": rows}), encoding="utf-8")
     return path
 
 

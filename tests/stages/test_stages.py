@@ -246,7 +246,7 @@ def test_a_finished_stage_starts_nothing_and_another_run_is_not_overwritten(chai
 
 
 def test_changed_data_are_another_run(chain):
-    with open(chain.data / "train.tsv", "a") as file:
+    with open(chain.data / "train.tsv", "a", encoding="utf-8") as file:
         file.write("x\t1\t\tthe small dog ran\n")
     with pytest.raises(RositaError, match="data.train"):
         chain.fine_tune()
@@ -259,9 +259,9 @@ def cut_off(folder: Path) -> None:
 
 
 def edit(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert old in text
-    path.write_text(text.replace(old, new))
+    path.write_text(text.replace(old, new), encoding="utf-8")
 
 
 @pytest.mark.parametrize("file, old, new, named", [
