@@ -295,7 +295,8 @@ def values_hash(values: object) -> str:
 
 
 def write_sealed(path: str | Path, values: dict[str, Any]) -> None:
-    """Write a record of a cache: JSON with its own hash, which `read_sealed` looks at."""
+    """Write a record of a cache: JSON with its name and its own hash, which `read_sealed` reads."""
+    values = {**values, "of": Path(path).name}  # a record of another kind is none
     write_json(path, {**values, "check": values_hash(values)})
 
 
@@ -308,6 +309,7 @@ def read_sealed(path: str | Path) -> dict[str, Any] | None:
     try:
         values = json.loads(Path(path).read_bytes())
         whole = values.pop("check") == values_hash(values)
+        whole &= values.pop("of", Path(path).name) == Path(path).name  # earlier ones do not say it
     except PermissionError:
         raise
     except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError):

@@ -8,7 +8,16 @@ import threading
 import pytest
 
 from rosita.errors import RositaError
-from rosita.files import atomic_write, hold, lock_file, release
+from rosita.files import (
+    atomic_write,
+    hold,
+    lock_file,
+    read_sealed,
+    release,
+    values_hash,
+    write_json,
+    write_sealed,
+)
 
 HOLD_IN_ANOTHER_PROCESS = """
 import sys
@@ -67,3 +76,16 @@ def test_what_a_link_names_is_written_and_a_pipe_is_never_replaced(tmp_path):
         file.write("a label")
     reader.join()
     assert got == ["a label"] and pipe.is_fifo()
+
+
+def test_a_sealed_record_that_is_altered_or_another_ones_is_none(tmp_path):
+    path, other = tmp_path / "done.json", tmp_path / "logits.json"
+    write_sealed(path, {"rows": 3})
+    assert read_sealed(path) == {"rows": 3}
+    other.write_bytes(path.read_bytes())
+    assert read_sealed(other) is None
+    path.write_text(path.read_text().replace("3", "4"))
+    assert read_sealed(path) is None and read_sealed(tmp_path / "none.json") is None
+    earlier = {"rows": 3}  # of a version that did not write its name
+    write_json(path, {**earlier, "check": values_hash(earlier)})
+    assert read_sealed(path) == earlier
