@@ -444,7 +444,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     signal.signal(signal.SIGALRM, _hang)
     torch.set_num_threads(1)
-    os.fsync = lambda _: None  # no power is cut here, and waiting for the disk is half of the time
+    os.fsync = lambda fd: None  # no power is cut here, and waiting for the disk is half the time
     chosen = [stage for stage in STAGES if not args.only or stage.name in args.only.split(",")]
     counts: dict[str, Counter[str]] = {}
     failed: list[Case] = []
