@@ -38,16 +38,10 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "Pruning"), str(REPOSITORY / "KD")]
 
-import torch  # noqa: E402
-from accelerate.state import AcceleratorState  # noqa: E402
-from transformers import BertConfig, BertForMaskedLM  # noqa: E402
-
-from rosita import api  # noqa: E402
 from rosita.augmentation import file as augmented  # noqa: E402
 from rosita.errors import RositaError  # noqa: E402
 from rosita.files import read_json, write_json  # noqa: E402
 from rosita.provenance import file_hashes  # noqa: E402
-from rosita.training import loop  # noqa: E402
 
 WORDS = (
     "the a dog cat bird child song book garden she he they ran sings reads sees happy sad".split()
@@ -84,6 +78,9 @@ class Stage:
 def write_world(root: Root, seed: int = 0) -> None:
     """Data of a CoLA and of a task of the user's own, word vectors, and a BERT with its masked-LM
     head; another `seed` makes another world, of the same sizes."""
+    import torch  # heavy imports: --help comes without them
+    from transformers import BertConfig, BertForMaskedLM
+
     rng = random.Random(seed)
     data = root / "data" / "CoLA"
     data.mkdir(parents=True)
@@ -120,6 +117,8 @@ def write_world(root: Root, seed: int = 0) -> None:
 
 def call(script: str, *words: object, **named: bool) -> None:
     """A script's main in this process, as a fresh process would run it."""
+    from accelerate.state import AcceleratorState
+
     AcceleratorState._reset_state(reset_partial_state=True)
     import_module(script).main(list(map(str, words)), **named)
 
@@ -197,16 +196,22 @@ def augment_subsets(root: Root) -> None:
 
 
 def label(root: Root) -> list[Any]:
+    from rosita import api
+
     return api.label(root / "kd", ["the dog ran", "a happy child reads the book"])
 
 
 def export(root: Root) -> None:
     """The student in ONNX; at its size an int8 copy would not be the same model."""
+    from rosita import api
+
     api.export(api.load(root / "kd", "CoLA"), root / "out", root / "data" / "CoLA",
                formats="hf,onnx", max_seq_length=16)  # fmt: skip
 
 
 def label_onnx(root: Root) -> list[Any]:
+    from rosita import api
+
     return api.label(root / "out", ["the dog ran", "a happy child reads the book"], "onnx")
 
 
@@ -247,6 +252,8 @@ def cut_training(run: Callable[[Root], None], before: Sequence[Callable[[Root], 
     """Lay out: the stages `before`, then `run` up to a step."""
 
     def lay_out(root: Root, seed: int) -> None:
+        from rosita.training import loop
+
         write_world(root, seed)
         for stage in before:
             stage(root)
@@ -286,6 +293,8 @@ def model(*folder: str) -> Callable[[Root], Any]:
 
 
 def scores(root: Root) -> Any:
+    import torch
+
     found = torch.load(root / "ft" / "CoLA" / "taylor_score" / "taylor.pkl", weights_only=True)
     return {name: value.tolist() for name, value in found.items()}
 
@@ -442,6 +451,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--limit", type=float, default=60, help="seconds until it hangs (60)")
     parser.add_argument("--output", type=Path, help="JSON of the counts and of what failed")
     args = parser.parse_args(argv)
+    import torch  # heavy
+
     signal.signal(signal.SIGALRM, _hang)
     torch.set_num_threads(1)
     os.fsync = lambda fd: None  # no power is cut here, and waiting for the disk is half the time
