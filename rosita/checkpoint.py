@@ -337,8 +337,8 @@ class TaskModel:
         The folder decides the case; `do_lower_case` that says otherwise is answered by a line.
         """
         folder = resolve_folder(str(name_or_path))
+        model = load_model(folder, task, **how)  # first: it tells files that were changed
         tokenizer = read_tokenizer(folder)
-        model = load_model(folder, task, **how)
         check_vocabulary(tokenizer, model.config.vocab_size, folder)
         if do_lower_case not in (None, tokenizer.lower_cases) and is_first_process():
             _say_case(tokenizer.lower_cases)

@@ -9,7 +9,7 @@ class RositaError(Exception):
     """A mistake that the user can mend: says what is wrong, where, and what to type next."""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What a library says is wrong, short enough to stand within a message of ours."""
     return (str(error).splitlines() or [type(error).__name__])[0][:120]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -85,6 +86,20 @@ class TokenizerFiles:
         return "A" not in _normalized(self.build(), "A")
 
 
+@contextmanager
+def _library(wrong: str) -> Iterator[None]:
+    """What the tokenizers library says within the block, as a line.
+
+    It raises bare `Exception`, and for a panic of its Rust one that is not even that.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise RositaError(f"{wrong}: {first_line(error)}") from None
+
+
 def read_tokenizer(folder: str | Path) -> TokenizerFiles:
     """The tokenizer of a model folder: its tokenizer.json, else its vocabulary files.
 
@@ -96,10 +111,8 @@ def read_tokenizer(folder: str | Path) -> TokenizerFiles:
                       _read_object(folder / "special_tokens_map.json"))  # fmt: skip
     path = folder / "tokenizer.json"
     text = _checked_json(path) if path.exists() else _converted(folder, config, named)
-    try:
+    with _library(f"{path} is no tokenizer"):
         tokenizer = _built(text)
-    except Exception as error:  # the library raises bare Exception
-        raise RositaError(f"{path} is no tokenizer: {first_line(error)}") from None
     _check_files(folder, config, tokenizer)
     special = _special_tokens(folder, named, tokenizer)
     return TokenizerFiles(text, config, special, _vocab_text(folder, tokenizer))
@@ -225,10 +238,8 @@ def _converted(folder: Path, config: dict[str, Any], named: dict[str, Any]) -> s
     import transformers  # heavy: needed for such folders only
 
     reader = getattr(transformers, _READERS[file][0])
-    try:
+    with _library(f"cannot read the tokenizer of {folder}"):
         made = reader.from_pretrained(folder, local_files_only=True, **more).backend_tokenizer
-    except Exception as error:  # the tokenizers library raises bare Exception
-        raise RositaError(f"cannot read the tokenizer of {folder}: {first_line(error)}") from None
     return made.to_str()
 
 
@@ -277,10 +288,8 @@ def _special_tokens(folder: Path, named: dict[str, Any], tokenizer: Tokenizer) -
     if missing := {"unk", "pad"} - special.keys():
         names = ", ".join(f"{kind}_token" for kind in sorted(missing))
         raise RositaError(f"the tokenizer of {folder} has no {names}; {advice}")
-    try:
+    with _library(f"the tokenizer of {folder} does not work"):
         around, types = tokenizer.encode("").tokens, tokenizer.encode("a", "a").type_ids
-    except Exception as error:  # the library raises bare Exception
-        raise RositaError(f"the tokenizer of {folder} does not work: {first_line(error)}") from None
     if len(around) < 2:
         raise RositaError(
             f"the tokenizer of {folder} puts no special tokens around a text, as"
