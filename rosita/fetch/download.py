@@ -70,6 +70,7 @@ def _fetch_into(part: _Part, source: str, access: Access, bar: Bar) -> None:
             wait = min(LONGEST_WAIT, max(cut.wait, 2 ** (failures - 1) * random.uniform(0.8, 1.2)))
             bar.write(f"{part.target.name}: {cut}; again in {wait:.0f} s", file=sys.stderr)
             time.sleep(wait)
+            pace.waited(wait)
 
 
 def _go_on(part: _Part, source: str, access: Access, bar: Bar, pace: _Pace) -> None:
@@ -96,10 +97,14 @@ class _TooSlow(Exception):
 
 
 class _Pace:
-    """Whether enough comes in each span of `PATIENCE` seconds, waiting between tries included."""
+    """Whether enough comes in each span of `PATIENCE` seconds; waits between tries do not count."""
 
     def __init__(self) -> None:
         self._begun, self._bytes = time.monotonic(), 0
+
+    def waited(self, seconds: float) -> None:
+        """Leave a wait between tries out."""
+        self._begun += seconds
 
     def brought(self, size: int) -> None:
         """Count bytes that came; `_TooSlow` if they are too few."""
