@@ -6,25 +6,29 @@
 
 Reads   MODEL_PATH/TASK/                      the model and its taylor_score/taylor.pkl
         (scores are needed only if heads or FFN units are cut)
+        with -vocabulary train   data/TASK/train.tsv, and train_aug.tsv if it is there
 Writes  OUTPUT_DIR/TASK/aH_lL_fF_eE/          the pruned model, run.json
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from rosita.cli import ArgumentParser, run_script
-from rosita.config import ACCEPT_CHANGED, LABEL_NAMES, Importance, LayersBy
+from rosita.config import ACCEPT_CHANGED, LABEL_NAMES, REPOSITORY, Importance, LayersBy
 from rosita.errors import RositaError
+from rosita.files import check_readable, read_text
 from rosita.provenance import require_finished, resolve_folder
 from rosita.pruning.shape import Shape, check_target
-from rosita.tasks import find_task
+from rosita.tasks import Task, find_task
 
 if TYPE_CHECKING:
     from rosita.model import RositaConfig
 
+TRAIN = "train"
 # The published shape: what a flag left out stands for, whatever the model has.
 PUBLISHED = {"keep_heads": 2, "num_layers": 8, "ffn_hidden_dim": 512, "emb_hidden_dim": 128}
 
@@ -34,9 +38,12 @@ def main(argv: list[str] | None = None) -> None:
     task = find_task(args.task)
     source = resolve_folder(str(Path(args.model_path) / task.name))
     require_finished(source, task.name, "prune a model tuned on this task")
+    if args.vocabulary not in (None, TRAIN):
+        check_readable(args.vocabulary)
     # heavy imports: the complaints above come without them
     from rosita.checkpoint import TaskModel
     from rosita.pruning.importance import read_scores
+    from rosita.pruning.vocabulary import used_pieces
     from rosita.stages.prune import Choice, choose, prune_stage
 
     altered = args.accept_changed
@@ -46,12 +53,24 @@ def main(argv: list[str] | None = None) -> None:
     start, scores, layers = choose(
         tuned, target, by, lambda: read_scores(source, tuned.model, altered)
     )
+    pieces = used_pieces(start.tokenizer, texts(args, task)) if args.vocabulary else None
     folder = Path(args.output_dir) / task.name / str(target)
-    pruned = prune_stage(start, target, scores, folder, args.overwrite_output_dir, layers)
+    pruned = prune_stage(start, target, scores, folder, args.overwrite_output_dir, layers, pieces)
+    if pieces:
+        print(f"vocabulary: {start.model.config.vocab_size:,} -> {len(pieces):,} pieces")
     print(
         f"{start.shape} -> {target}: {start.parameters:,} -> {pruned.parameters:,} parameters"
         f" ({start.parameters / pruned.parameters:.1f}x fewer); the model is in {folder}"
     )
+
+
+def texts(args: argparse.Namespace, task: Task) -> Iterator[str]:
+    """Those whose pieces -vocabulary keeps."""
+    if args.vocabulary == TRAIN:
+        from rosita.stages.inputs import train_texts
+
+        return train_texts(Path(args.data_dir or REPOSITORY / "data" / task.name), task)
+    return iter(read_text(args.vocabulary).splitlines())
 
 
 def target_shape(args: argparse.Namespace, config: RositaConfig) -> Shape:
@@ -97,6 +116,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="keep the first layers, or those whose weights score most (position)",
     )
     add("-from_scratch", action="store_true", help="random weights of that shape, as a baseline")
+    add(
+        "-vocabulary",
+        help="keep the pieces of these texts alone, and every single character: train, the task's"
+        " training files, or a text file, a text a line (default: all pieces)",
+    )
+    add("-data_dir", help="folder of the training files, for -vocabulary train (data/TASK)")
     add("-seed", type=int, default=42, help="of random importance and weights (42)")
     add("-label_names", "--label_names", help=LABEL_NAMES)
     add("--accept_changed", action="store_true", help=ACCEPT_CHANGED)

@@ -56,11 +56,12 @@ from rosita.evaluation import score as score_logits
 from rosita.pruning.cut import Cut
 from rosita.pruning.importance import load_scores
 from rosita.pruning.shape import Shape
+from rosita.pruning.vocabulary import used_pieces
 from rosita.runtime import start_accelerator
 from rosita.stages.distil import distil_stage
 from rosita.stages.export import _dev, export_stage
 from rosita.stages.fine_tune import fine_tune_stage, score_stage
-from rosita.stages.prune import Choice, choose, prune_stage
+from rosita.stages.prune import Choice, choose, keep_pieces, prune_stage
 from rosita.tasks import Task, find_task
 
 # Settings of the scripts that the arguments of the functions here stand for.
@@ -209,12 +210,15 @@ def prune(
     keep_layers_by: LayersBy = "position",
     from_scratch: bool = False,
     seed: int = 42,
+    vocabulary: list[str] | None = None,
 ) -> TaskModel:
     """A smaller copy of `start`, at a `Shape` or its name: Pruning/pruning_one_step.py.
 
     `scores` as `score` returns them; needed if heads or FFN units are cut, or the layers that stay
     are chosen by score, unless `importance` is magnitude or random. `from_scratch` cuts random
     weights of the model's shape, as a baseline; `seed` is theirs and that of random importance.
+    `vocabulary`: texts whose word pieces are kept alone, with every single character; the tokenizer
+    is cut to match.
     With `output_dir`, writes the model folder that the script would. Raises `RositaError` for a
     shape that does not fit.
     """
@@ -229,9 +233,11 @@ def prune(
         return scores
 
     start, needed, layers = choose(start, target, by, taylor)
+    pieces = None if vocabulary is None else used_pieces(start.tokenizer, vocabulary)
     if output_dir is not None:
-        return prune_stage(start, target, needed, Path(output_dir), layers=layers)
+        return prune_stage(start, target, needed, Path(output_dir), layers=layers, pieces=pieces)
     cut = Cut.decide(start.model.config, target, needed or {}, layers)
+    start = keep_pieces(start, pieces)
     return replace(start, model=cut.of_model(start.model), path=IN_MEMORY)
 
 

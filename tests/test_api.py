@@ -130,6 +130,19 @@ def test_a_config_of_the_scripts_gives_the_bits_that_they_write(root, teacher, t
             api.distil(teacher, bert, root / "data" / "CoLA", config=config)
 
 
+def test_a_vocabulary_cut_in_memory_is_the_one_that_is_written(teacher, tmp_path):
+    texts = ["the dog ran", "a happy child"]
+    how = {"importance": "magnitude", "vocabulary": texts}
+    in_memory = api.prune(teacher, SHAPE, **how)
+    written = api.prune(teacher, SHAPE, None, tmp_path / "cut", **how)
+    for cut in (written, api.load(tmp_path / "cut", "CoLA")):
+        assert identity(cut) == identity(in_memory)
+        assert cut.tokenizer.pieces == in_memory.tokenizer.pieces
+    assert api.label(in_memory, texts) == api.label(written, texts)
+    with pytest.raises(TypeError, match="vocabulary is 'the dog ran'"):
+        api.prune(teacher, SHAPE, importance="magnitude", vocabulary="the dog ran")
+
+
 def test_fine_tuning_a_pruned_model_gives_the_bits_that_the_script_writes(root, tmp_path):
     cut, data = root / "cut" / "CoLA" / SHAPE, root / "data" / "CoLA"
     run_script("Pruning/run_glue.py", "--model_name_or_path", cut, "--is_prun", "True",

@@ -185,7 +185,7 @@ def test_the_tree_of_the_readme_is_the_repository():
 
 
 def test_every_command_runs_as_written(outputs):
-    assert len(outputs[1]) == 22
+    assert len(outputs[1]) == 23
 
 
 def test_every_setting_ends_at_its_shape_with_a_dev_score_and_its_lineage(outputs):

@@ -99,7 +99,7 @@ class Cut:
         state = self.of_layers({name: w.detach() for name, w in model.state_dict().items()})
         if self.shape.emb_hidden_dim != -1:
             cut_embedding(state, self.shape.emb_hidden_dim, recompute_svd)
-        config = shaped_config(self.config, self.shape)
+        config = shaped_config(model.config, self.shape)
         return build_model(config, state, training=model.training)
 
 

@@ -122,6 +122,18 @@ def load_data(
     return data
 
 
+def train_texts(folder: Path, task: Task) -> Iterator[str]:
+    """Every text of the training files: train.tsv, and train_aug.tsv if it is there."""
+    header = _train_header(folder, task)
+    for name in dict.fromkeys((task.train_file, "train_aug.tsv")):
+        if name == task.train_file or (folder / name).exists():
+            table = open_table(
+                folder / name, task, labelled=task.train_labelled, train_header=header
+            )
+            for row in table.rows():
+                yield from row.texts
+
+
 def _doubts(data: Data) -> Iterator[str]:
     """What a run gets through with, and hardly anybody means."""
     task, dev = data.task, data.dev

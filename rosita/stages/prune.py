@@ -12,12 +12,14 @@ from torch import Tensor
 
 from rosita.checkpoint import TaskModel
 from rosita.config import Importance, LayersBy
+from rosita.files import values_hash
 from rosita.model import RositaForSequenceClassification
 from rosita.provenance import Run, weights_hash
 from rosita.pruning.cut import Cut, needs_scores
 from rosita.pruning.importance import important_layers, magnitude_scores, random_scores
 from rosita.pruning.shape import Shape
 from rosita.pruning.survivors import all_units, follow
+from rosita.pruning.vocabulary import cut_tokenizer, cut_words
 
 
 @dataclass(frozen=True)
@@ -70,20 +72,27 @@ def prune_stage(
     folder: Path,
     overwrite: bool = False,
     layers: list[int] | None = None,
+    pieces: list[int] | None = None,
 ) -> TaskModel:
     """Cut a model to `target` in one step and write it to `folder`, unless that is done already.
 
-    `layers`: those that are kept, if not the first ones.
+    `layers`: those that are kept, if not the first ones; `pieces`: ids of those that the vocabulary
+    keeps, if not all.
     """
     config, scores = start.model.config, scores or {}
     cut = Cut.decide(config, target, scores, layers)
-    pruned = replace(start, model=cut.of_model(start.model), path=str(folder))
+    fewer = keep_pieces(start, pieces)
+    pruned = replace(fewer, model=cut.of_model(fewer.model), path=str(folder))
     read, after = start.hashes(), weights_hash(pruned.model.state_dict())
     used = weights_hash(scores) if cut.heads else None
     identity: dict[str, Any] = {
         "stage": "one_step_prune",
         "task": start.task.name,
-        "settings": {"shape": str(target), **({"layers": layers} if layers else {})},
+        "settings": {
+            "shape": str(target),
+            **({"layers": layers} if layers else {}),
+            **({"vocabulary": values_hash(pieces)} if pieces else {}),
+        },
         **{kind: {"model": digest} for kind, digest in read.items()},
     }
     identity["parents"]["scores"] = used
@@ -97,9 +106,20 @@ def prune_stage(
     entry = {"kind": "pruning", "step": 0, "shape": str(target), "layers": record}
     run.write(
         finished=True,
+        from_shape=str(start.shape),
         shape=str(target),
         parameters=pruned.parameters,
+        vocabulary=pruned.model.config.vocab_size,
         weights=after,
         history=[entry],
     )
     return pruned
+
+
+def keep_pieces(start: TaskModel, pieces: list[int] | None) -> TaskModel:
+    """The same with these pieces of its vocabulary alone (ids, ascending; None: with all)."""
+    if pieces is None:
+        return start
+    tokenizer = cut_tokenizer(start.tokenizer, pieces)
+    model = cut_words(start.model, pieces, tokenizer.pad_id)
+    return replace(start, model=model, tokenizer=tokenizer)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import string
 import zipfile
 from pathlib import Path
 
+import conftest
 import numpy as np
 import pytest
 import torch
@@ -69,17 +71,18 @@ def test_all_stages_of_a_setting_work_on_every_glue_task(tmp_path, name, capsys)
     write_task(data, task)
     bert = make_bert(models / "bert_pt")
     common = ("--task_name", name.lower(), "--data_dir", data, "--max_seq_length", 32)
+    fp32 = ("--precision", "fp32")  # in bf16 a near-tie of the 24 rows may turn
 
     tuned = models / "bert_ft" / name
     fine_tune(*common, "--model_name_or_path", bert, "--do_train", "--num_train_epochs", 1,
-              "--output_dir", tuned, "--learning_rate", "1e-3", "--do_eval")  # fmt: skip
-    fine_tune(*common, "--model_name_or_path", tuned, "--compute_taylor", "True")
+              "--output_dir", tuned, "--learning_rate", "1e-3", "--do_eval", *fp32)  # fmt: skip
+    fine_tune(*common, *fp32, "--model_name_or_path", tuned, "--compute_taylor", "True")
     prune("-model_path", models / "bert_ft", "-output_dir", models / "cut", "-task", name,
           "-keep_heads", 2, "-num_layers", 2, "-ffn_hidden_dim", 20,
           "-emb_hidden_dim", 8)  # fmt: skip
     shutil.copy(data / "train.tsv", data / "train_aug.tsv")
     distil(*common, "--teacher_model", tuned, "--student_model", models / "cut" / name / SHAPE,
-           "--pred_distill", "--repr_distill", "--aug_train", "--num_train_epochs", 2,
+           "--pred_distill", "--repr_distill", "--aug_train", "--num_train_epochs", 2, *fp32,
            "--output_dir", models / "kd" / name)  # fmt: skip
     evaluate(*common, "--student_model", models / "kd" / name, "--do_eval", "--do_predict",
          "--submission_dir", models / "submission")  # fmt: skip
@@ -764,3 +767,52 @@ def test_a_part_of_the_states_that_is_not_there_is_refused(shared, flags, words)
     with pytest.raises(RositaError, match=words):
         shared.distil(*flags, "--output_dir", shared.models / "no")
     assert not (shared.models / "no").exists()
+
+
+def test_a_teacher_with_the_pieces_of_train_alone_teaches_a_student_with_the_same(
+    tmp_path, monkeypatch, capsys
+):
+    letters = [prefix + letter for letter in string.ascii_lowercase for prefix in ("", "##")]
+    words = [*conftest.vocabulary(), "museum", "castle"]
+    words += [piece for piece in letters if piece not in words]
+    monkeypatch.setattr(conftest, "vocabulary", lambda: words)
+    chain = Chain(tmp_path)
+    whole = ("-keep_heads", 4, "-num_layers", 3, "-ffn_hidden_dim", 48, "-emb_hidden_dim", -1)
+    given = ("-task", "CoLA", "-vocabulary", "train", "-data_dir", chain.data)
+
+    def cut(source, output, *more):
+        prune("-model_path", source, "-output_dir", output, *given, *more)
+
+    cut(chain.tuned.parent, chain.models / "words", *whole)
+    assert "vocabulary: " in capsys.readouterr().out
+    teacher = chain.models / "words" / "CoLA" / "a4_l3_f48_e-1"
+    before, after = (load_model(path, GLUE["CoLA"]).eval() for path in (chain.tuned, teacher))
+    assert after.config.vocab_size < before.config.vocab_size
+    assert read_json(teacher / "run.json")["vocabulary"] == after.config.vocab_size
+    logits = []
+    for path, model in ((chain.tuned, before), (teacher, after)):
+        rows = encode_file(chain.data / "train.tsv", GLUE["CoLA"], read_tokenizer(path), 64)
+        logits.append(predict(model, rows, 32))
+    np.testing.assert_array_equal(*logits)
+
+    cut(chain.tuned.parent, chain.models / "words", *whole)
+    assert "finished already" in capsys.readouterr().out
+    (chain.models / "texts.txt").write_text("the dog\n")
+    with pytest.raises(RositaError, match="vocabulary"):
+        cut(chain.tuned.parent, chain.models / "words", *whole,
+            "-vocabulary", chain.models / "texts.txt")  # fmt: skip
+
+    (chain.models / "start").mkdir()
+    (chain.models / "start" / "CoLA").symlink_to(teacher)
+    prune("-model_path", chain.models / "start", "-task", "CoLA", "-output_dir",
+          chain.models / "small", "-num_layers", 2, *whole[:2], *whole[4:])  # fmt: skip
+    student = chain.models / "small" / "CoLA" / "a4_l2_f48_e-1"
+    with pytest.raises(RositaError, match="was pruned and not trained since"):
+        chain.distil("--teacher_model", student, "--student_model", student)
+    chain.distil("--teacher_model", teacher, "--student_model", student)
+    run = read_json(chain.models / "kd" / "run.json")
+    assert run["finished"]
+    with pytest.raises(RositaError, match="read texts otherwise"):
+        chain.distil("--student_model", student, "--output_dir", chain.models / "other")
+    with pytest.raises(RositaError, match="nowhere.txt does not exist"):
+        cut(chain.tuned.parent, chain.models / "x", *whole, "-vocabulary", "nowhere.txt")
