@@ -14,15 +14,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from rosita.cli import ArgumentParser, run_script
-from rosita.config import ACCEPT_CHANGED, LABEL_NAMES, REPOSITORY, Importance, LayersBy
+from rosita.config import ACCEPT_CHANGED, LABEL_NAMES, REPOSITORY
+from rosita.data.records import content_hash
 from rosita.errors import RositaError
 from rosita.files import check_readable, read_text
-from rosita.provenance import require_finished, resolve_folder
+from rosita.provenance import file_hashes, require_finished, resolve_folder
+from rosita.pruning.choice import Choice, Importance, LayersBy
 from rosita.pruning.shape import Shape, check_target
+from rosita.stages.identity import cut_already
 from rosita.tasks import Task, find_task
 
 if TYPE_CHECKING:
@@ -38,24 +42,32 @@ def main(argv: list[str] | None = None) -> None:
     task = find_task(args.task)
     source = resolve_folder(str(Path(args.model_path) / task.name))
     require_finished(source, task.name, "prune a model tuned on this task")
-    if args.vocabulary not in (None, TRAIN):
-        check_readable(args.vocabulary)
-    # heavy imports: the complaints above come without them
+    by = Choice(args.importance, args.keep_layers_by, args.from_scratch, args.seed)
+    target = target_shape(args)
+    folder = Path(args.output_dir) / task.name / str(target)
+    chosen = asdict(by) | {
+        "label_names": args.label_names,
+        "scores": file_hashes(source / "taylor_score"),
+        "vocabulary": [content_hash(path) for path in text_files(args, task)],
+    }
+    if not args.overwrite_output_dir and cut_already(folder, task, target, source, chosen):
+        return
+    # heavy imports: all of the above comes without them
     from rosita.checkpoint import TaskModel
     from rosita.pruning.importance import read_scores
     from rosita.pruning.vocabulary import used_pieces
-    from rosita.stages.prune import Choice, choose, prune_stage
+    from rosita.stages.prune import choose, prune_stage
 
     altered = args.accept_changed
     tuned = TaskModel.open(source, task, label_names=args.label_names, accept_changed=altered)
-    target = target_shape(args, tuned.model.config)
-    by = Choice(args.importance, args.keep_layers_by, args.from_scratch, args.seed)
+    check_fits(target, args, tuned.model.config)
     start, scores, layers = choose(
         tuned, target, by, lambda: read_scores(source, tuned.model, altered)
     )
     pieces = used_pieces(start.tokenizer, texts(args, task)) if args.vocabulary else None
-    folder = Path(args.output_dir) / task.name / str(target)
-    pruned = prune_stage(start, target, scores, folder, args.overwrite_output_dir, layers, pieces)
+    pruned = prune_stage(
+        start, target, scores, folder, args.overwrite_output_dir, layers, pieces, chosen
+    )
     if pieces:
         print(f"vocabulary: {start.model.config.vocab_size:,} -> {len(pieces):,} pieces")
     print(
@@ -64,30 +76,47 @@ def main(argv: list[str] | None = None) -> None:
     )
 
 
+def text_files(args: argparse.Namespace, task: Task) -> list[Path]:
+    """The files whose pieces -vocabulary keeps; none without it."""
+    if args.vocabulary is None:
+        return []
+    if args.vocabulary != TRAIN:
+        check_readable(args.vocabulary)
+        return [Path(args.vocabulary)]
+    folder = Path(args.data_dir or REPOSITORY / "data" / task.name)
+    train = folder / task.train_file
+    if not train.exists():
+        raise RositaError(f"{train} does not exist: -vocabulary train reads it; see -data_dir")
+    return [train, *(path for path in [folder / "train_aug.tsv"] if path.exists())]
+
+
 def texts(args: argparse.Namespace, task: Task) -> Iterator[str]:
-    """Those whose pieces -vocabulary keeps."""
-    if args.vocabulary == TRAIN:
-        from rosita.stages.inputs import train_texts
+    """What is in them."""
+    files = text_files(args, task)
+    if args.vocabulary != TRAIN:
+        return iter(read_text(files[0]).splitlines())
+    from rosita.stages.inputs import train_texts
 
-        return train_texts(Path(args.data_dir or REPOSITORY / "data" / task.name), task)
-    return iter(read_text(args.vocabulary).splitlines())
+    return train_texts(files, task)
 
 
-def target_shape(args: argparse.Namespace, config: RositaConfig) -> Shape:
-    """The shape asked for, of which what is left out is as published.
-
-    Raises `RositaError`, naming the flags left out, if it does not fit the model.
-    """
+def target_shape(args: argparse.Namespace) -> Shape:
+    """The shape asked for, of which what is left out is as published."""
     asked = {name: getattr(args, name) for name in PUBLISHED if getattr(args, name) is not None}
-    target = Shape(*(PUBLISHED | asked).values())
+    return Shape(*(PUBLISHED | asked).values())
+
+
+def check_fits(target: Shape, args: argparse.Namespace, config: RositaConfig) -> None:
+    """Raise `RositaError`, naming the flags left out, if the shape does not fit the model."""
     try:
         check_target(config, target)
     except RositaError as error:
-        left_out = [f"-{name} {value}" for name, value in PUBLISHED.items() if name not in asked]
+        left_out = [
+            f"-{name} {value}" for name, value in PUBLISHED.items() if getattr(args, name) is None
+        ]
         if not left_out:
             raise
         raise RositaError(f"{error} (left out, so as published: {' '.join(left_out)})") from None
-    return target
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

@@ -43,9 +43,7 @@ from rosita.config import (
     KD,
     ExportSettings,
     FineTuneSettings,
-    Importance,
     KDSettings,
-    LayersBy,
     LoopSettings,
 )
 from rosita.config_file import load_config
@@ -53,6 +51,7 @@ from rosita.deploy.labelling import Answer, Labeller, Texts
 from rosita.errors import RositaError, nearest
 from rosita.evaluation import Scores, predict
 from rosita.evaluation import score as score_logits
+from rosita.pruning.choice import Choice, Importance, LayersBy
 from rosita.pruning.cut import Cut
 from rosita.pruning.importance import load_scores
 from rosita.pruning.shape import Shape
@@ -61,7 +60,7 @@ from rosita.runtime import start_accelerator
 from rosita.stages.distil import distil_stage
 from rosita.stages.export import _dev, export_stage
 from rosita.stages.fine_tune import fine_tune_stage, score_stage
-from rosita.stages.prune import Choice, choose, keep_pieces, prune_stage
+from rosita.stages.prune import choose, keep_pieces, prune_stage
 from rosita.tasks import Task, find_task
 
 # Settings of the scripts that the arguments of the functions here stand for.

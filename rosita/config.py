@@ -25,8 +25,6 @@ TENSORBOARD = "tensorboard"
 TRACKERS = (TENSORBOARD, "wandb", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab",
             "trackio")  # fmt: skip
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Importance = Literal["taylor", "magnitude", "random"]  # what decides the heads and units that stay
-LayersBy = Literal["position", "score"]  # the first layers stay, or those that score most
 
 # rosita.evaluation.predict batches by length: what it bounds is the padded tokens of a batch
 EVAL_ROWS = "rows of 128 tokens in a batch of evaluation (of shorter ones more, of longer fewer)"

@@ -204,3 +204,16 @@ def test_finished_already_is_said_before_heavy_imports(tmp_path):
         run_script(script, *words)
         [(code, text)] = call(script, [words], tmp_path)
         assert code == 0 and "finished" in text
+    (tmp_path / "models").mkdir()
+    tuned.rename(tmp_path / "models" / "CoLA")
+    words = f"-model_path {tmp_path}/models -task CoLA -output_dir {tmp_path}/cut -keep_heads 4"
+    words = f"{words} -num_layers 2 -ffn_hidden_dim 48 -emb_hidden_dim 8".split()
+    run_script("Pruning/pruning_one_step.py", *words)
+    [(code, text)] = call("Pruning/pruning_one_step.py", [words], tmp_path)
+    assert code == 0 and "finished" in text
+    other = run_script("Pruning/pruning_one_step.py", *words, "-from_scratch", ok=False)
+    assert "holds another run (configs.model" in other.stderr or "parents.model" in other.stderr
+    weights = tmp_path / "cut" / "CoLA" / "a4_l2_f48_e8" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    [(code, text)] = call("Pruning/pruning_one_step.py", [words], tmp_path)
+    assert code == 2 and "model.safetensors has changed since" in text

@@ -15,6 +15,7 @@ from rosita.data.records import content_hash
 from rosita.errors import RositaError
 from rosita.files import read_json
 from rosita.provenance import OF_MODELS, Run, file_hashes, read_run
+from rosita.pruning.shape import Shape
 from rosita.tasks import Task
 
 
@@ -91,6 +92,24 @@ def finished_already(
     identity = run_identity(stage, settings, task, models, train, dev, processes)
     run = Run(folder, identity, defaults=setting_defaults(type(settings)))
     return run.is_finished(overwrite=False)
+
+
+def cut_already(
+    folder: Path, task: Task, target: Shape, source: Path, chosen: dict[str, Any]
+) -> bool:
+    """Whether `folder` holds this very cut of the model in `source`, finished; says it.
+
+    `chosen`: as `prune_stage` recorded it. False where that cannot be told from the files alone.
+    """
+    earlier = read_run(folder)
+    held = earlier.get("identity", {})
+    same = (
+        earlier.get("finished")
+        and (held.get("task"), earlier.get("shape")) == (task.name, str(target))
+        and earlier.get("chosen") == chosen
+        and earlier["parents"].get("model", {}).get("files") == file_hashes(source)
+    )
+    return bool(same) and Run(folder, held).is_finished(overwrite=False)
 
 
 def kd_stage(settings: KDSettings) -> str:

@@ -122,16 +122,13 @@ def load_data(
     return data
 
 
-def train_texts(folder: Path, task: Task) -> Iterator[str]:
-    """Every text of the training files: train.tsv, and train_aug.tsv if it is there."""
-    header = _train_header(folder, task)
-    for name in dict.fromkeys((task.train_file, "train_aug.tsv")):
-        if name == task.train_file or (folder / name).exists():
-            table = open_table(
-                folder / name, task, labelled=task.train_labelled, train_header=header
-            )
-            for row in table.rows():
-                yield from row.texts
+def train_texts(files: list[Path], task: Task) -> Iterator[str]:
+    """Every text of training files of one folder."""
+    header = _train_header(files[0].parent, task)
+    for path in files:
+        table = open_table(path, task, labelled=task.train_labelled, train_header=header)
+        for row in table.rows():
+            yield from row.texts
 
 
 def _doubts(data: Data) -> Iterator[str]:

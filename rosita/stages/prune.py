@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,34 +11,15 @@ import torch
 from torch import Tensor
 
 from rosita.checkpoint import TaskModel
-from rosita.config import Importance, LayersBy
 from rosita.files import values_hash
 from rosita.model import RositaForSequenceClassification
 from rosita.provenance import Run, weights_hash
+from rosita.pruning.choice import Choice
 from rosita.pruning.cut import Cut, needs_scores
 from rosita.pruning.importance import important_layers, magnitude_scores, random_scores
 from rosita.pruning.shape import Shape
 from rosita.pruning.survivors import all_units, follow
 from rosita.pruning.vocabulary import cut_tokenizer, cut_words
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What decides which heads, FFN units and layers stay.
-
-    `from_scratch`: random weights in the shape of the model are cut, by random scores where
-    Taylor's are asked for. `seed`: of these weights and scores.
-    """
-
-    importance: Importance = "taylor"
-    keep_layers_by: LayersBy = "position"
-    from_scratch: bool = False
-    seed: int = 42
-
-    @property
-    def reads_taylor(self) -> bool:
-        """Whether it goes by Taylor scores, so far as scores are needed."""
-        return self.importance == "taylor" and not self.from_scratch
 
 
 def choose(
@@ -73,11 +54,13 @@ def prune_stage(
     overwrite: bool = False,
     layers: list[int] | None = None,
     pieces: list[int] | None = None,
+    chosen: dict[str, Any] | None = None,
 ) -> TaskModel:
     """Cut a model to `target` in one step and write it to `folder`, unless that is done already.
 
     `layers`: those that are kept, if not the first ones; `pieces`: ids of those that the vocabulary
-    keeps, if not all.
+    keeps, if not all. `chosen`: by which flags and files all this was chosen, for
+    `identity.cut_already`.
     """
     config, scores = start.model.config, scores or {}
     cut = Cut.decide(config, target, scores, layers)
@@ -97,7 +80,8 @@ def prune_stage(
     }
     identity["parents"]["scores"] = used
     parent = {"path": start.path, "weights": read["parents"], "files": start.files()}
-    run = Run(folder, identity, {"parents": {"model": parent}})
+    details = {"parents": {"model": parent}, **({"chosen": chosen} if chosen else {})}
+    run = Run(folder, identity, details)
     if run.is_finished(overwrite):
         return pruned
     run.claim(overwrite)
