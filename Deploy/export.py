@@ -48,8 +48,9 @@ def main(argv: list[str] | None = None) -> None:
     from rosita.deploy.hub import publish, push_to_hub
     from rosita.stages.export import export_stage
 
-    start = TaskModel.open(source, task, label_names=settings.label_names,
-                           accept_changed=settings.accept_changed)  # fmt: skip
+    start = TaskModel.open(
+        source, task, label_names=settings.label_names, accept_changed=settings.accept_changed
+    )
     export_stage(start, settings)
     print(f"written to {output}")
     if settings.push_to_hub:

@@ -77,13 +77,23 @@ def main(argv: list[str] | None = None) -> None:
             table.put_measured(latency.known())
             ranking = table.ranking(budget)
     chosen = shape_of(table.rows[ranking[0]])
-    write_json(output / "plan.json", {
-        "model": args.model, "task": task.name, "budget": budget, "candidates": len(table.rows),
-        "fitting": len(ranking), "chosen": str(chosen),
-        "latency": {**latency.key, "fitted": latency.times["fitted"],
-                    "held_out": latency.held_out()},
-        "shapes": [table.line(index) for index in ranking[:LISTED]],
-    })  # fmt: skip
+    write_json(
+        output / "plan.json",
+        {
+            "model": args.model,
+            "task": task.name,
+            "budget": budget,
+            "candidates": len(table.rows),
+            "fitting": len(ranking),
+            "chosen": str(chosen),
+            "latency": {
+                **latency.key,
+                "fitted": latency.times["fitted"],
+                "held_out": latency.held_out(),
+            },
+            "shapes": [table.line(index) for index in ranking[:LISTED]],
+        },
+    )
     draw(table, ranking, budget, latency, output / "plan.png")
     print(show(table, ranking, args.top))
     config = Path(args.write_config or output / f"config_{chosen}.json")
@@ -108,8 +118,12 @@ def find_scored(source: Path, name: str | None) -> Task:
 
 def budgets(args: argparse.Namespace) -> dict[str, Any]:
     """What was asked for: column of the table, or "shape" -> limit."""
-    found = {"parameters": args.max_parameters, "bytes": args.max_bytes,
-             "latency": args.max_latency_ms, "shape": args.shape and str(args.shape)}  # fmt: skip
+    found = {
+        "parameters": args.max_parameters,
+        "bytes": args.max_bytes,
+        "latency": args.max_latency_ms,
+        "shape": args.shape and str(args.shape),
+    }
     found = {name: limit for name, limit in found.items() if limit is not None}
     if not found:
         raise RositaError(
@@ -123,11 +137,17 @@ def show(table: Table, ranking: np.ndarray, top: int) -> str:
     """The best shapes, for people; the first is the one chosen."""
     lines = [["shape", "latency is", "kept %", "M params", "M MACs", "MB", "ms"]]
     for found in (table.line(index) for index in ranking[:top]):
-        lines.append([
-            found["shape"], found["latency"], f"{100 * found['taylor_score_kept']:.1f}",
-            f"{found['parameters'] / 1e6:.2f}", f"{found['macs'] / 1e6:.1f}",
-            f"{found['bytes'] / 1e6:.2f}", f"{found['latency_ms']:.2f}",
-        ])  # fmt: skip
+        lines.append(
+            [
+                found["shape"],
+                found["latency"],
+                f"{100 * found['taylor_score_kept']:.1f}",
+                f"{found['parameters'] / 1e6:.2f}",
+                f"{found['macs'] / 1e6:.1f}",
+                f"{found['bytes'] / 1e6:.2f}",
+                f"{found['latency_ms']:.2f}",
+            ]
+        )
     return f"{len(ranking):,} of {len(table.rows):,} shapes fit\n\n{markdown(lines)}\n"
 
 
@@ -138,8 +158,15 @@ def accuracy(latency: LatencyModel) -> str:
     worst = max((abs(each["error"]) for each in found), default=0)
     advice = "; --recalibrate while nothing else runs" if worst > GOOD else ""
     lines = [["held out", "predicted ms", "measured ms", "error %"]]
-    lines += [[each["shape"], f"{each['predicted_ms']:.2f}", f"{each['measured_ms']:.2f}",
-               f"{100 * each['error']:+.1f}"] for each in found]  # fmt: skip
+    lines += [
+        [
+            each["shape"],
+            f"{each['predicted_ms']:.2f}",
+            f"{each['measured_ms']:.2f}",
+            f"{100 * each['error']:+.1f}",
+        ]
+        for each in found
+    ]
     return (
         f"Latency: {key['format']}, batch {key['batch']} x {key['length']}, {key['threads']}"
         f" threads, predicted from {len(latency.times['fitted'])} timed shapes ({latency.path})"
@@ -177,9 +204,11 @@ def kd_config(source: Path, config: RositaConfig, shape: Shape, data_dir: str | 
         name: os.path.relpath(path, REPOSITORY / "KD") for name, path in paths.items()
     }
     settings["default"] |= {
-        "keep_heads": shape.keep_heads, "keep_layers": shape.keep_layers,
-        "ffn_hidden_dim": shape.ffn_hidden_dim, "emb_hidden_dim": shape.emb_hidden_dim,
-    }  # fmt: skip
+        "keep_heads": shape.keep_heads,
+        "keep_layers": shape.keep_layers,
+        "ffn_hidden_dim": shape.ffn_hidden_dim,
+        "emb_hidden_dim": shape.emb_hidden_dim,
+    }
     return settings
 
 
@@ -190,11 +219,24 @@ def commands(
     parent = source.resolve().parent
     data = Path(args.data_dir) if args.data_dir else REPOSITORY / "data" / task.name
     name = args.task_name or task.name
-    prune = ["python", REPOSITORY / "Pruning" / "pruning_one_step.py", "-model_path", parent,
-             "-task", name, "-output_dir", parent.parent / "prun_bert",
-             "-keep_heads", shape.keep_heads, "-num_layers", shape.keep_layers,
-             "-ffn_hidden_dim", shape.ffn_hidden_dim, "-emb_hidden_dim",
-             shape.emb_hidden_dim]  # fmt: skip
+    prune = [
+        "python",
+        REPOSITORY / "Pruning" / "pruning_one_step.py",
+        "-model_path",
+        parent,
+        "-task",
+        name,
+        "-output_dir",
+        parent.parent / "prun_bert",
+        "-keep_heads",
+        shape.keep_heads,
+        "-num_layers",
+        shape.keep_layers,
+        "-ffn_hidden_dim",
+        shape.ffn_hidden_dim,
+        "-emb_hidden_dim",
+        shape.emb_hidden_dim,
+    ]
     distil = ["python", REPOSITORY / "KD" / "train.py", "--config_dir", config.resolve(),
               "--task_name", name]  # fmt: skip
     if (data / "train_aug.tsv").exists():

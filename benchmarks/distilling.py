@@ -215,11 +215,18 @@ def compare(
     sums = {"ours": [0, 0.0], "plain": [0, 0.0], "trainer": [0, 0.0]}
     for number in range(rounds):
         for who, found in (
-            ("plain", plain(plain_teacher, baseline.written_out(random_model(config, shape)),
-                            data, max(2, steps // 5))),
+            (
+                "plain",
+                plain(
+                    plain_teacher,
+                    baseline.written_out(random_model(config, shape)),
+                    data,
+                    max(2, steps // 5),
+                ),
+            ),
             ("ours", ours(teacher, random_model(config, shape), data, steps, folder, True, number)),
             ("trainer", with_trainer(bert, random_model(config, shape), data, steps // 2, folder)),
-        ):  # fmt: skip
+        ):
             sums[who] = [total + new for total, new in zip(sums[who], found, strict=True)]
     ceiling = max(ceiling, matmul_rate(auto_dtype()))
     per_token = linear_flops(teacher) + 3 * linear_flops(random_model(config, shape))

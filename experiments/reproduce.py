@@ -112,8 +112,14 @@ def commit(repository: Path) -> str | None:
         top, made_by = git("rev-parse", "--show-toplevel", "HEAD").split("\n")[:2]
         if Path(top) != repository.resolve():  # a copy within another repository
             return None
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".",
-                      *(f":(exclude){path}" for path in WRITTEN))  # fmt: skip
+        changed = git(
+            "status",
+            "--porcelain",
+            "--untracked-files=no",
+            "--",
+            ".",
+            *(f":(exclude){path}" for path in WRITTEN),
+        )
     except (FileNotFoundError, subprocess.CalledProcessError):
         return None
     return made_by + ("-dirty" if changed else "")
@@ -123,8 +129,12 @@ def this_machine() -> dict[str, object]:
     """What the hours depend on and, by the precision, the scores."""
     found = machine()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"cpu": found["cpu"], "threads": found["threads"], "gpu": gpu,
-            "bf16": has_bf16(no_cuda=False)}  # fmt: skip
+    return {
+        "cpu": found["cpu"],
+        "threads": found["threads"],
+        "gpu": gpu,
+        "bf16": has_bf16(no_cuda=False),
+    }
 
 
 def measure_serving(task: str, results: Path) -> None:

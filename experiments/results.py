@@ -170,10 +170,16 @@ def section(
     base = args.output.parent
     picture = args.results / f"{task}-{table}.png"
     draw(picture, groups, f"{task}: {TABLES[table]}")
-    return [f"## {task}: {TABLES[table]}", "",
-            f"`python experiments/reproduce.py --tasks {task} --tables {table}`", "",
-            *table_lines(table, groups), "",
-            f"![{task}, {table}]({picture.relative_to(base)})", ""]  # fmt: skip
+    return [
+        f"## {task}: {TABLES[table]}",
+        "",
+        f"`python experiments/reproduce.py --tasks {task} --tables {table}`",
+        "",
+        *table_lines(table, groups),
+        "",
+        f"![{task}, {table}]({picture.relative_to(base)})",
+        "",
+    ]
 
 
 def read_findings(path: Path) -> dict[str, str]:
@@ -216,21 +222,23 @@ def table_lines(table: str, groups: dict[str, list[dict]]) -> list[str]:
     for found in sorted(groups.values(), key=lambda found: -mean(held_out(found))):
         first, last = found[0], found[0]["stages"][-1]
         low, high = (100 * bound for bound in first["difference_95"])
-        lines.append([
-            first["name"] if first["table"] == table else f"**{first['name']}**",
-            SAYS[first["table"], first["name"]],
-            f"{first['train_rows']:,} rows",
-            NUMBERS["held_out"](found),
-            NUMBERS["dev"](found),
-            *(NUMBERS[part](found) for part in parts),
-            f"{100 * first['teacher_score']:.1f}",
-            NUMBERS["kept"](found),
-            f"{low:+.1f} to {high:+.1f}",
-            f"{last['parameters'] / 1e6:.1f}",
-            f"{first['bytes'] / 1e6:.1f}",
-            f"{mean(record['hours'] for record in found):.2f}",
-            NUMBERS["seeds"](found),
-        ])  # fmt: skip
+        lines.append(
+            [
+                first["name"] if first["table"] == table else f"**{first['name']}**",
+                SAYS[first["table"], first["name"]],
+                f"{first['train_rows']:,} rows",
+                NUMBERS["held_out"](found),
+                NUMBERS["dev"](found),
+                *(NUMBERS[part](found) for part in parts),
+                f"{100 * first['teacher_score']:.1f}",
+                NUMBERS["kept"](found),
+                f"{low:+.1f} to {high:+.1f}",
+                f"{last['parameters'] / 1e6:.1f}",
+                f"{first['bytes'] / 1e6:.1f}",
+                f"{mean(record['hours'] for record in found):.2f}",
+                NUMBERS["seeds"](found),
+            ]
+        )
     shared, lines = take_out_shared(lines)
     rules = ["---" if heading in LEFT else "---:" for heading in lines[0]]
     caption = [f"All lines: {', '.join(shared)}.", ""] if shared else []
@@ -263,18 +271,31 @@ def serving_lines(task: str, report: dict, results: Path, base: Path) -> list[st
     draw_benchmark(report["rows"], picture)
     lines = [["model", "format", "dev", "ms", "sentences/s", "MB"]]
     for row in report["rows"]:
-        lines.append([
-            row["model"], row["format"], f"{100 * row['dev_score']:.1f}",
-            f"{row['median_ms']:.1f}", f"{row['sentences_per_second']:.0f}",
-            f"{row['bytes'] / 1e6:.1f}",
-        ])  # fmt: skip
+        lines.append(
+            [
+                row["model"],
+                row["format"],
+                f"{100 * row['dev_score']:.1f}",
+                f"{row['median_ms']:.1f}",
+                f"{row['sentences_per_second']:.0f}",
+                f"{row['bytes'] / 1e6:.1f}",
+            ]
+        )
     machine, first = report["machine"], report["rows"][0]
     where = (
         f"One sentence of {first['length']} tokens a call, on {machine['threads']} threads of"
         f" {machine['cpu']}; all models in turn, medians."
     )
-    return [f"## {task}: serving", "", where, "", markdown(lines), "",
-            f"![{task}, serving]({picture.relative_to(base)})", ""]  # fmt: skip
+    return [
+        f"## {task}: serving",
+        "",
+        where,
+        "",
+        markdown(lines),
+        "",
+        f"![{task}, serving]({picture.relative_to(base)})",
+        "",
+    ]
 
 
 def spread(values: list[float]) -> str:

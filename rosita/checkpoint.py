@@ -253,8 +253,10 @@ def _is_from_kd(values: dict[str, Any]) -> bool:
 
 def _say_activation(folder: Path, activation: str | None) -> None:
     how, flag, other = ("with", "none", "without") if activation else ("without", "relu", "with")
-    print(f"{folder}: its config.json has it read {how} ReLU before the classifier"
-          f" (--classifier_activation {flag}: {other})")  # fmt: skip
+    print(
+        f"{folder}: its config.json has it read {how} ReLU before the classifier"
+        f" (--classifier_activation {flag}: {other})"
+    )
 
 
 def _new_head(config: RositaConfig, has_pooler: bool) -> dict[str, Tensor]:

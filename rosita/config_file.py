@@ -71,8 +71,9 @@ def _json_values(kind: type[BaseModel], path: Path, task: Task, base: Path) -> d
     spelt: dict[str, str] = {}
     for name in sections:
         if (other := spelt.setdefault(glue_task_name(name) or name, name)) != name:
-            raise RositaError(f"{path} has the sections {other!r} and {name!r}, which are one task;"
-                              " take one out")  # fmt: skip
+            raise RositaError(
+                f"{path} has the sections {other!r} and {name!r}, which are one task; take one out"
+            )
     by_name = {name: sections[spelling] for name, spelling in spelt.items()}
     if task.name not in by_name and not defaults:
         raise RositaError(f"{path} has no task {task.name!r}; it has {sorted(sections)}")

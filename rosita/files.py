@@ -244,8 +244,10 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise RepeatedKey(f"the key {key!r} is there twice, with {found[key]!r:.40} and"
-                              f" {value!r:.40}; take one out")  # fmt: skip
+            raise RepeatedKey(
+                f"the key {key!r} is there twice, with {found[key]!r:.40} and"
+                f" {value!r:.40}; take one out"
+            )
         found[key] = value
     return found
 

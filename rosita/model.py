@@ -347,9 +347,14 @@ class RositaForSequenceClassification(RositaPreTrainedModel):
         inputs are those of `RositaModel`.
         """
         encoded = self.bert(
-            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds,
-            output_hidden_states, output_attentions,
-        )  # fmt: skip
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            inputs_embeds,
+            output_hidden_states,
+            output_attentions,
+        )
         pooled = self.dropout(encoded.pooler_output)
         if self.config.classifier_activation:
             pooled = ACT2FN[self.config.classifier_activation](pooled)

@@ -63,9 +63,13 @@ def pieces(text: str) -> list[str]:
 
 
 _COMMON: dict[str, Any] = {
-    "loader": FileSystemLoader(_FOLDERS), "undefined": StrictUndefined, "autoescape": True,
-    "trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True,
-}  # fmt: skip
+    "loader": FileSystemLoader(_FOLDERS),
+    "undefined": StrictUndefined,
+    "autoescape": True,
+    "trim_blocks": True,
+    "lstrip_blocks": True,
+    "keep_trailing_newline": True,
+}
 _HTML = Environment(**_COMMON)
 _HTML.filters["pieces"] = pieces
 _MARKDOWN = Environment(**_COMMON, finalize=markdown_text)  # comes before the escaping for HTML

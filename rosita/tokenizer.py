@@ -107,8 +107,9 @@ def read_tokenizer(folder: str | Path) -> TokenizerFiles:
     """
     folder = Path(folder)
     config = _read_object(folder / "tokenizer_config.json")
-    named = config | ({} if "added_tokens_decoder" in config else
-                      _read_object(folder / "special_tokens_map.json"))  # fmt: skip
+    named = config | (
+        {} if "added_tokens_decoder" in config else _read_object(folder / "special_tokens_map.json")
+    )
     path = folder / "tokenizer.json"
     text = _checked_json(path) if path.exists() else _converted(folder, config, named)
     with _library(f"{path} is no tokenizer"):

@@ -192,9 +192,11 @@ def test_a_finished_folder_is_read_and_not_trained_again(root, teacher, tmp_path
     again = api.distil(teacher, small, data, folder, pred_distill=True, max_steps=3)
     assert "finished already" in capsys.readouterr().out
     assert (folder / "model.safetensors").stat().st_mtime_ns == changed
-    assert identity(first) == identity(again) == weights_hash(
-        load_model(folder, GLUE["CoLA"]).state_dict()
-    )  # fmt: skip
+    assert (
+        identity(first)
+        == identity(again)
+        == weights_hash(load_model(folder, GLUE["CoLA"]).state_dict())
+    )
     with pytest.raises(RositaError, match="holds another run .settings.max_steps: 3 there"):
         api.distil(teacher, small, data, folder, pred_distill=True, max_steps=4)
 
@@ -222,8 +224,7 @@ def test_an_export_of_a_model_in_memory_answers_as_the_model_does(root, teacher,
 
 
 def test_labels_are_the_argmax_of_the_logits_and_their_softmax(root, teacher):
-    dev = encode_file(root / "data" / "CoLA" / "dev.tsv", GLUE["CoLA"],
-                      teacher.tokenizer, 32)  # fmt: skip
+    dev = encode_file(root / "data" / "CoLA" / "dev.tsv", GLUE["CoLA"], teacher.tokenizer, 32)
     lines = (root / "data" / "CoLA" / "dev.tsv").read_text().splitlines()
     answers = api.label(teacher, [line.split("\t")[3] for line in lines])
     for row, answer in enumerate(answers):

@@ -233,9 +233,11 @@ def test_the_pruned_model_is_theirs_with_the_pruned_heads_and_units_zeroed(one):
     embeddings = cut.model.bert.embeddings
     table = cut.twin.get_input_embeddings().weight.grad  # of W1 W2^T, so that dW1 = dW W2
     torch.testing.assert_close(
-        embeddings.word_embeddings1.weight.grad, table @ embeddings.word_embeddings2.weight,
-        rtol=0, atol=1e-9,
-    )  # fmt: skip
+        embeddings.word_embeddings1.weight.grad,
+        table @ embeddings.word_embeddings2.weight,
+        rtol=0,
+        atol=1e-9,
+    )
 
 
 def test_the_rank_of_a_narrow_embedding_goes_down_from_its_own_width():
@@ -290,8 +292,9 @@ def test_a_saved_model_is_read_again_as_it_was(one, exports):
     for name, weight in read.state_dict().items():
         torch.testing.assert_close(weight, mine[name].float(), rtol=0, atol=0)
     expected = pruned(one.kind).model(**one.inputs()).logits
-    torch.testing.assert_close(read.double().eval()(**one.inputs()).logits, expected, atol=1e-4,
-                               rtol=0)  # fmt: skip
+    torch.testing.assert_close(
+        read.double().eval()(**one.inputs()).logits, expected, atol=1e-4, rtol=0
+    )
 
 
 def test_onnx_says_what_theirs_says_and_takes_token_types_where_it_reads_them(one, tmp_path):
@@ -327,8 +330,9 @@ def test_a_pretrained_model_keeps_its_encoder_and_gets_a_new_classifier(tmp_path
     encoded = theirs.base_model(**given)
     mask = given["attention_mask"].bool()
     mine = model.bert(**given)
-    torch.testing.assert_close(mine.last_hidden_state[mask], encoded.last_hidden_state[mask],
-                               rtol=1e-4, atol=1e-4)  # fmt: skip
+    torch.testing.assert_close(
+        mine.last_hidden_state[mask], encoded.last_hidden_state[mask], rtol=1e-4, atol=1e-4
+    )
     if kind == "bert":  # the only one whose classifier goes on from the pretrained pooler
         torch.testing.assert_close(mine.pooler_output, encoded.pooler_output)
     else:
@@ -352,8 +356,12 @@ def test_the_masked_lm_of_each_is_asked_as_transformers_answers_one_pair_at_a_ti
     theirs.save_pretrained(tmp_path / "lm")
     assert has_masked_lm_head(tmp_path / "lm") and not has_masked_lm_head(one.folder)
     lm = load_masked_lm(tmp_path / "lm", files, batch_tokens=60)
-    queries = [Query(range(20, 20 + length), place) for length in (1, 4, 9, 40) for place in (0, 3)
-               if place < length]  # fmt: skip
+    queries = [
+        Query(range(20, 20 + length), place)
+        for length in (1, 4, 9, 40)
+        for place in (0, 3)
+        if place < length
+    ]
     found = lm.top_pieces(queries, 5)
     for query, ids in zip(queries, found, strict=True):
         pair, place, second = masked_pair(query, Frame.of(files), POSITIONS)
@@ -385,8 +393,11 @@ def change(folder: Path, **values) -> None:
 def change_weights(folder: Path, **values: torch.Tensor | None) -> None:
     path = folder / "model.safetensors"
     changed = load_file(path) | {name.replace("__", "."): value for name, value in values.items()}
-    save_file({name: value for name, value in changed.items() if value is not None}, path,
-              metadata={"format": "pt"})  # fmt: skip
+    save_file(
+        {name: value for name, value in changed.items() if value is not None},
+        path,
+        metadata={"format": "pt"},
+    )
 
 
 @pytest.mark.parametrize("kind, harm, words", [

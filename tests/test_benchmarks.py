@@ -63,8 +63,10 @@ def test_every_line_of_the_gpus_table_runs_on_tiny_shapes(tmp_path):
     output = tmp_path / "gpu.json"
     done = run_script("benchmarks/gpu.py", "--tiny", "--output", output)
     lines = json.loads(output.read_text())["lines"]
-    names = ("kd_cola_8 kd_cola_8_trainer kd_mnli_8 kd_mnli_8_trainer kd_cached_logits augmentation"
-             " taylor evaluation teacher_cache pruning_event").split()  # fmt: skip
+    names = (
+        "kd_cola_8 kd_cola_8_trainer kd_mnli_8 kd_mnli_8_trainer kd_cached_logits augmentation"
+        " taylor evaluation teacher_cache pruning_event"
+    ).split()
     assert [line["name"] for line in lines] == names
     for line in lines:
         ratio = line["ours"] / line["baseline"]

@@ -141,8 +141,9 @@ def test_a_stage_killed_anywhere_ends_as_one_never_interrupted(stage, home, tmp_
         output = tmp_path / f"cut{figures['kills']}"
         moments = []
         while len(moments) < KILLS_PER_RUN:
-            process = subprocess.Popen(command(output), stdout=subprocess.DEVNULL,
-                                       stderr=subprocess.DEVNULL)  # fmt: skip
+            process = subprocess.Popen(
+                command(output), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
             moment = draw.uniform(0, length)
             try:
                 process.wait(moment)

@@ -96,14 +96,19 @@ def test_the_relu_before_the_classifier_is_that_of_the_code_that_tuned_the_check
 ):
     """Oracle: the classifier's formula on the pooled output of the model as it was."""
     dense = load_model(tuned, COLA)
-    scores = {name.removeprefix("bert."): torch.rand_like(weight)
-              for name, weight in dense.named_parameters()
-              if name.endswith("dense.weight")}  # fmt: skip
+    scores = {
+        name.removeprefix("bert."): torch.rand_like(weight)
+        for name, weight in dense.named_parameters()
+        if name.endswith("dense.weight")
+    }
     model = prune(dense, shape, scores).eval()
     sizes = {"num_attention_heads": shape.keep_heads, "num_hidden_layers": shape.keep_layers}
     if keys:
-        sizes |= {"prun_hidden_size": 8 * shape.keep_heads, "emb_hidden_dim": shape.emb_hidden_dim,
-                  "prun_intermediate_size": shape.ffn_hidden_dim}  # fmt: skip
+        sizes |= {
+            "prun_hidden_size": 8 * shape.keep_heads,
+            "emb_hidden_dim": shape.emb_hidden_dim,
+            "prun_intermediate_size": shape.ffn_hidden_dim,
+        }
     named = {"architectures": [architecture]} if architecture else {}
     reference_folder(tuned, tmp_path / "ref", keys=keys, **sizes, **named)
     torch.save(dict(model.state_dict()), tmp_path / "ref" / "pytorch_model.bin")
@@ -273,8 +278,10 @@ def to_bin(folder):
         torch.save(load_file(path), path.with_name(f"pytorch_{path.stem}.bin"))
         path.unlink()
     index = json.loads((folder / "model.safetensors.index.json").read_text())
-    index["weight_map"] = {name: "pytorch_" + file.replace(".safetensors", ".bin")
-                           for name, file in index["weight_map"].items()}  # fmt: skip
+    index["weight_map"] = {
+        name: "pytorch_" + file.replace(".safetensors", ".bin")
+        for name, file in index["weight_map"].items()
+    }
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
     (folder / "model.safetensors.index.json").unlink()
 

@@ -116,9 +116,13 @@ def world(tmp_path_factory) -> Path:
     (root / "texts.txt").write_text("the dog ran\na häppy child\n")
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=len(vocabulary()), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=24, max_position_embeddings=32,
-    )  # fmt: skip
+        vocab_size=len(vocabulary()),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=24,
+        max_position_embeddings=32,
+    )
     BertForMaskedLM(config).save_pretrained(root / "bert")
     (root / "bert" / "vocab.txt").write_text("\n".join(vocabulary()) + "\n")
     (root / "mirror").mkdir()
@@ -280,7 +284,9 @@ def test_what_is_said_of_a_value_beyond_the_limits(script, flag, value, words, d
 def test_an_interrupt_during_the_imports_leaves_no_traceback(script, tmp_path):
     (tmp_path / "pydantic.py").write_text("raise KeyboardInterrupt\n")  # imported by all
     done = subprocess.run(
-        [sys.executable, str(REPOSITORY / script)], capture_output=True, text=True,
+        [sys.executable, str(REPOSITORY / script)],
+        capture_output=True,
+        text=True,
         env={**os.environ, "PYTHONPATH": f"{tmp_path}:{REPOSITORY}"},
-    )  # fmt: skip
+    )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")

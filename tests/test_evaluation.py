@@ -146,8 +146,10 @@ def test_the_loss_is_the_mean_over_rows_of_cross_entropy_or_squared_error():
         logits = rng.normal(scale=3, size=(33, classes)).astype(np.float32)
         labels = rng.integers(classes, size=33)
         exact = logits.astype(np.float64)
-        shares = [math.exp(row[label]) / sum(map(math.exp, row))
-                  for row, label in zip(exact.tolist(), labels, strict=True)]  # fmt: skip
+        shares = [
+            math.exp(row[label]) / sum(map(math.exp, row))
+            for row, label in zip(exact.tolist(), labels, strict=True)
+        ]
         expected = -sum(map(math.log, shares)) / 33
         assert mean_loss(GLUE[name], logits, labels) == pytest.approx(expected, rel=1e-12)
     logits = rng.normal(size=(33, 1)).astype(np.float32)

@@ -59,8 +59,9 @@ def test_a_killed_run_goes_on_and_ends_with_bitwise_the_same(tuned, tmp_path, nu
     command = iterative(tuned, tmp_path / "cut")
     kills = 0
     while kills < 2:
-        process = subprocess.Popen([python(), *command], stdout=subprocess.DEVNULL,
-                                   stderr=subprocess.DEVNULL)  # fmt: skip
+        process = subprocess.Popen(
+            [python(), *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         state = tmp_path / "cut" / "last" / "state.pt"
         before = state.stat().st_mtime_ns if state.exists() else 0
         while process.poll() is None:
@@ -83,8 +84,9 @@ def test_a_killed_run_goes_on_and_ends_with_bitwise_the_same(tuned, tmp_path, nu
 
 def test_a_second_run_into_the_same_folder_is_told_who_holds_it(tuned, tmp_path):
     command = iterative(tuned, tmp_path / "held")
-    first = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL,
-                             stderr=subprocess.DEVNULL)  # fmt: skip
+    first = subprocess.Popen(
+        [sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     while not (tmp_path / "held" / "run.json").exists():
         assert first.poll() is None
         time.sleep(0.01)

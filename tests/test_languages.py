@@ -41,10 +41,14 @@ class Language:
 
 
 GERMAN = Language(
-    "Stimmung", ("satz", "stimmung"), ("trüb", "froh"), "a-zäöüßA-ZÄÖÜ", "der die ist Ein",
+    "Stimmung",
+    ("satz", "stimmung"),
+    ("trüb", "froh"),
+    "a-zäöüßA-ZÄÖÜ",
+    "der die ist Ein",
     "Hund Katze Vögel Straße Mädchen schön müde größer läuft hört sieht rot blau Äpfel über",
     "Bücher Grüße Fußball süßer",
-)  # fmt: skip
+)
 CHINESE = Language(
     "QingXu", ("文本", "情绪"), ("坏", "好"), r"\u4e00-\u9fff", "的 了",
     "今 天 气 很 好 坏 狗 猫 看 书 我 他 你 喜 欢 红 小 大", "", "",

@@ -33,9 +33,13 @@ def torchrun(script: str, *arguments: object, wait: bool = True, fresh: bool = F
     command = [*launcher, "--standalone", "--nproc_per_node", "2", *workers,
                str(REPOSITORY / script), *map(str, arguments)]  # fmt: skip
     process = subprocess.Popen(
-        command, cwd=REPOSITORY, env=os.environ | {"OMP_NUM_THREADS": "1"}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+        command,
+        cwd=REPOSITORY,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     if wait:
         printed, _ = process.communicate()
         assert process.returncode == 0, printed
@@ -188,9 +192,10 @@ def test_a_mistake_is_told_once(world, tmp_path):
 def test_augmentation_in_two_shards_writes_the_file_of_one_and_resumes(tmp_path):
     bert = make_bert(tmp_path / "bert")
     vectors = "".join(
-        f"{word} {index % 7} {index % 5} {index % 3}\n" for index, word in
-        enumerate((bert / "vocab.txt").read_text().split()) if word.isalpha()
-    )  # fmt: skip
+        f"{word} {index % 7} {index % 5} {index % 3}\n"
+        for index, word in enumerate((bert / "vocab.txt").read_text().split())
+        if word.isalpha()
+    )
     (tmp_path / "glove.txt").write_text(vectors)
     files = []
     for name in ("one", "two", "cut"):

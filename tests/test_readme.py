@@ -37,8 +37,11 @@ IGNORED = shutil.ignore_patterns(  # what is no part of the repository; data/ ha
 )
 OWN_COMMANDS = ("./quickstart.sh", "./run_tests.sh")  # each has, or is, a test of its own
 PAGES = ("README.md", "docs/commands.md", "docs/many-machines.md")  # in the order of their commands
-NAMING = [*PAGES, *(f"docs/{name}.md" for name in ("contributing", "errors", "fidelity")),
-          *(f"{name}/README.md" for name in ("benchmarks", "data", "glove", "models"))]  # fmt: skip
+NAMING = [
+    *PAGES,
+    *(f"docs/{name}.md" for name in ("contributing", "errors", "fidelity")),
+    *(f"{name}/README.md" for name in ("benchmarks", "data", "glove", "models")),
+]
 MADE = ("data", "glove", "models")  # folders that the stages fill
 TREE = "Deploy KD Pruning benchmarks docs examples experiments rosita scripts tests".split()
 

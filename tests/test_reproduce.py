@@ -64,8 +64,12 @@ def test_held_out_and_kept_rows_are_the_training_file_and_some_rows_are_the_same
     ):
         run_script("experiments/hold_out.py", "--task_name", "CoLA", "--data_dir", data,
                    "--rows", 15, "--output_dir", tmp_path / name, *more)  # fmt: skip
-    lines = {name: [(tmp_path / name / f"{part}.tsv").read_text().splitlines()
-                    for part in ("train", "dev")] for name in ("all", "some", "again")}  # fmt: skip
+    lines = {
+        name: [
+            (tmp_path / name / f"{part}.tsv").read_text().splitlines() for part in ("train", "dev")
+        ]
+        for name in ("all", "some", "again")
+    }
     assert sorted(sum(lines["all"], [])) == sorted((data / "train.tsv").read_text().splitlines())
     assert len(lines["all"][1]) >= 15 and lines["all"][1] == lines["some"][1]
     assert len(lines["some"][0]) == 20 and set(lines["some"][0]) < set(lines["all"][0])

@@ -117,17 +117,17 @@ def wide(hidden: int, layers: int) -> RositaConfig:
 
 def test_training_keeps_sixteen_bytes_a_parameter():
     model = RositaForSequenceClassification(DENSE)
-    settings = KDSettings(
-        teacher_model="-", student_model="-", output_dir="-", pred_distill=True
-    )  # fmt: skip
+    settings = KDSettings(teacher_model="-", student_model="-", output_dir="-", pred_distill=True)
     optimizer = build_optimizer(model, settings)
     model(IDS, IDS).logits.sum().backward()
     optimizer.step()
     held = sum(w.nbytes + w.grad.nbytes for w in model.parameters())
     held += sum(
-        value.nbytes for state in optimizer.state.values() for value in state.values()
+        value.nbytes
+        for state in optimizer.state.values()
+        for value in state.values()
         if value.dim()
-    )  # fmt: skip
+    )
     assert held == scaling.TRAINED_BYTES * parameter_count(DENSE)
 
 

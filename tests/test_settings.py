@@ -65,8 +65,12 @@ def takes(function: ast.FunctionDef, kind: str) -> bool:
     """Whether the settings that a function has a parameter for can be of this kind."""
     for argument in [*function.args.args, *function.args.kwonlyargs]:
         if argument.arg == "settings" and argument.annotation:
-            return ast.unparse(argument.annotation) in (kind, "LoopSettings", "TestSettings",
-                                                        "BaseModel")  # fmt: skip
+            return ast.unparse(argument.annotation) in (
+                kind,
+                "LoopSettings",
+                "TestSettings",
+                "BaseModel",
+            )
     return True
 
 

@@ -38,9 +38,12 @@ class Checkout:
 
     def run(self, *command, cwd=None):
         done = subprocess.run(
-            ["bash", *map(str, command)], cwd=cwd or self.folder, capture_output=True, text=True,
+            ["bash", *map(str, command)],
+            cwd=cwd or self.folder,
+            capture_output=True,
+            text=True,
             env={**os.environ, "PYTHON": str(self.stub)},
-        )  # fmt: skip
+        )
         return done, self.log.read_text().splitlines() if self.log.exists() else []
 
 

@@ -52,8 +52,12 @@ def odd_vocabulary() -> list[str]:
         "##文",
         "Dog",
     }
-    words = {unicodedata.normalize(form, cased) for word in words for form in ("NFC", "NFD")
-             for cased in (word, word.lower(), word.upper())}  # fmt: skip
+    words = {
+        unicodedata.normalize(form, cased)
+        for word in words
+        for form in ("NFC", "NFD")
+        for cased in (word, word.lower(), word.upper())
+    }
     words = {word for word in words if word.strip() and (len(word) > 1 or ord(word) % 5)}
     marked = {f"##{word}" for word in words if not word.startswith("##")}
     return list(dict.fromkeys([*vocabulary(), *sorted(words | marked)]))
@@ -177,8 +181,9 @@ def test_bpe_and_unigram_come_through_with_their_special_tokens_padding_and_type
         save_tokenizer(tmp_path / f"saved-{folder.name}", found, 64)
         saved = tmp_path / f"saved-{folder.name}"
         assert sorted(path.name for path in saved.iterdir()) == [
-            "tokenizer.json", "tokenizer_config.json",
-        ]  # fmt: skip
+            "tokenizer.json",
+            "tokenizer_config.json",
+        ]
         write(saved / "config.json", {"model_type": "rosita"})
         check_page(saved, folder)
         check_page(folder, saved)
@@ -259,8 +264,10 @@ def change_json(folder: Path, **values: object) -> None:
 def share_an_id(folder: Path, piece: str, other: str) -> None:
     tokenizer = read(folder / "tokenizer.json")
     vocab = tokenizer["model"]["vocab"]
-    write(folder / "tokenizer.json", tokenizer | {"model": tokenizer["model"] | {
-        "vocab": vocab | {piece: vocab[other]}}})  # fmt: skip
+    write(
+        folder / "tokenizer.json",
+        tokenizer | {"model": tokenizer["model"] | {"vocab": vocab | {piece: vocab[other]}}},
+    )
 
 
 @pytest.mark.parametrize(

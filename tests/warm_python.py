@@ -31,9 +31,10 @@ def start(folder: Path) -> Path:
     """
     path = folder / "socket"
     server = subprocess.Popen(
-        [sys.executable, __file__, "serve", str(path)], stdin=subprocess.PIPE,
+        [sys.executable, __file__, "serve", str(path)],
+        stdin=subprocess.PIPE,
         env={**os.environ, **SPINCOUNT},
-    )  # fmt: skip
+    )
     atexit.register(server.kill)
     stand_in = folder / "python"
     stand_in.write_text(
@@ -183,8 +184,9 @@ def run(request: dict, files: list[int]) -> int:
         os.close(file)
     # streams on these files: those on the server's took them to be as its own
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False)
-    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False,
-                      buffering=1)  # fmt: skip
+    sys.stderr = open(
+        2, "w", encoding="utf-8", errors="backslashreplace", closefd=False, buffering=1
+    )
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["cwd"])

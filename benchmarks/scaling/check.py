@@ -81,10 +81,12 @@ def run_check() -> dict:
         ("MiniLM to a2_l4_f256_e64, batch 128, 16 tokens", minilm(batch=128)),
         ("MiniLM to a2_l4_f256_e64, batch 32, 48 tokens", minilm(batch=32, tokens=48)),
         ("MiniLM to a12_l6_f1536_e-1, batch 32, 16 tokens", minilm("a12_l6_f1536_e-1", batch=32)),
-        ("no teacher, a2_l4_f256_e64, batch 64, 16 tokens",
-         minilm(batch=64, representation=False, cached=True)),
+        (
+            "no teacher, a2_l4_f256_e64, batch 64, 16 tokens",
+            minilm(batch=64, representation=False, cached=True),
+        ),
         ("BERT-base to a2_l8_f512_e128, batch 32, 16 tokens", base),
-    ):  # fmt: skip
+    ):
         one = replace(one, eval_step=NEVER, dev_rows=DEV_ROWS)
         lines.append(
             line(f"step, {name}", step_seconds(one, machine).total, measure_step(one), "ms")
@@ -99,15 +101,24 @@ def run_check() -> dict:
                 "s",
             )
         )
-    rates = {"flops": machine.rate, "launch_seconds": machine.launch_seconds,
-             "update_bytes_per_second": machine.memory_rate, "cores": os.cpu_count()}  # fmt: skip
+    rates = {
+        "flops": machine.rate,
+        "launch_seconds": machine.launch_seconds,
+        "update_bytes_per_second": machine.memory_rate,
+        "cores": os.cpu_count(),
+    }
     return {"rates": rates, "lines": lines + exchange_lines()}
 
 
 def line(name: str, predicted: float, measured: float, unit: str, calibrates: bool = False) -> dict:
     scale = 1000 if unit == "ms" else 1
-    return {"name": name, "predicted": scale * predicted, "measured": scale * measured,
-            "unit": unit, "calibrates": calibrates}  # fmt: skip
+    return {
+        "name": name,
+        "predicted": scale * predicted,
+        "measured": scale * measured,
+        "unit": unit,
+        "calibrates": calibrates,
+    }
 
 
 def minilm(shape: str = "a2_l4_f256_e64", rows: int = 1000, **more: Any) -> Job:

@@ -46,11 +46,19 @@ def cells() -> list[dict]:
     for name, rows, devices, batch in product(STUDENTS, ROWS, DEVICES, BATCHES):
         one = job(name, rows, devices, batch)
         step = step_seconds(one, A100)
-        found.append({
-            "teacher": name, "rows": rows, "devices": devices, "batch": batch, "steps": one.steps,
-            "epoch_hours": epoch_seconds(one, A100) / 3600, "bound_by": step.bound_by,
-            "device_gb": device_bytes(one) / 1e9, "host_gb": host_bytes(one, A100) / 1e9,
-        })  # fmt: skip
+        found.append(
+            {
+                "teacher": name,
+                "rows": rows,
+                "devices": devices,
+                "batch": batch,
+                "steps": one.steps,
+                "epoch_hours": epoch_seconds(one, A100) / 3600,
+                "bound_by": step.bound_by,
+                "device_gb": device_bytes(one) / 1e9,
+                "host_gb": host_bytes(one, A100) / 1e9,
+            }
+        )
     return found
 
 
@@ -134,8 +142,14 @@ def step_table() -> str:
     for name in STUDENTS:
         for devices, batch in ((1, 32), (64, 32), (1, 256), (64, 256), (64, 1024)):
             step = step_seconds(job(name, devices=devices, batch=batch), A100)
-            times = (step.teacher, step.student, step.update, step.launch, step.exchange,
-                     step.total)  # fmt: skip
+            times = (
+                step.teacher,
+                step.student,
+                step.update,
+                step.launch,
+                step.exchange,
+                step.total,
+            )
             lines.append(
                 [
                     f"BERT-{name}, {gpus(devices)}, batch {batch}",

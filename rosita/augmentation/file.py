@@ -185,8 +185,14 @@ class AugmentedFile:
     def _last_state(self) -> dict[str, Any]:
         """The progress record if it is of these settings and its rows are whole, or a fresh one."""
         self._digest = hashlib.sha256()
-        fresh = {**self.settings, "rows_in": 0, "rows_out": 0, "bytes": 0, "seconds": 0.0,
-                 "sha256": self._digest.hexdigest()}  # fmt: skip
+        fresh = {
+            **self.settings,
+            "rows_in": 0,
+            "rows_out": 0,
+            "bytes": 0,
+            "seconds": 0.0,
+            "sha256": self._digest.hexdigest(),
+        }
         if not self._progress.exists():
             return fresh
         state = read_sealed(self._progress)
@@ -195,8 +201,10 @@ class AugmentedFile:
         file = self._partial if self._partial.exists() else self.path
         if state and file.exists() and self._read(file, state["bytes"]) == state["sha256"]:
             return state
-        print(f"{self.path}: what there is of it is damaged, or of an older version; it is made"
-              " from the beginning")  # fmt: skip
+        print(
+            f"{self.path}: what there is of it is damaged, or of an older version; it is made"
+            " from the beginning"
+        )
         self._digest = hashlib.sha256()
         return fresh
 
@@ -228,9 +236,10 @@ class AugmentedFile:
         begin, end = span
         with (
             open(self._partial, "ab") as file,
-            Bar(total=end - begin, initial=state["rows_in"], unit=" rows",
-                 disable=self.shard > 0) as bar,
-        ):  # fmt: skip
+            Bar(
+                total=end - begin, initial=state["rows_in"], unit=" rows", disable=self.shard > 0
+            ) as bar,
+        ):
             file.truncate(state["bytes"])  # cuts what a killed run wrote of its last chunk
             write_sealed(self._progress, state)
             rows = islice(train.rows(), begin + state["rows_in"], end)

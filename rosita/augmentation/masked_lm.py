@@ -88,8 +88,10 @@ class Frame:
     def of(cls, files: TokenizerFiles) -> Frame:
         """That of a tokenizer that has a mask token."""
         pair = files.build().encode("a", "a")
-        texts = [[place for place, text in enumerate(pair.sequence_ids) if text == number]
-                 for number in (0, 1)]  # fmt: skip
+        texts = [
+            [place for place, text in enumerate(pair.sequence_ids) if text == number]
+            for number in (0, 1)
+        ]
         begins, ends = [places[0] for places in texts], [places[-1] + 1 for places in texts]
         return cls(
             before=tuple(pair.ids[: begins[0]]),

@@ -131,7 +131,7 @@ def _word_tokenizer(tokenizer: Tokenizer, special: set[str | None]) -> Tokenizer
     if isinstance(tokenizer.model, WordPiece) and tokenizer.normalizer:
         words.normalizer = tokenizer.normalizer
     added = tokenizer.get_added_tokens_decoder().values()
-    words.add_tokens([
-        token for token in added if token.content not in special and token.content.strip()
-    ])  # fmt: skip
+    words.add_tokens(
+        [token for token in added if token.content not in special and token.content.strip()]
+    )
     return words

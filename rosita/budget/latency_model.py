@@ -45,9 +45,13 @@ def features(config: RositaConfig, rows: np.ndarray, length: int) -> np.ndarray:
     attention = layers * (4 * length * hidden * width + 2 * length**2 * width)
     factor = np.where(rank == -1, 0, length * rank * config.embedding_size)
     columns = (
-        np.ones(len(rows)), layers, attention / 1e6, layers * (2 * length * hidden * ffn) / 1e6,
-        rank != -1, factor / 1e6,
-    )  # fmt: skip
+        np.ones(len(rows)),
+        layers,
+        attention / 1e6,
+        layers * (2 * length * hidden * ffn) / 1e6,
+        rank != -1,
+        factor / 1e6,
+    )
     return np.stack(columns, axis=1).astype(float)
 
 
@@ -107,10 +111,16 @@ class LatencyModel:
         self.config, self.length, self.form = config, length, form
         self.batch = random_batch(min(config.vocab_size, VOCABULARY), batch_size, length)
         self.key = {
-            **machine(), "model": str(Shape.of(config)), "hidden_size": config.hidden_size,
-            "embedding_size": config.embedding_size, "head_dim": config.head_dim,
-            "hidden_act": config.hidden_act, "batch": batch_size, "length": length, "format": form,
-        }  # fmt: skip
+            **machine(),
+            "model": str(Shape.of(config)),
+            "hidden_size": config.hidden_size,
+            "embedding_size": config.embedding_size,
+            "head_dim": config.head_dim,
+            "hidden_act": config.hidden_act,
+            "batch": batch_size,
+            "length": length,
+            "format": form,
+        }
         digest = hashlib.sha256(json.dumps(self.key, sort_keys=True).encode()).hexdigest()
         self.path = folder / f"latency-{digest[:12]}.json"
         if (stored := read_sealed(self.path)) is None and self.path.exists():
@@ -151,7 +161,11 @@ class LatencyModel:
         names = list(self.times["held_out"])
         predicted = self.predict(rows_of([Shape.parse(name) for name in names]))
         return [
-            {"shape": name, "predicted_ms": float(guess), "measured_ms": (ms := self.known()[name]),
-             "error": float(guess / ms - 1)}
+            {
+                "shape": name,
+                "predicted_ms": float(guess),
+                "measured_ms": (ms := self.known()[name]),
+                "error": float(guess / ms - 1),
+            }
             for name, guess in zip(names, predicted, strict=True)
-        ]  # fmt: skip
+        ]

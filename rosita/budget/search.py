@@ -236,8 +236,11 @@ class Table:
     def line(self, index: int) -> dict[str, Any]:
         """One shape, as plan.json has it."""
         return {
-            "shape": str(shape_of(self.rows[index])), "taylor_score_kept": float(self.kept[index]),
-            "parameters": int(self.parameters[index]), "macs": int(self.macs[index]),
-            "bytes": int(self.bytes[index]), "latency_ms": float(self.latency[index]),
+            "shape": str(shape_of(self.rows[index])),
+            "taylor_score_kept": float(self.kept[index]),
+            "parameters": int(self.parameters[index]),
+            "macs": int(self.macs[index]),
+            "bytes": int(self.bytes[index]),
+            "latency_ms": float(self.latency[index]),
             "latency": "measured" if self.measured[index] else "predicted",
-        }  # fmt: skip
+        }

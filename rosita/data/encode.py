@@ -69,9 +69,19 @@ def encode_file(
     set_length(built, max_seq_length)
     content = content_hash(source.path)
     columns = task.text_columns_of(source.path.name)
-    settings = [content, max_seq_length, columns, task.label_column, task.labels, labelled,
-                task.multi_label, task.header, task.short_rows, train_header,
-                *([task.label_range] if task.label_range else [])]  # fmt: skip
+    settings = [
+        content,
+        max_seq_length,
+        columns,
+        task.label_column,
+        task.labels,
+        labelled,
+        task.multi_label,
+        task.header,
+        task.short_rows,
+        train_header,
+        *([task.label_range] if task.label_range else []),
+    ]
     key = hashlib.sha256(json.dumps(settings).encode() + built.to_str().encode()).hexdigest()
     cache = cache_dir or source.path.parent / "cache"
     made_of = source, built, content, tokenizer.pad_id

@@ -145,8 +145,14 @@ def write_card(
     """
     scores = [["as trained", f"{report['score']:.4f}", "", ""]]
     for name, found in report["formats"].items():
-        scores.append([name, f"{found['score']:.4f}", f"{100 * found['agreement']:.2f} %",
-                       f"{found['bytes'] / 1e6:.1f}"])  # fmt: skip
+        scores.append(
+            [
+                name,
+                f"{found['score']:.4f}",
+                f"{100 * found['agreement']:.2f} %",
+                f"{found['bytes'] / 1e6:.1f}",
+            ]
+        )
     header = _card_header(report, task, license, base_model)
     body = render(
         "card.md.jinja",

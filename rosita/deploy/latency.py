@@ -191,8 +191,9 @@ def open_answer(folder: Path, form: str, task_name: str, label_names: str | None
     if form == "pytorch":
         from rosita.checkpoint import load_model
 
-        model = load_model(folder, find_task(task_name), label_names=label_names,
-                           accept_changed=True)  # fmt: skip
+        model = load_model(
+            folder, find_task(task_name), label_names=label_names, accept_changed=True
+        )
         return torch_answer(model)
     return onnx_answer(weights_file(folder, form))
 
@@ -229,8 +230,18 @@ def peak_memory(
     process above what it held after its imports; None where the system does not tell it (Linux
     does).
     """
-    command = [sys.executable, "-c", _CHILD, folder, form, task_name, label_names or "",
-               vocab_size, *batch_shape, torch.get_num_threads()]  # fmt: skip
+    command = [
+        sys.executable,
+        "-c",
+        _CHILD,
+        folder,
+        form,
+        task_name,
+        label_names or "",
+        vocab_size,
+        *batch_shape,
+        torch.get_num_threads(),
+    ]
     package = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=package)
     if done.returncode:

@@ -48,13 +48,15 @@ def follow(
         layers.append(after)
         importance = head_scores(scores, old, cut.config.num_attention_heads)
         ffn = ffn_scores(scores, old).double().cpu().numpy()
-        record.append({
-            "heads_before": before["heads"],
-            "head_scores": [_short(value) for value in importance.tolist()],
-            "heads": after["heads"],
-            "ffn_scores": _means(before["units"], ffn, survivors["ffn"]),
-            "ffn_kept": _shares(after["units"], survivors["ffn"]),
-        })  # fmt: skip
+        record.append(
+            {
+                "heads_before": before["heads"],
+                "head_scores": [_short(value) for value in importance.tolist()],
+                "heads": after["heads"],
+                "ffn_scores": _means(before["units"], ffn, survivors["ffn"]),
+                "ffn_kept": _shares(after["units"], survivors["ffn"]),
+            }
+        )
     return {**survivors, "layers": layers}, record
 
 

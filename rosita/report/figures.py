@@ -92,8 +92,14 @@ def _name_points(figure: Figure, axes: Axes, points: list[Point]) -> None:
     sides = [(9, 0), (-9, 0), (0, 11), (0, -11), (9, 13), (9, -13), (-9, 13), (-9, -13)]
     rows = [sign * step for step in range(14, 113, 14) for sign in (1, -1)]
     # many models of one size stand above each other: their names go further out, on a leash
-    places = [*sides, (0, 25), (0, -25), (-9, 27), (-9, -27), *((x, y) for x in (26, -26)
-              for y in rows)]  # fmt: skip
+    places = [
+        *sides,
+        (0, 25),
+        (0, -25),
+        (-9, 27),
+        (-9, -27),
+        *((x, y) for x in (26, -26) for y in rows),
+    ]
     for point in filter(lambda point: point.name, points):
         costs = []
         for place in places:

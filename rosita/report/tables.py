@@ -55,33 +55,54 @@ def results(report: Report, task: str, ladders: bool | None = None) -> Table:
     for group in groups:
         record, beside = group.first.record, report.comparison(group)
         row = [
-            group.label, score_text(group), percent(beside.kept_percent if beside else None),
-            millions(record.parameters), f"{beside.times_smaller:.1f}x" if beside else "–",
-        ]  # fmt: skip
+            group.label,
+            score_text(group),
+            percent(beside.kept_percent if beside else None),
+            millions(record.parameters),
+            f"{beside.times_smaller:.1f}x" if beside else "–",
+        ]
         if measured:
             row.append(_number(milliseconds(report, group), 1, ".1f"))
-        rows.append([
-            *row, duration(group.seconds), record.shape or "–", taught_by(group.first),
-            pruned_how(group.first), trained_on(group.first),
-        ])  # fmt: skip
+        rows.append(
+            [
+                *row,
+                duration(group.seconds),
+                record.shape or "–",
+                taught_by(group.first),
+                pruned_how(group.first),
+                trained_on(group.first),
+            ]
+        )
     return Table(columns, rows, words=(0, *range(len(columns) - 4, len(columns))))
 
 
 def beside_paper(report: Report) -> Table:
     """The published values, marked as such, above ours: averages over the tasks we have."""
-    rows = [[
-        PUBLISHED.source, f"{PUBLISHED.times_smaller}x", percent(PUBLISHED.score_kept_percent),
-        f"{millions(PUBLISHED.parameters_before)} → {millions(PUBLISHED.parameters_after)}",
-        "BERT-base", "a2_l8_f512_e128", ", ".join(PUBLISHED.tasks),
-    ]]  # fmt: skip
+    rows = [
+        [
+            PUBLISHED.source,
+            f"{PUBLISHED.times_smaller}x",
+            percent(PUBLISHED.score_kept_percent),
+            f"{millions(PUBLISHED.parameters_before)} → {millions(PUBLISHED.parameters_after)}",
+            "BERT-base",
+            "a2_l8_f512_e128",
+            ", ".join(PUBLISHED.tasks),
+        ]
+    ]
     for (label, shape), found in by_label(report).items():
         first = found[0]
         large, small = first.reference.first.record.parameters, first.group.first.record.parameters
-        rows.append([
-            f"ours: {label}", f"{first.times_smaller:.1f}x", percent(average_kept(found)),
-            f"{millions(large)} → {millions(small)}", base_name(first.group.first), shape,
-            ", ".join(beside.group.first.record.task or "–" for beside in found),
-        ])  # fmt: skip
+        rows.append(
+            [
+                f"ours: {label}",
+                f"{first.times_smaller:.1f}x",
+                percent(average_kept(found)),
+                f"{millions(large)} → {millions(small)}",
+                base_name(first.group.first),
+                shape,
+                ", ".join(beside.group.first.record.task or "–" for beside in found),
+            ]
+        )
     columns = ["model", "smaller", "score kept", "parameters", "from", "shape", "average over"]
     return Table(columns, rows, words=(0, 4, 5, 6), marked=0)
 
@@ -119,14 +140,17 @@ def over_seeds(report: Report) -> Table:
     """Each group with more than one score: the scores, their mean and standard deviation."""
     rows = [
         [
-            group.label, group.first.record.task or "–",
+            group.label,
+            group.first.record.task or "–",
             ", ".join(str(seed) for seed in group.seeds),
             ", ".join(f"{100 * score:.1f}" for score in group.scores),
-            f"{100 * group.mean:.2f}", f"{100 * group.deviation:.2f}", str(len(group.scores)),
+            f"{100 * group.mean:.2f}",
+            f"{100 * group.deviation:.2f}",
+            str(len(group.scores)),
         ]
         for group in report.scored
         if group.deviation is not None
-    ]  # fmt: skip
+    ]
     columns = ["model", "task", "seeds", "scores x 100", "mean", "standard deviation", "n"]
     return Table(columns, rows, words=(0, 1, 2, 3))
 
@@ -135,13 +159,22 @@ def latency_table(report: Report) -> Table:
     """The rows of the latency file."""
     rows = []
     for row, model in report.latency:
-        rows.append([
-            model.label if model else tail(row.model), (model.record.task if model else "") or "–",
-            row.format, str(row.batch_size), str(row.length), f"{row.median_ms:.2f}",
-            _number(row.p95_ms, 1, ".2f"), _number(row.sentences_per_second, 1, ".1f"),
-            _number(row.bytes, 1e6, ".1f"), _number(row.macs, 1e9, ".2f"),
-            _number(row.peak_memory_bytes, 1e6, ".0f"), _number(row.dev_score, 0.01, ".1f"),
-        ])  # fmt: skip
+        rows.append(
+            [
+                model.label if model else tail(row.model),
+                (model.record.task if model else "") or "–",
+                row.format,
+                str(row.batch_size),
+                str(row.length),
+                f"{row.median_ms:.2f}",
+                _number(row.p95_ms, 1, ".2f"),
+                _number(row.sentences_per_second, 1, ".1f"),
+                _number(row.bytes, 1e6, ".1f"),
+                _number(row.macs, 1e9, ".2f"),
+                _number(row.peak_memory_bytes, 1e6, ".0f"),
+                _number(row.dev_score, 0.01, ".1f"),
+            ]
+        )
     columns = ["model", "task", "format", "batch", "length", "median ms", "p95 ms", "sentences/s",
                "MB", "billion MACs", "memory MB", "dev score x 100"]  # fmt: skip
     return Table(columns, rows, words=(0, 1, 2))
@@ -154,12 +187,16 @@ def exports_table(report: Report) -> Table:
         for form, facts in sorted(found["formats"].items()):
             facts = facts if isinstance(facts, dict) else {}
             agreement = _finite(facts.get("agreement"))
-            rows.append([
-                name, str(found.get("task", "–")), str(form),
-                _number(_finite(facts.get("score")), 0.01, ".1f"),
-                percent(100 * agreement if agreement is not None else None),
-                _number(_finite(facts.get("bytes")), 1e6, ".1f"),
-            ])  # fmt: skip
+            rows.append(
+                [
+                    name,
+                    str(found.get("task", "–")),
+                    str(form),
+                    _number(_finite(facts.get("score")), 0.01, ".1f"),
+                    percent(100 * agreement if agreement is not None else None),
+                    _number(_finite(facts.get("bytes")), 1e6, ".1f"),
+                ]
+            )
     columns = ["export", "task", "format", "dev score x 100", "predictions equal", "MB"]
     return Table(columns, rows, words=(0, 1, 2))
 
@@ -244,8 +281,20 @@ def _model_numbers(model: Model) -> dict[str, Any]:
     return {
         "name": model.name,
         "label": model.label,
-        **record.model_dump(include={"stage", "task", "finished", "shape", "parameters", "metric",
-                                     "dev_score", "weights", "steps", "seconds"}),
+        **record.model_dump(
+            include={
+                "stage",
+                "task",
+                "finished",
+                "shape",
+                "parameters",
+                "metric",
+                "dev_score",
+                "weights",
+                "steps",
+                "seconds",
+            }
+        ),
         "seed": model.seed,
         "settings": record.identity.settings,
         "pruning": pruned_how(model),
@@ -256,7 +305,7 @@ def _model_numbers(model: Model) -> dict[str, Any]:
         ],
         "evaluations": model.evaluations,
         "history": [entry.model_dump(exclude_none=True) for entry in record.history],
-    }  # fmt: skip
+    }
 
 
 def _group_numbers(report: Report, group: Group) -> dict[str, Any]:

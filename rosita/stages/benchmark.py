@@ -86,8 +86,9 @@ def compare_models(folders: dict[str, Path], asked: Comparison) -> dict[str, Any
 def open_formats(name: str, folder: Path, made: Path, asked: Comparison) -> list[Candidate]:
     """The model in each format; what the folder lacks is exported to `made`."""
     task = find_task(asked.task_name)
-    model = load_model(folder, task, label_names=asked.label_names,
-                       accept_changed=asked.accept_changed).eval()  # fmt: skip
+    model = load_model(
+        folder, task, label_names=asked.label_names, accept_changed=asked.accept_changed
+    ).eval()
     check_lengths(asked.lengths, model.config)
     lacking = [
         form
@@ -146,12 +147,20 @@ def time_all(
     timed = interleaved_seconds(calls, budget=seconds).values()
     for candidate, times in zip(candidates, timed, strict=True):
         median, p95 = np.percentile(times, (50, 95))
-        rows.append({
-            "model": candidate.name, "format": candidate.form, "batch_size": batch_size,
-            "length": length, "median_ms": 1000 * median, "p95_ms": 1000 * p95,
-            "sentences_per_second": batch_size / median, "repetitions": len(times),
-            "macs": macs(candidate.config, length), **candidate.facts,
-        })  # fmt: skip
+        rows.append(
+            {
+                "model": candidate.name,
+                "format": candidate.form,
+                "batch_size": batch_size,
+                "length": length,
+                "median_ms": 1000 * median,
+                "p95_ms": 1000 * p95,
+                "sentences_per_second": batch_size / median,
+                "repetitions": len(times),
+                "macs": macs(candidate.config, length),
+                **candidate.facts,
+            }
+        )
     return rows
 
 

@@ -592,8 +592,11 @@ def test_quotes_and_the_header_stay_as_they_are(home, model):
     )
     lines = run(home, model, task="SST-2").split(b"\n")
     assert lines[:2] == [b"sentence\tlabel", b'"bace difo\t1'] and lines[-1] == b""
-    assert all(re.fullmatch(rb'(" \w+ \w+|\w+ " \w+ " \w+)\t[01]', line) for line in lines[2:-1]
-               if line != b'kale " mino " pura\t0')  # fmt: skip
+    assert all(
+        re.fullmatch(rb'(" \w+ \w+|\w+ " \w+ " \w+)\t[01]', line)
+        for line in lines[2:-1]
+        if line != b'kale " mino " pura\t0'
+    )
     assert len(lines) > 20 and b"\r" not in b"".join(lines)
     assert lines.count(b"sentence\tlabel") == 1
 
@@ -655,8 +658,11 @@ def test_a_run_cut_off_anywhere_ends_with_the_same_bytes(home, model, monkeypatc
                 pass
         assert run(home, model, "--chunk_rows", "5") == whole
         assert {file.name for file in folder.iterdir()} == {
-            "train.tsv", "train_aug.tsv", "train_aug.json", "cache"
-        }  # fmt: skip
+            "train.tsv",
+            "train_aug.tsv",
+            "train_aug.json",
+            "cache",
+        }
     assert 0 < survived < 39
 
 

@@ -53,14 +53,19 @@ def trained(family: str, special: list[str]) -> Tokenizer:
     elif family == "roberta":
         tokenizer = Tokenizer(BPE())
         tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
-        trainer = BpeTrainer(vocab_size=420, special_tokens=special, show_progress=False,
-                             initial_alphabet=ByteLevel.alphabet())  # fmt: skip
+        trainer = BpeTrainer(
+            vocab_size=420,
+            special_tokens=special,
+            show_progress=False,
+            initial_alphabet=ByteLevel.alphabet(),
+        )
     else:
         tokenizer = Tokenizer(Unigram())
         tokenizer.normalizer = NFKC()
         tokenizer.pre_tokenizer = Sequence([WhitespaceSplit(), Metaspace()])
-        trainer = UnigramTrainer(vocab_size=150, special_tokens=special, unk_token=unk,
-                                 show_progress=False)  # fmt: skip
+        trainer = UnigramTrainer(
+            vocab_size=150, special_tokens=special, unk_token=unk, show_progress=False
+        )
         pair = f"{cls} $A {sep} {sep} $B {sep}"
     tokenizer.train_from_iterator(TEXTS * 3, trainer)
     tokenizer.decoder = decoders.ByteLevel() if family == "roberta" else decoders.Metaspace()

@@ -199,8 +199,11 @@ def table() -> Table:
 def test_the_ranking_holds_all_that_fit_by_score_kept_then_fewer_parameters(table):
     limit = int(np.median(table.parameters))
     found = table.ranking({"parameters": limit, "latency": 1.7})
-    expected = [i for i in range(len(table.rows))
-                if table.parameters[i] <= limit and table.latency[i] <= 1.7]  # fmt: skip
+    expected = [
+        i
+        for i in range(len(table.rows))
+        if table.parameters[i] <= limit and table.latency[i] <= 1.7
+    ]
     expected.sort(key=lambda i: (-table.kept[i], table.parameters[i]))
     assert list(found) == expected
     only = table.ranking({"shape": "a2_l2_f24_e8", "bytes": 10**9})
@@ -310,8 +313,9 @@ def test_a_second_plan_times_nothing_that_was_timed(scored, tmp_path, capsys):
     other = capsys.readouterr()
     assert "timing 1 shapes" in other.err and "1 of " in other.out
     section = json.loads((tmp_path / "c.json").read_text())["default"]
-    assert [section[name] for name in ("keep_heads", "keep_layers", "ffn_hidden_dim",
-                                       "emb_hidden_dim")] == [2, 2, 10, 5]  # fmt: skip
+    assert [
+        section[name] for name in ("keep_heads", "keep_layers", "ffn_hidden_dim", "emb_hidden_dim")
+    ] == [2, 2, 10, 5]
 
 
 def test_mistakes_are_named(scored, tmp_path):

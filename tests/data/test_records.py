@@ -71,8 +71,9 @@ def test_token_ids_are_those_of_the_texts_and_a_changed_file_has_another_hash(
     tokenizer = read_tokenizer(make_bert(tmp_path / "bert"))
     data = encode_file(folder / name, TASK, tokenizer, 32, cache_dir=tmp_path / "cache")
     expected = [tokenizer.build().encode(r["a"], r["b"]).ids for r in RECORDS]
-    assert [data.ids[a:b].tolist() for a, b in zip(data.offsets, data.offsets[1:], strict=False)] \
-        == expected  # fmt: skip
+    assert [
+        data.ids[a:b].tolist() for a, b in zip(data.offsets, data.offsets[1:], strict=False)
+    ] == expected
     np.testing.assert_array_equal(data.labels, [0, 1, 1])
     assert data.sha256 == content_hash(folder / name) != content_hash(folder / "t.jsonl")
 

@@ -92,17 +92,22 @@ def test_no_text_of_a_run_breaks_out_of_the_model_card(tmp_path):
     task = Task.model_construct(name=evil, labels=(evil, "b"))
     report = {"shape": evil, "parameters": 1234, "metric": evil, "score": 0.5,
               "formats": {evil: {"score": 0.4, "agreement": 1.0, "bytes": 2e6}}}  # fmt: skip
-    run = {"parents": {evil: {"path": f"../models/{evil}", "weights": evil}},
-           "identity": {"settings": {"learning_rate": evil, "seed": 42}},
-           "data": {"train_rows": 16, "train": [evil]}}  # fmt: skip
+    run = {
+        "parents": {evil: {"path": f"../models/{evil}", "weights": evil}},
+        "identity": {"settings": {"learning_rate": evil, "seed": 42}},
+        "data": {"train_rows": 16, "train": [evil]},
+    }
     write_card(tmp_path, report, run, task, license=evil, base_model=evil)
     _, header, body = (tmp_path / "README.md").read_text().split("---\n", 2)
     told, line = yaml.safe_load(header), " ".join(evil.split())
     (model,) = told.pop("model-index")
     assert told == {
-        "library_name": "transformers", "pipeline_tag": "text-classification",
-        "tags": ["rosita", line], "license": line, "base_model": line,
-    }  # fmt: skip
+        "library_name": "transformers",
+        "pipeline_tag": "text-classification",
+        "tags": ["rosita", line],
+        "license": line,
+        "base_model": line,
+    }
     assert model["name"] == f"ROSITA {line}" and model["results"][0]["dataset"]["name"] == line
     tokens = MarkdownIt("commonmark").enable("table").parse(body)
     kinds = {part.type for token in tokens for part in (token, *(token.children or ()))}
@@ -238,8 +243,12 @@ def test_one_format_alone_has_all_that_a_client_needs(tuned, tmp_path):
     out = tmp_path / "out"
     export(tuned, out, "--formats", "int8", "--license", "mit")
     assert sorted(path.name for path in (out / "onnx").iterdir()) == [
-        "config.json", "model_int8.onnx", "tokenizer.json", "tokenizer_config.json", "vocab.txt",
-    ]  # fmt: skip
+        "config.json",
+        "model_int8.onnx",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "vocab.txt",
+    ]
     config = AutoConfig.from_pretrained(out / "onnx")
     assert type(config) is BertConfig and config.id2label == {0: "0", 1: "1"}
     text = "The dog ran, happily."
@@ -266,8 +275,11 @@ def test_an_export_is_published_to_an_s3_store_its_report_last(tuned, tmp_path, 
     there = ["--formats", "hf,onnx", "--endpoint_url", url, "--allow_http", "--publish"]
     export(tuned, tmp_path / "out", *there, "s3://models/rosita/CoLA")
     stored = client.list_objects_v2(Bucket="models")["Contents"]
-    names = {path.relative_to(tmp_path / "out").as_posix()
-             for path in (tmp_path / "out").rglob("*") if path.is_file()}  # fmt: skip
+    names = {
+        path.relative_to(tmp_path / "out").as_posix()
+        for path in (tmp_path / "out").rglob("*")
+        if path.is_file()
+    }
     assert {one["Key"] for one in stored} == {f"rosita/CoLA/{name}" for name in names}
     body = client.get_object(Bucket="models", Key="rosita/CoLA/model.safetensors")["Body"].read()
     assert body == (tmp_path / "out" / "model.safetensors").read_bytes()

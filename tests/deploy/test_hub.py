@@ -45,10 +45,13 @@ def test_the_code_that_travels_imports_torch_and_transformers_alone(exported):
         name.split(".")[0]
         for node in ast.walk(code)
         for name in (
-            [alias.name for alias in node.names] if isinstance(node, ast.Import)
-            else [node.module] if isinstance(node, ast.ImportFrom) else []
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module]
+            if isinstance(node, ast.ImportFrom)
+            else []
         )
-    }  # fmt: skip
+    }
     assert imported == {"__future__", "typing", "torch", "transformers"}
 
 

@@ -65,8 +65,9 @@ def test_the_representation_loss_is_the_sum_over_the_followed_states():
     teacher, student, given = model(0), model(1), batch()
     found = DistillationLoss(Teacher(teacher), False, True).losses(student, given)
     with torch.no_grad():
-        ours, theirs = (m(**given.inputs, output_hidden_states=True).hidden_states
-                        for m in (student, teacher))  # fmt: skip
+        ours, theirs = (
+            m(**given.inputs, output_hidden_states=True).hidden_states for m in (student, teacher)
+        )
     real = given.inputs["attention_mask"].bool()
     expected = sum(
         (ours[i].double() - theirs[i].double()).square()[real].mean(dim=-1).sum()
@@ -117,8 +118,9 @@ def test_over_positions_the_representation_loss_is_the_mse_over_the_padded_lengt
     expected = 0.0
     padding = given.inputs["attention_mask"].numpy()[..., None] == 0
     with torch.no_grad():
-        states = [m(**given.inputs, output_hidden_states=True).hidden_states
-                  for m in (student, teacher)]  # fmt: skip
+        states = [
+            m(**given.inputs, output_hidden_states=True).hidden_states for m in (student, teacher)
+        ]
     for ours, theirs in zip(*states, strict=True):
         error = ours.double().numpy() - theirs.double().numpy()
         expected += np.where(padding, 0, error**2).mean()  # the padding's own error stays out
@@ -211,8 +213,12 @@ def test_cached_states_give_the_losses_of_the_teacher_itself(tmp_path):
     objective = DistillationLoss(guide, True, True)
     rows = np.array([7, 1, 30])
     live = objective.losses(student, file.batch(rows))
-    guide.remember([file], weights_hash(teacher.state_dict()), Accelerator(cpu=True),
-                   list(range(teacher.config.num_hidden_layers + 1)))  # fmt: skip
+    guide.remember(
+        [file],
+        weights_hash(teacher.state_dict()),
+        Accelerator(cpu=True),
+        list(range(teacher.config.num_hidden_layers + 1)),
+    )
     asked = []
     teacher.register_forward_hook(lambda *_: asked.append(1))
     cached = objective.losses(student, file.batch(rows))

@@ -48,9 +48,13 @@ class World:
             for seed, name in enumerate(("teacher", "student"))
         ]
         self.teacher = api.fine_tune(
-            made[0], self.data, max_seq_length=32, num_train_epochs=2, no_cuda=True,
+            made[0],
+            self.data,
+            max_seq_length=32,
+            num_train_epochs=2,
+            no_cuda=True,
             precision="fp32",
-        )  # fmt: skip
+        )
         self.student = made[1]
 
     def distil(
@@ -59,9 +63,13 @@ class World:
         """The run.json of 20 steps on the GPU or the CPU, with every step's losses."""
         given = {**LEARN, "num_train_epochs": 2, **settings}
         api.distil(
-            self.teacher, student or self.student, self.data, output, no_cuda=where == "cpu",
+            self.teacher,
+            student or self.student,
+            self.data,
+            output,
+            no_cuda=where == "cpu",
             **given,
-        )  # fmt: skip
+        )
         return json.loads((output / "run.json").read_text())
 
 

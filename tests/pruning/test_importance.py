@@ -55,8 +55,9 @@ def test_scores_by_unit_are_the_change_of_the_loss_when_the_unit_goes_in_float64
     change = (out * out.grad).detach()
     expected = [change[:, h * size : (h + 1) * size].sum().abs().item() for h in range(4)]
     assert head_scores(scores, 1, 4).tolist() == pytest.approx(expected)
-    up, down = ((w * w.grad).detach() for w in
-                (layer.intermediate.dense.weight, layer.output.dense.weight))  # fmt: skip
+    up, down = (
+        (w * w.grad).detach() for w in (layer.intermediate.dense.weight, layer.output.dense.weight)
+    )
     torch.testing.assert_close(ffn_scores(scores, 1), up.sum(1).abs() + down.sum(0).abs())
 
 

@@ -65,8 +65,11 @@ def test_chosen_layers_are_kept_with_their_own_heads_and_renumbered():
     kept = prune(model, target, scores, layers=[0, 2])
     shallow = prune(model, replace(Shape.of(model.config), keep_layers=2), layers=[0, 2])
     renamed = {name: score for name, score in scores.items() if ".layer.0." in name}
-    renamed |= {name.replace(".layer.2.", ".layer.1."): score for name, score in scores.items()
-                if ".layer.2." in name}  # fmt: skip
+    renamed |= {
+        name.replace(".layer.2.", ".layer.1."): score
+        for name, score in scores.items()
+        if ".layer.2." in name
+    }
     twin = model.state_dict()
     for name, weight in shallow.state_dict().items():
         source = name.replace(".layer.1.", ".layer.2.")
@@ -78,8 +81,10 @@ def test_chosen_layers_are_kept_with_their_own_heads_and_renumbered():
 def test_the_most_important_layers_are_those_with_the_largest_sums():
     _, scores = model_and_scores()
     scores = {name: score * (10 if ".layer.1." in name else 1) for name, score in scores.items()}
-    sums = [sum(score.sum().item() for name, score in scores.items() if f".layer.{layer}." in name)
-            for layer in range(3)]  # fmt: skip
+    sums = [
+        sum(score.sum().item() for name, score in scores.items() if f".layer.{layer}." in name)
+        for layer in range(3)
+    ]
     assert important_layers(scores, 3, 2) == sorted(np.argsort(sums)[-2:].tolist())
     assert important_layers(scores, 3, 1) == [1]
 

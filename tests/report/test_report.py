@@ -213,17 +213,21 @@ def test_a_parent_trained_again_or_not_at_hand_is_told(models):
                        "student": link("/a/other/bert_pt", "x")})  # fmt: skip
     report = build_report(models)
     assert parents_of(report, "late/CoLA") == {
-        "teacher": ("changed", "bert_ft/CoLA"), "student": ("absent", None),
-    }  # fmt: skip
+        "teacher": ("changed", "bert_ft/CoLA"),
+        "student": ("absent", None),
+    }
     text = Page(page(report)).text
     assert "its weights changed since" in text and "not in this folder" in text
 
 
 def test_records_that_name_each_other_as_parents_are_no_endless_loop(models):
     for name, other in (("x", "y"), ("y", "x")):
-        write_run(models / name, dev_score=0.3, parameters=7,
-                  parents={"teacher": link(f"../models/{other}"),
-                           "student": link(f"../models/{name}")})  # fmt: skip
+        write_run(
+            models / name,
+            dev_score=0.3,
+            parameters=7,
+            parents={"teacher": link(f"../models/{other}"), "student": link(f"../models/{name}")},
+        )
     assert "report" in page(build_report(models))
 
 
@@ -347,9 +351,10 @@ def test_ours_is_the_ratio_of_averages_over_the_tasks(models):
 def test_the_front_is_what_no_other_point_dominates(pairs):
     points = [Point(x, y, "", "") for x, y in pairs]
     best = {
-        (x, y) for x, y in pairs
+        (x, y)
+        for x, y in pairs
         if not any((a <= x and b >= y) and (a, b) != (x, y) for a, b in pairs)
-    }  # fmt: skip
+    }
     front = pareto_front(points)
     assert {(point.x, point.y) for point in front} == best
     assert [point.x for point in front] == sorted(point.x for point in front)
@@ -371,15 +376,21 @@ def test_the_shape_curves_count_what_is_left_and_a_full_embedding_is_as_wide_as_
 
 
 def test_curves_that_shrink_at_the_same_rate_do_not_hide_each_other(tmp_path):
-    write_run(tmp_path, history=[
-        {"step": step, "shape": f"a{12 - step}_l8_f{256 * (12 - step)}_e-1"} for step in (3, 6, 9)
-    ])  # fmt: skip
+    write_run(
+        tmp_path,
+        history=[
+            {"step": step, "shape": f"a{12 - step}_l8_f{256 * (12 - step)}_e-1"}
+            for step in (3, 6, 9)
+        ],
+    )
     (model,) = build_report(tmp_path).models
     figure = curves_figure(model, Shape.parse("a12_l8_f3072_e-1"), None)
     figure.canvas.draw()
     heads, units = figure.axes
     assert [axes.get_title(loc="left") for axes in (heads, units)] == [
-        "heads: 12 → 3", "FFN units: 3072 → 768"]  # fmt: skip
+        "heads: 12 → 3",
+        "FFN units: 3072 → 768",
+    ]
     at = {}
     for axes in (heads, units):
         line = next(line for line in axes.lines if len(line.get_xdata()) > 2)
@@ -395,9 +406,10 @@ def test_curves_that_shrink_at_the_same_rate_do_not_hide_each_other(tmp_path):
     ([(0.0, -3.0), (1.0, 2.0)], ["-3.0", "0.0", "1.5"]), ([(3.0, 3.0)], ["3.0"]),
 ])  # fmt: skip
 def test_the_axis_of_the_losses_has_a_few_plain_numbers(tmp_path, losses, expected):
-    write_run(tmp_path, history=[
-        {"step": step, "loss_a": a, "loss_b": b} for step, (a, b) in enumerate(losses, 1)
-    ])  # fmt: skip
+    write_run(
+        tmp_path,
+        history=[{"step": step, "loss_a": a, "loss_b": b} for step, (a, b) in enumerate(losses, 1)],
+    )
     (model,) = build_report(tmp_path).models
     svg = ElementTree.fromstring(curves(model, None, None))
     ticks = [part for part in svg.iter() if part.get("id", "").startswith("ytick_")]
@@ -454,8 +466,11 @@ def test_latency_joins_the_pictures_and_the_card_in_one_batch_size_and_length(mo
 def test_a_timed_export_counts_for_the_model_that_it_was_made_from(models):
     export = models / "export" / "CoLA"
     export.mkdir(parents=True)
-    facts = {"model": f"../models/setting4/CoLA/{SMALL}", "task": "CoLA", "formats": {
-        "int8": {"score": 0.48, "agreement": 0.99, "bytes": 4_000_000}}}  # fmt: skip
+    facts = {
+        "model": f"../models/setting4/CoLA/{SMALL}",
+        "task": "CoLA",
+        "formats": {"int8": {"score": 0.48, "agreement": 0.99, "bytes": 4_000_000}},
+    }
     (export / "export.json").write_text(json.dumps(facts))
     path = write_latency(models.parent / "speed.json", {
         "model": "../models/export/CoLA", "format": "int8", "median_ms": 2.0, "dev_score": 0.48,

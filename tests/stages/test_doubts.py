@@ -20,9 +20,13 @@ def warnings(tmp_path, capsys):
 
     def of(folder, task=COLA):
         settings = FineTuneSettings(
-            model_name_or_path="m", output_dir="o", data_dir=str(folder), max_seq_length=16,
-            precision="fp32", no_cuda=True,
-        )  # fmt: skip
+            model_name_or_path="m",
+            output_dir="o",
+            data_dir=str(folder),
+            max_seq_length=16,
+            precision="fp32",
+            no_cuda=True,
+        )
         load_data(settings, task, tokenizer, start_accelerator(settings), RositaConfig())
         lines = capsys.readouterr().out.splitlines()
         return [line.removeprefix("warning: ") for line in lines if line.startswith("warning: ")]

@@ -100,9 +100,13 @@ def test_a_model_that_transformers_5_saved_goes_through_every_stage_and_back(
     for folder in (teacher, student, models / "export"):
         assert set(answers(folder, capsys, tmp_path)) <= set(NAMES)
         ids = AutoTokenizer.from_pretrained(folder)("[E1] The Dog")["input_ids"]
-        assert TaskModel.open(folder, SST2, label_names=",".join(NAMES)).tokenizer.build().encode(
-            "[E1] The Dog"
-        ).ids == ids  # fmt: skip
+        assert (
+            TaskModel.open(folder, SST2, label_names=",".join(NAMES))
+            .tokenizer.build()
+            .encode("[E1] The Dog")
+            .ids
+            == ids
+        )
 
     again = trained_by_transformers(models / "export", tmp_path)
     before, after = (TaskModel.open(folder, SST2) for folder in (models / "export", again))
@@ -142,8 +146,9 @@ def pair(tmp_path) -> dict[str, TaskModel]:
 def test_a_teacher_of_another_width_teaches_its_logits_from_the_cache(pair, data, tmp_path):
     settings = {"num_train_epochs": 1, "max_seq_length": 32, "cache_dir": str(tmp_path / "cache")}
     with pytest.raises(RositaError) as error:
-        api.distil(pair["teacher"], pair["student"], data, pred_distill=True, repr_distill=True,
-                   **settings)  # fmt: skip
+        api.distil(
+            pair["teacher"], pair["student"], data, pred_distill=True, repr_distill=True, **settings
+        )
     assert "has hidden_size 48, student" in str(error.value)
     assert "its logits alone: --pred_distill True --repr_distill False" in str(error.value)
 

@@ -13,9 +13,13 @@ from rosita.tasks import Task
 from rosita.tokenizer import read_tokenizer
 
 THREE = Task(
-    name="Three", labels=("no", "maybe", "yes"), metric="accuracy", text_columns=(0,),
-    label_column=1, header=False,
-)  # fmt: skip
+    name="Three",
+    labels=("no", "maybe", "yes"),
+    metric="accuracy",
+    text_columns=(0,),
+    label_column=1,
+    header=False,
+)
 
 
 class Knows(nn.Module):

@@ -57,11 +57,14 @@ def test_tensorboard_and_another_tracker_get_the_same_numbers(tmp_path, wandb):
     events = EventAccumulator(str(tmp_path)).Reload()
     assert {
         (name, point.step): pytest.approx(point.value)
-        for name in events.Tags()["scalars"] for point in events.Scalars(name)
+        for name in events.Tags()["scalars"]
+        for point in events.Scalars(name)
     } == {
-        ("loss_label", 20): 0.5, ("learning_rate", 20): 1e-3,
-        ("score", 40): 0.75, ("learning_rate", 40): 5e-4,
-    }  # fmt: skip
+        ("loss_label", 20): 0.5,
+        ("learning_rate", 20): 1e-3,
+        ("score", 40): 0.75,
+        ("learning_rate", 40): 5e-4,
+    }
 
 
 @pytest.mark.parametrize(
@@ -69,8 +72,9 @@ def test_tensorboard_and_another_tracker_get_the_same_numbers(tmp_path, wandb):
                         ("wandb, tensorboard", ["wandb", "tensorboard"])],
 )  # fmt: skip
 def test_report_to_takes_a_list_or_none(wandb, given, trackers):
-    settings = KDSettings(teacher_model="t", student_model="s", output_dir="o", pred_distill=True,
-                          report_to=given)  # fmt: skip
+    settings = KDSettings(
+        teacher_model="t", student_model="s", output_dir="o", pred_distill=True, report_to=given
+    )
     assert settings.trackers == trackers
 
 
@@ -81,5 +85,6 @@ def test_report_to_takes_a_list_or_none(wandb, given, trackers):
 def test_a_tracker_that_is_unknown_or_missing_is_an_error_at_the_start(monkeypatch, given, message):
     monkeypatch.setattr("rosita.config.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=message):
-        KDSettings(teacher_model="t", student_model="s", output_dir="o", pred_distill=True,
-                   report_to=given)  # fmt: skip
+        KDSettings(
+            teacher_model="t", student_model="s", output_dir="o", pred_distill=True, report_to=given
+        )

@@ -62,9 +62,12 @@ class Bench:
             "precision": "fp32",  # the claims are exact to rounding, on any machine
         }
         made = KDSettings(
-            output_dir="o", teacher_model="t", student_model="s", pred_distill=True,
+            output_dir="o",
+            teacher_model="t",
+            student_model="s",
+            pred_distill=True,
             **(defaults | settings),
-        )  # fmt: skip
+        )
         plan = Plan(made, micro_batch_size=batch, **(plan or {}))
         return Training(
             copy.deepcopy(self.model), objective or LabelLoss(), Sampler([self.file], batch, 1),
@@ -138,8 +141,9 @@ def test_without_bias_correction_a_step_is_that_of_the_published_adam():
     generator = torch.Generator().manual_seed(0)
     layer = torch.nn.Linear(5, 4)
     start = {name: weight.detach().clone() for name, weight in layer.named_parameters()}
-    settings = KDSettings(output_dir="o", teacher_model="t", student_model="s", pred_distill=True,
-                          weight_decay=0.1)  # fmt: skip
+    settings = KDSettings(
+        output_dir="o", teacher_model="t", student_model="s", pred_distill=True, weight_decay=0.1
+    )
     optimizer = build_optimizer(layer, settings)
     given = {name: [] for name in start}
     for done in range(40):
@@ -418,8 +422,9 @@ def test_a_run_whose_best_model_is_collapsed_ends_with_one_line_that_says_what_t
 
 def test_iterative_pruning_visits_the_schedule_and_prunes_with_the_scores_so_far(bench):
     training = bench.training("visit", width_plan(bench), teacher_loss(bench), Dev(0.1))
-    shapes = [(e["step"], e["shape"]) for e in training.run().history if "score" not in e
-              and "shape" in e]  # fmt: skip
+    shapes = [
+        (e["step"], e["shape"]) for e in training.run().history if "score" not in e and "shape" in e
+    ]
     assert shapes == [(4, "a3_l3_f34_e20"), (8, "a2_l3_f20_e8")]
 
 
