@@ -22,6 +22,7 @@ from typing import IO
 from rosita.cli import ArgumentParser, run_script
 from rosita.config import ACCEPT_CHANGED
 from rosita.deploy.formats import RUNNABLE, choose_format
+from rosita.deploy.labelling import Labeller, with_bar
 from rosita.deploy.texts import INPUT_FORMATS, format_of, open_input, read_texts
 from rosita.errors import RositaError
 from rosita.files import atomic_write
@@ -34,8 +35,6 @@ def main(argv: list[str] | None = None) -> None:
     as_json = (args.output_format or format_of(args.output)) == "jsonl"
     count = 0
     with open_input(args.input) as source:
-        from rosita.deploy.labelling import Labeller, with_bar  # heavy imports
-
         labeller = Labeller(args.model, model_format, args.max_seq_length, args.accept_changed)
         with open_output(args.output) as target:
             rows = read_texts(source, args.input, form, args.text_columns.split(","))

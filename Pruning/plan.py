@@ -53,8 +53,9 @@ def main(argv: list[str] | None = None) -> None:
     from rosita.budget.costs import shape_of
     from rosita.budget.latency_model import LatencyModel
     from rosita.budget.search import KeptScore, Table
-    from rosita.checkpoint import check_length, load_model
+    from rosita.checkpoint import load_model
     from rosita.deploy.latency import torch_threads
+    from rosita.description import check_length
     from rosita.pruning.importance import read_scores
 
     altered = args.accept_changed

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from common import BASE_STUDENT, BERT_BASE, Result, costs, random_model, seconds_of
 
-from rosita.deploy.onnx import OnnxModel, export_onnx, quantize_onnx
+from rosita.deploy.onnx import export_onnx, quantize_onnx
+from rosita.deploy.session import OnnxModel
 
 LENGTH = 128
 

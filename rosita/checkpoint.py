@@ -13,9 +13,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 from torch import Tensor
+from transformers.activations import ACT2FN
 
 from rosita.backbones import Backbone, backbone_of
 from rosita.cli import is_first_process
+from rosita.description import check_vocabulary, describe, read_config
 from rosita.errors import RositaError, first_line, nearest
 from rosita.files import (
     atomic_write,
@@ -27,7 +29,6 @@ from rosita.files import (
 )
 from rosita.labels import asked_names, check_labels, set_names
 from rosita.model import RositaConfig, RositaForSequenceClassification, build_model
-from rosita.model_config import model_config, read_config
 from rosita.provenance import (
     changed,
     check_unchanged,
@@ -139,26 +140,6 @@ def load_model(
     return build_model(config, {name: value.float() for name, value in state.items()})
 
 
-def check_length(max_seq_length: int, config: RositaConfig) -> None:
-    """Raise `RositaError` if texts may be longer than the model has positions."""
-    if max_seq_length > config.max_tokens:
-        raise RositaError(
-            f"--max_seq_length {max_seq_length} is too much: the model has {config.max_tokens}"
-            " positions"
-        )
-
-
-def check_vocabulary(tokenizer: TokenizerFiles, rows: int, folder: Path) -> None:
-    """Raise `RositaError` that names the first piece for which the embedding has no row."""
-    if beyond := {number: piece for piece, number in tokenizer.pieces.items() if number >= rows}:
-        first = min(beyond)
-        raise RositaError(
-            f"{folder}: its tokenizer has {len(beyond)} more pieces than the model has rows in its"
-            f" embedding ({rows}), the first is {beyond[first]!r}, id {first}; take the tokenizer"
-            " that the model was trained with, or transformers' resize_token_embeddings"
-        )
-
-
 def _say_case(lower_cases: bool) -> None:
     flag = "do_lower_case false" if lower_cases else "--do_lower_case"
     say_once(
@@ -240,6 +221,20 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise RositaError(f"{path} does not hold a state dict of tensors")
     return state
+
+
+def model_config(values: dict[str, Any], folder: Path, task: Task) -> RositaConfig:
+    """The configuration that a config.json (`read_config`) stands for, with the task's labels."""
+    made = describe(values, folder)
+    if made.hidden_act not in ACT2FN:
+        name = backbone_of(values, folder).settings["hidden_act"]
+        hint = nearest(made.hidden_act, list(ACT2FN))
+        raise RositaError(
+            f"{folder}/config.json makes no sense: transformers knows no {name}"
+            f" {made.hidden_act!r:.40}{hint}"
+        )
+    given = made.model_dump(exclude_unset=True)
+    return RositaConfig(**given, id2label=dict(enumerate(task.outputs)))
 
 
 def _is_from_kd(values: dict[str, Any]) -> bool:

@@ -21,9 +21,12 @@ from pydantic import BaseModel
 
 from rosita.errors import RositaError, nearest
 
-# Packages that a part of the scripts needs -> the extra of pyproject.toml that brings them.
-EXTRAS = {"matplotlib": "report", "boto3": "s3", "botocore": "s3", "onnx": "export",
-          "onnxruntime": "export"}  # fmt: skip
+# Packages that not every install has -> what of pyproject.toml brings them. The serving of an ONNX
+# export (Deploy/requirements.txt) does without those of the stages.
+BRINGS = {"matplotlib": '".[report]"', "boto3": '".[s3]"', "botocore": '".[s3]"',
+          "onnx": '".[export]"', "onnxruntime": '".[export]"',
+          "torch": ".", "transformers": ".", "accelerate": ".", "safetensors": ".", "scipy": ".",
+          "sklearn": ".", "huggingface_hub": ".", "jinja2": "."}  # fmt: skip
 INTERRUPTED = "interrupted; the same command again goes on from what was saved, if anything was"
 LARGEST = 2**53  # whole number that settings take: exact in JSON, and torch takes it
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMgG]?)([bB]?)")
@@ -98,10 +101,10 @@ def run_script(main: Callable[[], None]) -> None:
         _complain(str(error))
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
-        if package not in EXTRAS:
+        if package not in BRINGS:
             _report(error)
         _complain(
-            f'{package} is not installed, and this needs it: pip install -e ".[{EXTRAS[package]}]"'
+            f"{package} is not installed, and this needs it: pip install -e {BRINGS[package]}"
         )
     except OSError as error:
         _drop_output()

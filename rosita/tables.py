@@ -1,4 +1,4 @@
-"""A Markdown table."""
+"""A Markdown table, and a text that fits on one line of any."""
 
 from __future__ import annotations
 
@@ -22,3 +22,8 @@ def markdown(lines: Sequence[Sequence[str]], words: Collection[int] = (0, 1)) ->
         for line in [lines[0], rules, *lines[1:]]
     ]
     return "\n".join("| " + " | ".join(line) + " |" for line in aligned)
+
+
+def printable(text: str) -> str:
+    """A text on one line, with a space for whatever cannot be printed."""
+    return "".join(c if c.isprintable() else " " for c in text)

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from rosita.tables import markdown
+from rosita.tables import markdown, printable
 
 _FOLDERS = [Path(__file__).parent / "templates", Path(__file__).parent / "report" / "templates"]
 
@@ -29,11 +29,6 @@ def render(template: str, **values: Any) -> str:
     """
     environment = _MARKDOWN if template.endswith(".md.jinja") else _HTML
     return environment.get_template(template).render(values)
-
-
-def printable(text: str) -> str:
-    """A text on one line, with a space for whatever cannot be printed."""
-    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def one_line(text: str) -> str:

@@ -46,9 +46,13 @@ class TokenizerFiles:
     special: dict[str, str]  # unk, pad, cls, sep, mask -> the text of that token
     vocab: str | None  # text of vocab.txt, for readers that know no other; WordPiece only
 
-    def build(self) -> Tokenizer:
-        """A new Rust tokenizer, which neither truncates nor pads."""
-        return _built(self.json)
+    def build(self, max_tokens: int | None = None) -> Tokenizer:
+        """A new Rust tokenizer, which does not pad, and truncates to `max_tokens` if given: of a
+        pair, the longer text loses its end first."""
+        tokenizer = _built(self.json)
+        if max_tokens is not None:
+            tokenizer.enable_truncation(max_tokens, strategy="longest_first")
+        return tokenizer
 
     def token(self, kind: str) -> str | None:
         """The text of the special token `kind`: unk, pad, cls, sep or mask; None if it has none."""

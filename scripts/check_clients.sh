@@ -5,7 +5,7 @@
 #   scripts/check_clients.sh models/export/CoLA                      all clients
 #   scripts/check_clients.sh models/export/CoLA onnxruntime openvino  some of them
 #
-# Clients: onnxruntime openvino transformers sentence-transformers optimum transformers.js (npm)
+# Clients: predict.py onnxruntime openvino transformers sentence-transformers optimum transformers.js (npm)
 set -euo pipefail
 if [ $# -lt 1 ] || [ ! -e "$1/onnx/model_int8.onnx" ] || [ ! -e "$1/modeling_rosita.py" ]; then
     sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
@@ -14,7 +14,7 @@ fi
 EXPORT=$(realpath "$1")
 shift
 CLIENTS=("$@")
-[ $# -gt 0 ] || CLIENTS=(onnxruntime openvino transformers sentence-transformers optimum transformers.js)
+[ $# -gt 0 ] || CLIENTS=(predict.py onnxruntime openvino transformers sentence-transformers optimum transformers.js)
 ROOT=$(realpath "$(dirname "$0")/..")
 PYTHON=$ROOT/.venv/bin/python
 [ -x "$PYTHON" ] || PYTHON=python3
@@ -71,6 +71,13 @@ def answer(run):
 
 for client in "${CLIENTS[@]}"; do
     case $client in
+    predict.py)  # our own, where there is no torch
+        install own -r "$ROOT/Deploy/requirements.txt"
+        own/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e "$ROOT"
+        for form in onnx int8; do
+            own/bin/python "$ROOT/Deploy/predict.py" --model "$EXPORT" --format $form < texts > answer.tsv
+            check "predict.py, onnxruntime $(version own onnxruntime), $(du -sm own | cut -f1) MB installed, $form" $form.tsv 1e-6
+        done ;;
     onnxruntime)
         install ort onnxruntime tokenizers
         ort/bin/python -c "$COMMON
@@ -96,6 +103,7 @@ folder = sys.argv[1]
 for text in open("texts"):
     found = pipeline("text-classification", folder, trust_remote_code=True)(text.rstrip("\n"))[0]
     print(found["label"], found["score"], sep="\t")
+sys.stdout = sys.stderr  # where the Trainer's own lines are no answers
 model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
 tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
 rows = [{**tokenizer(text), "labels": number % 2} for number, text in enumerate(open("texts"))]

@@ -22,9 +22,11 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from rosita.augmentation.masked_lm import Frame, Query, load_masked_lm, masked_pair
 from rosita.augmentation.sources import has_masked_lm_head, without_head
 from rosita.backbones import BACKBONES, PRETRAINED
-from rosita.checkpoint import check_length, load_model
+from rosita.checkpoint import load_model
 from rosita.deploy.hub import write_hub_folder
-from rosita.deploy.onnx import OnnxModel, export_onnx
+from rosita.deploy.onnx import export_onnx
+from rosita.deploy.session import OnnxModel
+from rosita.description import check_length
 from rosita.errors import RositaError
 from rosita.model import RositaConfig, RositaForSequenceClassification
 from rosita.pruning.cut import prune

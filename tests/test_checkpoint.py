@@ -14,7 +14,9 @@ from transformers import (
 )
 
 from rosita.checkpoint import TaskModel, load_model, save_model
+from rosita.description import Description
 from rosita.errors import RositaError
+from rosita.model import RositaConfig
 from rosita.provenance import resolve_folder, weights_hash
 from rosita.pruning.cut import prune
 from rosita.pruning.shape import Shape
@@ -182,6 +184,13 @@ def change_state(folder, change):
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+def test_a_config_that_leaves_a_key_out_means_what_transformers_class_of_it_does():
+    given = RositaConfig()
+    for name, field in Description.model_fields.items():
+        assert field.default in (getattr(given, name), None), name
+    assert Description().max_tokens == given.max_tokens
+
+
 def change_config(folder, **values):
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
@@ -211,6 +220,10 @@ QUERY = "bert.encoder.layer.1.attention.self.query.weight"
         (lambda f: change_config(f, id2label={"0": "1", "1": "0"}), "another order"),
         (lambda f: change_config(f, model_type="gpt2"), "'gpt2'"),
         (lambda f: change_config(f, num_attention_heads=5), "not a multiple"),
+        (
+            lambda f: change_config(f, hidden_act="gelo"),
+            "knows no hidden_act 'gelo'; did you mean 'gelu'?",
+        ),
         (lambda f: (f / "config.json").unlink(), "no config.json"),
         (lambda f: (f / "config.json").write_text("{"), "line 1 column 2"),
         (lambda f: (f / "model.safetensors").unlink(), "neither model.safetensors"),

@@ -16,7 +16,7 @@ ROWS = (  # from the top; a wing stands for all that is in it
     ("training", "augmentation", "budget"),
     ("deploy", "distillation", "runtime"),
     ("checkpoint", "evaluation", "config", "config_file", "report"),
-    ("pruning", "data", "labels", "model_config"),
+    ("pruning", "data", "labels", "description"),
     ("tokenizer", "provenance", "tasks", "fetch"),
     ("files", "cli"),
     ("model", "backbones", "errors", "progress", "tables", "templating"),

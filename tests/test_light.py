@@ -4,14 +4,19 @@ once, not after seconds of imports. Each test asks a fresh process what it has l
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import REPOSITORY, make_bert, run_script, write_cola
 from safetensors.torch import load_file
+
+from rosita import api
 
 HEAVY = ("torch", "transformers", "accelerate", "scipy", "sklearn", "matplotlib")
 DOORS = (".", "Pruning", "KD", "Deploy", "data", "benchmarks", "benchmarks/scaling", "scripts",
@@ -148,6 +153,7 @@ def test_help_and_complaints_come_before_heavy_imports(script, tmp_path):
 
 def test_the_ground_floor_is_light():
     names = "errors cli files tables tasks config config_file provenance pruning.shape"
+    names += " description deploy.labelling"
     floor = names.split()
     code = (
         "import sys, rosita\n"
@@ -189,6 +195,67 @@ def test_exported_models_are_timed_without_transformers():
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY
     )
     assert done.stdout == "[]\n", done.stderr
+
+
+SERVE = """
+import contextlib, io, json, runpy, sys
+from importlib.metadata import packages_distributions
+script, *words = sys.argv[1:]
+sys.argv, sys.stdin, told = [script, *words], io.StringIO("the dog ran"), io.StringIO()
+with contextlib.redirect_stdout(told):
+    runpy.run_path(script, run_name="__main__")
+owners = packages_distributions()
+names = {name.split(".")[0] for name in sys.modules}
+loaded = {package for name in names for package in owners.get(name, ())}
+print(json.dumps([told.getvalue(), sorted(loaded)]))
+"""
+
+
+def required(names: list[str]) -> set[str]:
+    """These packages and all that they require, their extras left out."""
+    found: set[str] = set()
+    while names:
+        name = re.match(r"[\w-]+", names.pop())[0].lower().replace("_", "-")
+        if name not in found:
+            found.add(name)
+            with suppress(PackageNotFoundError):  # of another system, or of an older Python
+                names += [line for line in requires(name) or () if "extra ==" not in line]
+    return found
+
+
+@pytest.mark.parametrize("form", ["onnx", "int8"])
+def test_an_onnx_export_is_served_by_the_packages_of_deploys_requirements_alone(tmp_path, form):
+    data, bert = write_cola(tmp_path / "CoLA"), make_bert(tmp_path / "bert")
+    model = api.load(bert, "CoLA", new_classifier=True)
+    api.export(model, tmp_path / "out", data, formats=form, max_drop=2)
+
+    words = [REPOSITORY / "Deploy" / "predict.py", "--model", tmp_path / "out", "--format", form]
+    done = subprocess.run(
+        [sys.executable, "-c", SERVE, *map(str, words)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    told, loaded = json.loads(done.stdout)
+
+    assert re.fullmatch(r"[01]\t0\.\d{6}\n", told)
+    named = (REPOSITORY / "Deploy" / "requirements.txt").read_text().splitlines()
+    allowed = required([line for line in named if not line.startswith("#")])
+    tools = {"rosita-bert", "pip", "setuptools", "packaging"}  # of this environment
+    assert {name.lower().replace("_", "-") for name in loaded} <= allowed | tools
+    assert not allowed & {"torch", "transformers"}
+
+
+def test_where_torch_is_not_installed_an_export_is_served_in_onnx_and_pytorch_refused(tmp_path):
+    api.export(api.load(make_bert(tmp_path / "bert"), "CoLA", new_classifier=True),
+               tmp_path / "out", write_cola(tmp_path / "CoLA"), max_drop=2)  # fmt: skip
+    without = "import sys; sys.modules['torch'] = None\n" + SERVE
+    words = [sys.executable, "-c", without, REPOSITORY / "Deploy" / "predict.py", "--model"]
+    for form, code, told in (
+        ("auto", 0, "0."),
+        ("pytorch", 2, "error: torch is not installed, and this needs it: pip install -e .\n"),
+    ):
+        command = [*map(str, words), str(tmp_path / "out"), "--format", form]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == code and told in done.stdout + done.stderr
 
 
 def test_finished_already_is_said_before_heavy_imports(tmp_path):

@@ -19,9 +19,9 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from rosita.backbones import backbone_of
+from rosita.description import read_config
 from rosita.errors import RositaError
 from rosita.model import RositaConfig
-from rosita.model_config import read_config
 from rosita.runtime import cast_linear_layers, keep_freed_memory
 from rosita.tokenizer import TokenizerFiles
 

@@ -65,8 +65,7 @@ def encode_file(
     source = open_table(Path(path), task, labelled=labelled, train_header=train_header)
     if not source.path.exists():
         raise RositaError(f"{path} does not exist; see download_glue_data.py --data_dir")
-    built = tokenizer.build()
-    set_length(built, max_seq_length)
+    built = tokenizer.build(max_seq_length)
     content = content_hash(source.path)
     columns = task.text_columns_of(source.path.name)
     settings = [
@@ -114,12 +113,6 @@ def _cached(
     if found is None:
         raise RositaError(f"{folder} cannot be read back as it was written; is the disk sound?")
     return found
-
-
-def set_length(tokenizer: Tokenizer, max_seq_length: int) -> None:
-    """Truncate to `max_seq_length` tokens: of a pair, the longer text loses its end first."""
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(max_seq_length, strategy="longest_first")
 
 
 def _encode(source: TsvFile | RecordFile, tokenizer: Tokenizer, folder: Path, content: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from rosita.errors import RositaError, nearest
@@ -44,12 +45,13 @@ def parse_formats(text: str, known: tuple[str, ...]) -> list[str]:
 
 
 def choose_format(folder: Path, form: str = "auto") -> str:
-    """The format to run of what the folder holds; `auto`: the first of `RUNNABLE` that is there."""
+    """The format to run of what the folder holds; `auto`: the first of `RUNNABLE` that is there,
+    PyTorch's only where torch is installed or nothing else is there."""
     if not folder.is_dir():
         raise RositaError(f"the model folder {folder} does not exist")
     there = [name for name in RUNNABLE if _holds(folder, name)]
     if form == "auto" and there:
-        return there[0]
+        return there[0 if len(there) == 1 or find_spec("torch") else 1]
     if form not in there:
         lacking = FORMATS[form].file if form in RUNNABLE else "model"
         known = f"it holds {', '.join(there)}" if there else "it holds no model"

@@ -7,25 +7,24 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from tokenizers import Tokenizer
-from torch import Tensor
 
 from rosita.backbones import MULTI_LABEL
-from rosita.checkpoint import check_length, check_vocabulary, load_model
-from rosita.data.encode import set_length
 from rosita.deploy.formats import choose_format, weights_file
-from rosita.deploy.onnx import OnnxModel
+from rosita.deploy.session import OnnxModel
 from rosita.deploy.texts import Texts
+from rosita.description import check_length, check_vocabulary, describe, read_config
 from rosita.errors import RositaError
-from rosita.model_config import model_config, read_config
 from rosita.progress import Bar
 from rosita.provenance import check_unchanged, read_run
+from rosita.tables import printable
 from rosita.tasks import GLUE, Task
-from rosita.templating import printable
 from rosita.tokenizer import read_tokenizer
+
+if TYPE_CHECKING:
+    from rosita.deploy.pytorch import TorchModel
 
 CHUNK_ROWS = 4096  # rows that are sorted by length together
 TOKENS = 4096  # padded tokens of one forward pass
@@ -55,21 +54,6 @@ class Answer:
         return json.dumps(value, ensure_ascii=False)
 
 
-class TorchModel:
-    """A model folder in PyTorch, on a GPU if there is one."""
-
-    def __init__(self, folder: Path, task: Task, accept_changed: bool = False) -> None:
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = load_model(folder, task, accept_changed=accept_changed)
-        self.model = model.eval().to(self.device)
-
-    @torch.inference_mode()
-    def logits(self, **inputs: Tensor) -> np.ndarray:
-        """Logits, float32 (batch, num_labels)."""
-        given = {name: value.to(self.device) for name, value in inputs.items()}
-        return self.model(**given).logits.float().cpu().numpy()
-
-
 def _texts_of(folder: Path) -> int | None:
     """How many texts a row has in the task that the folder's record names, if GLUE has it."""
     name = read_run(folder).get("task") or read_run(folder, "export.json").get("task")
@@ -80,7 +64,7 @@ def _texts_of(folder: Path) -> int | None:
 class Labeller:
     """A model folder, or an export of one, that labels texts.
 
-    `form`: pytorch, onnx, int8, or auto: the first of these that the folder holds. Texts are cut
+    `form`: pytorch, onnx, int8, or auto, which `choose_format` decides. Texts are cut
     after `max_seq_length` tokens (default: 128, or as many as the model has positions).
     `accept_changed`: also a folder whose files are others than its record names. `texts`: how many
     there are in a row (default: what the task has that the folder's record names, or any number).
@@ -111,19 +95,20 @@ class Labeller:
         )
         self.model: TorchModel | OnnxModel
         if form == "pytorch":
+            from rosita.deploy.pytorch import TorchModel  # heavy: the others run without torch
+
             self.model = TorchModel(folder, task, accept_changed)
         else:
             if not accept_changed:
                 check_unchanged(folder)
             self.model = OnnxModel(weights_file(folder, form))
-        config = model_config(values, folder, task)
+        config = describe(values, folder)
         max_seq_length = max_seq_length or min(128, config.max_tokens)
         check_length(max_seq_length, config)
         tokenizer = read_tokenizer(folder)
         check_vocabulary(tokenizer, config.vocab_size, folder)
         self.pad_id = tokenizer.pad_id
-        self.tokenizer: Tokenizer = tokenizer.build()
-        set_length(self.tokenizer, max_seq_length)
+        self.tokenizer = tokenizer.build(max_seq_length)
 
     def label(self, rows: Iterable[Texts]) -> Iterator[Answer]:
         """Yield an answer per row, in order; reads `CHUNK_ROWS` rows ahead."""
@@ -149,12 +134,12 @@ class Labeller:
             longest = len(encodings[order[begin]].ids)
             rows = order[begin : begin + max(1, TOKENS // longest)]
             shape = (len(rows), longest)
-            ids = torch.full(shape, self.pad_id)
-            mask, types = torch.zeros_like(ids), torch.zeros_like(ids)
+            ids = np.full(shape, self.pad_id)
+            mask, types = np.zeros_like(ids), np.zeros_like(ids)
             for at, row in enumerate(rows):
                 length = len(encodings[row].ids)
-                ids[at, :length] = torch.tensor(encodings[row].ids)
-                types[at, :length] = torch.tensor(encodings[row].type_ids)
+                ids[at, :length] = encodings[row].ids
+                types[at, :length] = encodings[row].type_ids
                 mask[at, :length] = 1
             logits = self.model.logits(input_ids=ids, attention_mask=mask, token_type_ids=types)
             for row, values in zip(rows, logits, strict=True):

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from rosita.data.batches import Encoded, batches_by_length, in_file_order
 from rosita.deploy.formats import weights_file
-from rosita.deploy.onnx import OnnxModel, export_onnx, quantize_onnx
+from rosita.deploy.onnx import export_onnx, quantize_onnx
+from rosita.deploy.session import OnnxModel
 from rosita.errors import RositaError
 from rosita.progress import Bar
 from rosita.tasks import find_task
@@ -98,7 +99,7 @@ def interleaved_seconds(
 
 @contextmanager
 def torch_threads(count: int | None) -> Iterator[int]:
-    """Within the block torch (and `OnnxModel`) takes so many cores; None leaves it as it is."""
+    """Within the block torch (and `onnx_answer`) takes so many cores; None leaves it as it is."""
     if (count or 0) > MOST_THREADS:
         raise RositaError(f"--threads {count} is more than {MOST_THREADS}")
     earlier = torch.get_num_threads()
@@ -182,7 +183,7 @@ def torch_answer(model: RositaForSequenceClassification) -> Answer:
 
 def onnx_answer(path: Path) -> Answer:
     """An exported model as a function from a batch to its logits."""
-    model = OnnxModel(path)
+    model = OnnxModel(path, torch.get_num_threads())
     return lambda inputs: model.logits(**inputs)
 
 

@@ -13,17 +13,16 @@ from torch import Tensor, nn
 
 from rosita.data.batches import Encoded, batches_by_length, in_file_order
 from rosita.deploy.formats import FORMATS, weights_file
+from rosita.deploy.session import require
 from rosita.errors import RositaError
 from rosita.evaluation import predict, score
 from rosita.files import atomic_write
-from rosita.progress import Bar
 from rosita.tasks import Task
 
 if TYPE_CHECKING:  # heavy: an exported model runs without transformers
     from rosita.model import RositaForSequenceClassification
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-INSTALL = "pip install onnx onnxruntime"
 
 
 class _Logits(nn.Module):
@@ -43,7 +42,7 @@ def export_onnx(model: RositaForSequenceClassification, path: Path) -> None:
     Inputs are `INPUTS`, int64 (batch, length), without `token_type_ids` where the model knows one
     type or none; the output is `logits`, float32 (batch, num_labels).
     """
-    _require("onnx")
+    require("onnx")
     names = INPUTS if model.config.type_vocab_size > 1 else INPUTS[:-1]
     # a tensor for each: given one twice, an exporter may take two inputs for the same
     given = tuple(torch.full((2, 9), int(name != "token_type_ids")) for name in names)
@@ -76,7 +75,7 @@ def quantize_onnx(source: Path, path: Path) -> None:
     Those of linear layers take 7 of the 8 bits: processors without VNNI add products of two bytes
     in pairs, in 16 bits, where those of 8 bits saturate and change labels.
     """
-    _require("onnxruntime")
+    require("onnxruntime")
     import logging
 
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -96,42 +95,6 @@ def quantize_onnx(source: Path, path: Path) -> None:
         finally:
             logging.disable(logging.NOTSET)
         _publish(target, path)
-
-
-class OnnxModel:
-    """An exported model in onnxruntime, called as the PyTorch one: keyword inputs, logits back.
-
-    `threads`: cores that one call may use; None takes all.
-    """
-
-    def __init__(self, path: Path, threads: int | None = None) -> None:
-        _require("onnxruntime")
-        import onnxruntime
-
-        if not path.is_file():
-            raise RositaError(f"{path} does not exist; Deploy/export.py writes it")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or torch.get_num_threads()
-        try:
-            self.session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime has a type of its own for every cause
-            raise RositaError(f"{path} is not an ONNX model: {error}") from error
-
-    def logits(self, **inputs: Tensor | np.ndarray) -> np.ndarray:
-        """Logits, float32 (batch, num_labels), of int64 inputs (batch, length).
-
-        No token types means all 0; a model without any ignores them.
-        """
-        given = {"token_type_ids": np.zeros_like(inputs["input_ids"]), **inputs}
-        names = [taken.name for taken in self.session.get_inputs()]
-        feed = {name: np.asarray(given[name], dtype=np.int64) for name in names}
-        return self.session.run(["logits"], feed)[0]
-
-    def answer(self, batches: list[dict[str, Tensor]]) -> list[np.ndarray]:
-        """Logits (rows, num_labels) of each batch."""
-        return [self.logits(**batch) for batch in Bar(batches, desc="check", delay=1)]
 
 
 class Exported(Protocol):
@@ -187,10 +150,3 @@ def _folder(path: Path) -> Path:
 def _publish(made: Path, path: Path) -> None:
     with atomic_write(path, "wb") as file:
         file.write(made.read_bytes())
-
-
-def _require(package: str) -> None:
-    try:
-        __import__(package)
-    except ImportError:
-        raise RositaError(f"{package} is not installed, and ONNX needs it: {INSTALL}") from None

@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from rosita.templating import printable
+from rosita.tables import printable
 
 WIDTH = 5.0  # inches of 72 units: text of 12 units stays 11 pixels on a phone
 PALETTE = ["#2f7ed8", "#e07b00", "#1a9e77", "#d6457b", "#8a63d2", "#7a8c1e", "#c2543a", "#2a9fb8"]

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 from accelerate import Accelerator
 
-from rosita.checkpoint import TaskModel, check_length
+from rosita.checkpoint import TaskModel
 from rosita.config import KDSettings, hsk_amount
 from rosita.data.batches import Sampler
+from rosita.description import check_length
 from rosita.distillation.knowledge import Knowledge, layer_map
 from rosita.distillation.losses import DistillationLoss
 from rosita.distillation.teacher import Teacher

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from rosita.checkpoint import TaskModel, check_length, save_description
+from rosita.checkpoint import TaskModel, save_description
 from rosita.config import ExportSettings
 from rosita.data.batches import Encoded
 from rosita.data.encode import encode_file
@@ -20,7 +20,9 @@ from rosita.deploy.hub import (
     write_onnx_description,
 )
 from rosita.deploy.latency import machine
-from rosita.deploy.onnx import Exported, OnnxModel, compare, export_onnx, quantize_onnx
+from rosita.deploy.onnx import Exported, compare, export_onnx, quantize_onnx
+from rosita.deploy.session import OnnxModel
+from rosita.description import check_length
 from rosita.errors import RositaError
 from rosita.files import sha256_file, write_json
 from rosita.provenance import file_hashes, read_run

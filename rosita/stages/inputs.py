@@ -14,11 +14,12 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from rosita.augmentation.glove import load_glove
-from rosita.checkpoint import TaskModel, check_length
+from rosita.checkpoint import TaskModel
 from rosita.config import KDSettings, LoopSettings
 from rosita.data.batches import Encoded, Sampler
-from rosita.data.encode import encode_file, set_length
+from rosita.data.encode import encode_file
 from rosita.data.records import open_table
+from rosita.description import check_length
 from rosita.model import RositaConfig
 from rosita.stages.identity import fresh_eligible
 from rosita.tasks import Task
@@ -67,8 +68,6 @@ def with_fresh_rows(data: Data, settings: KDSettings, vectors: str, student: Tas
         load_glove(vectors),
         settings.aug_candidates,
     )
-    tokenizer = student.tokenizer.build()
-    set_length(tokenizer, settings.max_seq_length)
     plain = data.train[0]
     source = open_table(plain.path, data.task, labelled=data.task.train_labelled)
     if warning := finder.missing(list(islice(source.rows(), SAMPLE)), "--aug_"):
@@ -76,7 +75,7 @@ def with_fresh_rows(data: Data, settings: KDSettings, vectors: str, student: Tas
     fresh = FreshRows(
         source,
         plain,
-        tokenizer,
+        student.tokenizer.build(settings.max_seq_length),
         finder,
         Sampling(1, settings.aug_probability, settings.seed, settings.aug_edits),
         settings.fresh_augmentation == "alternate",

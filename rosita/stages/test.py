@@ -9,9 +9,10 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from rosita.checkpoint import TaskModel, check_length
+from rosita.checkpoint import TaskModel
 from rosita.data.batches import Encoded
 from rosita.data.encode import encode_file
+from rosita.description import check_length
 from rosita.evaluation import (
     Scores,
     mean_loss,

@@ -15,7 +15,7 @@ from rosita.augmentation.sentences import Splitter
 from rosita.config import KDSettings
 from rosita.config_file import load_config
 from rosita.data.batches import Sampler
-from rosita.data.encode import encode_file, set_length
+from rosita.data.encode import encode_file
 from rosita.data.tsv import TsvFile
 from rosita.errors import RositaError
 from rosita.stages.identity import run_identity
@@ -38,9 +38,8 @@ class World:
         self.path = write_cola(folder / "data" / "CoLA") / "train.tsv"
         if text:
             self.path.write_text(text)
-        self.tokenizer = read_tokenizer(self.bert).build()
+        self.tokenizer = read_tokenizer(self.bert).build(32)
         self.plain = encode_file(self.path, self.task, read_tokenizer(self.bert), 32)
-        set_length(self.tokenizer, 32)
 
     def fresh(self, probability=0.4, alternate=True, seed=3, edits=0.0):
         finder = CandidateFinder(Splitter(read_tokenizer(self.bert)), load_glove(self.glove), 5)

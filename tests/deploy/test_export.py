@@ -23,7 +23,8 @@ from rosita.checkpoint import load_model
 from rosita.deploy.hub import base_model_of, write_card
 from rosita.deploy.labelling import Labeller
 from rosita.deploy.latency import INT8_SETS
-from rosita.deploy.onnx import OnnxModel, export_onnx, quantize_onnx
+from rosita.deploy.onnx import export_onnx, quantize_onnx
+from rosita.deploy.session import OnnxModel
 from rosita.errors import RositaError
 from rosita.model import RositaConfig, RositaForSequenceClassification
 from rosita.tasks import GLUE, Task

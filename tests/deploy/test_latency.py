@@ -23,7 +23,7 @@ from rosita.deploy.latency import (
     torch_threads,
     weights_bytes,
 )
-from rosita.deploy.onnx import OnnxModel
+from rosita.deploy.session import OnnxModel
 from rosita.errors import RositaError
 from rosita.evaluation import predict, score
 from rosita.model import RositaConfig, RositaForSequenceClassification

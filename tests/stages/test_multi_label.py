@@ -11,10 +11,10 @@ from sklearn.metrics import f1_score
 from transformers import pipeline
 
 from rosita import api
+from rosita.description import read_config
 from rosita.distillation.losses import label_loss, sigmoid_prediction_loss
 from rosita.errors import RositaError
 from rosita.evaluation import mean_loss, prediction_texts, score
-from rosita.model_config import read_config
 from rosita.tasks import Task
 
 TASK = Task(name="Themes", labels=("pets", "music", "books"), metric="micro_f1", multi_label=True,
