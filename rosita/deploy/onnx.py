@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.export import Dim
 
 from rosita.data.batches import Encoded, batches_by_length, in_file_order
 from rosita.deploy.formats import FORMATS, weights_file
@@ -36,22 +40,32 @@ class _Logits(nn.Module):
         return self.model(**dict(zip(INPUTS, inputs, strict=False))).logits
 
 
-def export_onnx(model: RositaForSequenceClassification, path: Path) -> None:
+def export_onnx(
+    model: RositaForSequenceClassification, path: Path, dynamo: bool | None = None
+) -> None:
     """Write a model as ONNX, fp32; batch size and length stay free.
 
     Inputs are `INPUTS`, int64 (batch, length), without `token_type_ids` where the model knows one
-    type or none; the output is `logits`, float32 (batch, num_labels).
+    type or none; the output is `logits`, float32 (batch, num_labels). `dynamo`: by the exporter of
+    torch.export; False: by that of TorchScript; None: by the latter as long as torch has it.
     """
-    require("onnx")
+    # The graph of torch.export runs 1.2 times slower: onnxruntime fuses less of it.
+    dynamo = not hasattr(torch.onnx, "utils") if dynamo is None else dynamo
+    for package in ("onnx", *["onnxscript"] * dynamo):
+        require(package)
     names = INPUTS if model.config.type_vocab_size > 1 else INPUTS[:-1]
     # a tensor for each: given one twice, an exporter may take two inputs for the same
     given = tuple(torch.full((2, 9), int(name != "token_type_ids")) for name in names)
-    axes = {name: {0: "batch", 1: "length"} for name in names} | {"logits": {0: "batch"}}
+    how: dict[str, Any]
+    if dynamo:
+        free = {0: Dim("batch"), 1: Dim("length", max=model.config.max_tokens)}
+        how = {"dynamic_shapes": (tuple(free for _ in names),), "external_data": False,
+               "opset_version": 18, "verbose": False}  # fmt: skip
+    else:
+        axes = {name: {0: "batch", 1: "length"} for name in names} | {"logits": {0: "batch"}}
+        how = {"dynamic_axes": axes, "opset_version": 17}
     training = model.training
-    with tempfile.TemporaryDirectory(dir=_folder(path)) as folder, warnings.catch_warnings():
-        # The exporter of torch.export needs one package more and its graph runs 1.2 times slower:
-        # onnxruntime fuses less of it.
-        warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory(dir=_folder(path)) as folder, _quiet():
         target = Path(folder) / path.name
         torch.onnx.export(
             _Logits(model).eval(),
@@ -59,9 +73,8 @@ def export_onnx(model: RositaForSequenceClassification, path: Path) -> None:
             str(target),
             input_names=list(names),
             output_names=["logits"],
-            dynamic_axes=axes,
-            opset_version=17,
-            dynamo=False,
+            dynamo=dynamo,
+            **how,
         )
         _publish(target, path)
     model.train(training)
@@ -76,25 +89,32 @@ def quantize_onnx(source: Path, path: Path) -> None:
     in pairs, in 16 bits, where those of 8 bits saturate and change labels.
     """
     require("onnxruntime")
-    import logging
-
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with tempfile.TemporaryDirectory(dir=_folder(path)) as folder:
+    with tempfile.TemporaryDirectory(dir=_folder(path)) as folder, _quiet():
         target = Path(folder) / path.name
-        logging.disable(logging.WARNING)  # advice to pre-process, which changes nothing here
-        try:
-            quantize_dynamic(
-                source,
-                target,
-                op_types_to_quantize=["MatMul", "Gemm", "Gather"],
-                per_channel=True,
-                reduce_range=True,
-                weight_type=QuantType.QInt8,
-            )
-        finally:
-            logging.disable(logging.NOTSET)
+        quantize_dynamic(
+            source,
+            target,
+            op_types_to_quantize=["MatMul", "Gemm", "Gather"],
+            per_channel=True,
+            reduce_range=True,
+            weight_type=QuantType.QInt8,
+        )
         _publish(target, path)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing below an error is said: of deprecations, of advice that changes nothing here."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
 
 
 class Exported(Protocol):

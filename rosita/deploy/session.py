@@ -14,8 +14,6 @@ from rosita.progress import Bar
 if TYPE_CHECKING:
     from torch import Tensor
 
-INSTALL = "pip install onnx onnxruntime"
-
 
 class OnnxModel:
     """An exported model, called as the PyTorch one: keyword inputs, logits back.
@@ -73,4 +71,6 @@ def require(package: str) -> None:
     try:
         __import__(package)
     except ImportError:
-        raise RositaError(f"{package} is not installed, and ONNX needs it: {INSTALL}") from None
+        raise RositaError(
+            f"{package} is not installed, and ONNX needs it: pip install {package}"
+        ) from None

@@ -50,13 +50,29 @@ def inputs(batch: int, length: int) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
 
 
-@pytest.mark.parametrize("changes", [{}, {**PRUNED, "emb_hidden_dim": 6}])
-def test_onnx_gives_pytorchs_logits_at_every_batch_size_and_length(tmp_path, changes):
+@pytest.fixture(params=["torchscript", "dynamo"])
+def dynamo(request) -> bool:
+    """Which of torch's exporters, the one that goes or the one that stays."""
+    if request.param == "dynamo":
+        pytest.importorskip("onnxscript")
+    elif not hasattr(torch.onnx, "utils"):
+        pytest.skip("this torch has no exporter by TorchScript")
+    return request.param == "dynamo"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {**PRUNED, "emb_hidden_dim": 6},
+     {"type_vocab_size": 1, "position_offset": 2, "max_position_embeddings": 66},  # RoBERTa
+     {"type_vocab_size": 0, "pooler_activation": "relu"},  # DistilBERT
+     {"embedding_size": 16, "pooler_activation": "gelu"}],  # ELECTRA
+)  # fmt: skip
+def test_onnx_gives_pytorchs_logits_at_every_batch_size_and_length(tmp_path, changes, dynamo):
     made = model(**changes).train()
-    export_onnx(made, tmp_path / "model.onnx")
+    export_onnx(made, tmp_path / "model.onnx", dynamo)
     assert made.training
     opened = OnnxModel(tmp_path / "model.onnx")
-    for batch, length in ((1, 1), (1, 16), (5, 3), (3, 31)):
+    for batch, length in ((1, 1), (1, 7), (1, 64), (3, 1), (3, 7), (3, 64), (5, 3)):
         given = inputs(batch, length)
         with torch.no_grad():
             expected = made.eval()(**given).logits
@@ -65,9 +81,19 @@ def test_onnx_gives_pytorchs_logits_at_every_batch_size_and_length(tmp_path, cha
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
 
-def test_int8_stores_a_byte_per_matrix_element_and_keeps_the_logits_within_its_rounding(tmp_path):
+def test_the_exporter_of_torch_export_is_asked_where_torchscripts_is_gone(tmp_path, monkeypatch):
+    monkeypatch.delattr(torch.onnx, "utils")
+    monkeypatch.setitem(sys.modules, "onnxscript", None)  # which it alone needs
+    with pytest.raises(RositaError, match="onnxscript is not installed.* pip install onnxscript"):
+        export_onnx(model(), tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_int8_stores_a_byte_per_matrix_element_and_keeps_the_logits_within_its_rounding(
+    tmp_path, dynamo
+):
     made = model(emb_hidden_dim=6).eval()
-    export_onnx(made, tmp_path / "model.onnx")
+    export_onnx(made, tmp_path / "model.onnx", dynamo)
     quantize_onnx(tmp_path / "model.onnx", tmp_path / "int8.onnx")
     stored = onnx.load(tmp_path / "int8.onnx").graph.initializer
     whole = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8}
