@@ -3,6 +3,8 @@
 # scheduled job. Arguments go to pytest.
 #
 #   scripts/check_newest.sh
+#   PIP_CONSTRAINT=held.txt scripts/check_newest.sh -x     held.txt: torch==2.13.0, where only that
+#                                                           has a build for the CPU
 set -euo pipefail
 cd "$(dirname "$(realpath "$0")")/.."
 WORK=$(mktemp -d)
