@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -143,10 +142,14 @@ def seconds_of(work: Callable[[], object]) -> float:
 
 def resident_bytes() -> int:
     """The memory this process holds now (Linux)."""
+    import resource  # not on Windows, where all that measures no memory still runs
+
     pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
     return pages * resource.getpagesize()
 
 
 def peak_bytes() -> int:
-    """The most memory this process has held so far."""
+    """The most memory this process has held so far (Linux)."""
+    import resource
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -100,11 +100,8 @@ def machine() -> str:
     """What the figures were measured on."""
     model = platform.processor() or platform.machine()
     if os.path.exists("/proc/cpuinfo"):
-        names = [
-            line
-            for line in open("/proc/cpuinfo", encoding="utf-8")
-            if line.startswith("model name")
-        ]
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        names = [line for line in lines if line.startswith("model name")]
         model = names[0].split(":")[1].strip() if names else model
     return f"{model}, {os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}"
 

@@ -51,6 +51,7 @@ from rosita.deploy.labelling import Answer, Labeller, Texts
 from rosita.errors import RositaError, nearest
 from rosita.evaluation import Scores, predict
 from rosita.evaluation import score as score_logits
+from rosita.provenance import let_go
 from rosita.pruning.choice import Choice, Importance, LayersBy
 from rosita.pruning.cut import Cut
 from rosita.pruning.importance import load_scores
@@ -396,7 +397,10 @@ def _output(output_dir: str | Path | None) -> Iterator[Path]:
         yield Path(output_dir)
         return
     with tempfile.TemporaryDirectory(prefix="rosita-") as folder:
-        yield Path(folder)
+        try:
+            yield Path(folder)
+        finally:
+            let_go(Path(folder))  # Windows removes no file that is open
 
 
 def _written(start: TaskModel, folder: Path, output_dir: object, settings: LoopSettings):

@@ -148,16 +148,23 @@ class Run:
             shutil.rmtree(self.folder / "last", ignore_errors=True)
 
     def _hold(self) -> None:
-        """Keep other processes out of the folder until this one ends."""
+        """Keep other processes out of the folder until this one ends, or `let_go`."""
         lock = self.folder.resolve() / ".lock"
         if lock not in _HELD:
             _HELD[lock] = lock_file(lock, f"{self.folder} is being written by")
-            atexit.register(release, _HELD[lock])
 
     def _clear(self) -> None:
         for pattern in OUTPUTS:
             for path in self.folder.glob(pattern):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@atexit.register
+def let_go(folder: Path | None = None) -> None:
+    """Release all folders that this process writes, or `folder` and those in it."""
+    for lock in list(_HELD):
+        if folder is None or lock.is_relative_to(folder.resolve()):
+            release(_HELD.pop(lock))
 
 
 def read_run(folder: Path, name: str = "run.json") -> dict[str, Any]:

@@ -120,8 +120,8 @@ class HubModel:
             if done.returncode:
                 reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
                 raise RositaError(f"transformers cannot open the export: {reason}")
-            found = np.load(answers)
-            return [found[str(number)] for number in range(len(batches))]
+            with np.load(answers) as found:
+                return [found[str(number)] for number in range(len(batches))]
 
 
 # our metrics under the names that the hub knows
@@ -258,7 +258,9 @@ def publish(folder: Path, target: str, access: Access) -> int:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     files.sort(key=lambda path: path.name == "export.json")
     for path in files:
-        key = "/".join(part for part in (prefix.strip("/"), str(path.relative_to(folder))) if part)
+        key = "/".join(
+            part for part in (prefix.strip("/"), path.relative_to(folder).as_posix()) if part
+        )
         try:
             client.upload_file(str(path), bucket, key)
         except Exception as error:  # boto3 has a type for every cause, and wraps some in others

@@ -112,7 +112,7 @@ def torch_threads(count: int | None) -> Iterator[int]:
 
 def machine() -> dict[str, str | int | None]:
     """What a latency depends on besides the model: processor, threads, versions."""
-    name = _cpuinfo().get("model name") or platform.processor() or platform.machine()
+    name = _told("/proc/cpuinfo").get("model name") or platform.processor() or platform.machine()
     found: dict[str, str | int | None] = {
         "cpu": name,
         "instructions": instructions(),
@@ -132,20 +132,17 @@ INT8_SETS = ("amx_int8", "avx512_vnni", "avx_vnni", "avx512bw", "avx2", "i8mm", 
 
 def instructions() -> str:
     """The best instruction set for int8 that this processor has, as Linux calls it."""
-    info = _cpuinfo()
+    info = _told("/proc/cpuinfo")
     has = (info.get("flags") or info.get("Features") or "").split()
     return next((name for name in INT8_SETS if name in has), platform.machine())
 
 
-def _cpuinfo() -> dict[str, str]:
-    """What Linux says of a core; {} elsewhere."""
-    path = Path("/proc/cpuinfo")
-    if not path.exists():
+def _told(path: str) -> dict[str, str]:
+    """What Linux tells in a file of /proc, by name; {} elsewhere."""
+    if not Path(path).exists():
         return {}
-    fields = (
-        line.split(":", 1) for line in path.read_text(encoding="utf-8").splitlines() if ":" in line
-    )
-    return {key.strip(): value.strip() for key, value in fields}
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    return {name.strip(): value.strip() for name, _, value in (x.partition(":") for x in lines)}
 
 
 def dev_batch(dev: Encoded, batch_size: int, length: int) -> Inputs:
@@ -274,12 +271,5 @@ def print_peak(folder: str, form: str, task_name: str, label_names: str, *sizes:
 
 
 def _status(name: str) -> int | None:
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return None
-    fields = dict(
-        line.split(":", 1)
-        for line in status.read_text(encoding="utf-8").splitlines()
-        if ":" in line
-    )
-    return int(fields[name].split()[0]) * 1024 if name in fields else None
+    size = _told("/proc/self/status").get(name)
+    return int(size.split()[0]) * 1024 if size else None

@@ -259,9 +259,8 @@ def _write(
                 remove_leftovers(path)
                 _reserve(new[name], *kinds[name])
         accelerator.wait_for_everyone()
-        arrays = {name: np.load(path, mmap_mode="r+") for name, path in new.items()}
         with accelerator.autocast():
-            _fill(arrays, teacher, file, states, accelerator)
+            _fill(new, teacher, file, states, accelerator)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             for name, path in paths.items():
@@ -275,7 +274,7 @@ def _write(
 
 def _publish(new: Path, path: Path) -> None:
     """Give a filled array its name, flushed and with its record."""
-    with open(new, "rb") as file:
+    with open(new, "r+b") as file:  # Windows flushes no file that is open for reading
         os.fsync(file.fileno())
     write_sealed(_record(path), file_facts(new))
     new.replace(path)
@@ -284,17 +283,19 @@ def _publish(new: Path, path: Path) -> None:
 
 @torch.inference_mode()
 def _fill(
-    arrays: dict[str, np.memmap],
+    paths: dict[str, Path],
     teacher: Teacher,
     file: Encoded,
     states: list[int],
     accelerator: Accelerator,
 ) -> None:
-    """Write this process's rows."""
+    """Write this process's rows into the arrays; they are closed again at the end, so that Windows
+    gives them other names."""
     count, mine = accelerator.num_processes, accelerator.process_index
     begin, end = (len(file) * number // count for number in (mine, mine + 1))
     if begin == end:
         return
+    arrays = {name: np.load(path, mmap_mode="r+") for name, path in paths.items()}
     part = file.part(begin, end)
     teacher.model.eval()
     offsets = _offsets(teacher, file) if states else file.offsets
