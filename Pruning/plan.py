@@ -15,7 +15,6 @@ shapes, never fitted, show its error. The best shapes are then timed too.
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,7 @@ from rosita.cli import ArgumentParser, amount, parse_size, positive, run_script
 from rosita.config import ACCEPT_CHANGED, LABEL_NAMES, configs_for
 from rosita.deploy.formats import RUNNABLE
 from rosita.errors import RositaError
-from rosita.files import read_json, write_json
+from rosita.files import read_json, relative_path, write_json
 from rosita.provenance import read_run, require_finished, resolve_folder
 from rosita.pruning.shape import Shape, check_target
 from rosita.tables import markdown
@@ -202,7 +201,7 @@ def kd_config(source: Path, config: RositaConfig, shape: Shape, data_dir: str | 
     if data_dir:
         paths["data_dir"] = Path(data_dir).resolve()
     settings["default"] |= {
-        name: os.path.relpath(path, REPOSITORY / "KD") for name, path in paths.items()
+        name: relative_path(path, REPOSITORY / "KD") for name, path in paths.items()
     }
     settings["default"] |= {
         "keep_heads": shape.keep_heads,
@@ -251,7 +250,7 @@ def commands(
     return [
         "  "
         + shlex.join(
-            os.path.relpath(part) if isinstance(part, Path) else str(part) for part in command
+            relative_path(part) if isinstance(part, Path) else str(part) for part in command
         )
         for command in (prune, distil)
     ]

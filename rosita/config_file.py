@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +10,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from rosita.config import REPOSITORY
 from rosita.errors import RositaError, nearest
-from rosita.files import read_json
+from rosita.files import read_json, relative_path
 from rosita.tasks import Task, glue_task_name
 
 PATHS = ("teacher_model", "student_model", "data_dir", "output_dir", "cache_dir", "glove_embs",
@@ -33,7 +32,7 @@ def load_config(
     complaints in one line: unknown keys, wrong types, values out of range.
     """
     values: dict[str, Any] = {"max_seq_length": task.max_seq_length}
-    values["data_dir"] = os.path.relpath(REPOSITORY / "data" / task.name)
+    values["data_dir"] = relative_path(REPOSITORY / "data" / task.name)
     if "train_batch_size" in kind.model_fields:
         values["train_batch_size"] = task.train_batch_size
     if path:
@@ -88,7 +87,7 @@ def _json_values(kind: type[BaseModel], path: Path, task: Task, base: Path) -> d
         if isinstance(value, str):
             values[name] = value.replace("{task}", task.name)
             if name in PATHS:
-                values[name] = os.path.relpath(base / values[name])
+                values[name] = relative_path(base / values[name])
         elif isinstance(value, int) and kind.model_fields[name].annotation is float:
             values[name] = float(value) if not isinstance(value, bool) else value
     return values

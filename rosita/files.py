@@ -178,6 +178,14 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def relative_path(path: str | Path, start: str | Path = ".") -> str:
+    """`path` as seen from `start`; whole where no way leads there: on Windows, to another drive."""
+    try:
+        return os.path.relpath(path, start)
+    except ValueError:
+        return os.path.abspath(path)
+
+
 def write_json(path: str | Path, value: object) -> None:
     """Write `value` as indented JSON, atomically; NaN and infinity are refused."""
     with atomic_write(path) as file:

@@ -306,6 +306,15 @@ def test_mistakes_are_told_in_one_line(root, teacher):
         api.evaluate(teacher, root)
 
 
+def test_without_data_the_folder_that_was_looked_for_is_named(teacher, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for function, name in ((api.evaluate, "dev.tsv"), (api.fine_tune, "train.tsv")):
+        with pytest.raises(RositaError, match="name another folder by data_dir") as caught:
+            function(teacher)
+        path = Path(str(caught.value).split(" does not exist")[0])
+        assert path.resolve() == REPOSITORY / "data" / "CoLA" / name
+
+
 def test_a_dry_run_prints_the_plan_and_gives_the_model_back(root, teacher, capsys, tmp_path):
     folder = tmp_path / "never"
     same = api.fine_tune(teacher, root / "data" / "CoLA", folder, dry_run=True)

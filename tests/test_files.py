@@ -1,12 +1,15 @@
 """Locks: one holder at a time, named to the others, on any file system; writing through links."""
 
+import ntpath
 import os
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 
+from rosita import files
 from rosita.errors import RositaError
 from rosita.files import (
     atomic_write,
@@ -41,6 +44,12 @@ def test_a_lock_names_the_process_that_has_it_and_ends_with_it(tmp_path):
     assert lock.read_text() == f"process {os.getpid()}\n"
     release(held)
     assert not lock.exists()
+
+
+def test_a_path_on_another_drive_of_windows_stays_whole(monkeypatch):
+    monkeypatch.setattr(files, "os", SimpleNamespace(path=ntpath))
+    assert files.relative_path(r"C:\data\CoLA", r"C:\work") == r"..\data\CoLA"
+    assert files.relative_path(r"D:\data\CoLA", r"C:\work") == r"D:\data\CoLA"
 
 
 @pytest.mark.filterwarnings("ignore:flock not supported")

@@ -197,6 +197,35 @@ def test_exported_models_are_timed_without_transformers():
     assert done.stdout == "[]\n", done.stderr
 
 
+# What `import rosita.api` loads of the extras' packages, then a run without any of them.
+WITHOUT_EXTRAS = """
+import sys
+from pathlib import Path
+from rosita import api
+extras = ["tensorboard", "matplotlib", "onnx", "onnxruntime", "onnxscript"]
+print([name for name in extras if name in sys.modules])
+sys.modules |= dict.fromkeys([*extras, "boto3", "botocore"])
+root = Path(sys.argv[1])
+bert = api.load(root / "bert", "CoLA", new_classifier=True)
+tuned = api.fine_tune(bert, root / "CoLA", root / "tuned", num_train_epochs=1)
+api.export(tuned, root / "out", root / "CoLA", formats="hf")
+print(len(api.label(root / "tuned", ["the dog ran", "a cat"])))
+"""
+
+
+def test_what_the_extras_bring_is_loaded_where_it_is_used_alone(tmp_path):
+    make_bert(tmp_path / "bert")
+    write_cola(tmp_path / "CoLA")
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_EXTRAS, str(tmp_path)], capture_output=True, text=True,
+        cwd=REPOSITORY,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "[]" and lines[-1] == "2"
+    assert "tensorboard is not installed" in done.stdout
+
+
 SERVE = """
 import contextlib, io, json, runpy, sys
 from importlib.metadata import packages_distributions

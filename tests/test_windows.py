@@ -12,11 +12,7 @@ POSIX = {"fcntl", "grp", "posix", "pty", "pwd", "resource", "syslog", "termios",
 
 # For rosita's modules: no POSIX modules and names. For all: no /proc, no folder opens like a file,
 # and what is open or mapped is not moved, replaced or removed.
-WINDOWS = (
-    f"""
-POSIX = {POSIX}
-"""
-    + """
+WINDOWS = """
 import builtins, importlib, io, os, pkgutil, shutil, signal, sys, traceback
 
 GONE = {
@@ -85,7 +81,6 @@ os.open, os.stat = no_folder, no_proc
 for name in ("replace", "rename", "unlink", "remove"):
     setattr(os, name, refusing(name))
 """
-)
 
 WORK = """
 import runpy
@@ -137,7 +132,7 @@ def test_the_stages_and_predict_work_without_what_windows_has_not(tmp_path):
     (tmp_path / "glove.txt").write_text("\n".join(vectors) + "\n", encoding="utf-8")
     (tmp_path / "texts.txt").write_text("the dog ran\nMüsste — 日本語?\n", encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-c", WINDOWS + WORK, tmp_path],
+        [sys.executable, "-c", f"POSIX = {POSIX}" + WINDOWS + WORK, tmp_path],
         capture_output=True, text=True, cwd=REPOSITORY,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]

@@ -64,7 +64,10 @@ def encode_file(
     """
     source = open_table(Path(path), task, labelled=labelled, train_header=train_header)
     if not source.path.exists():
-        raise RositaError(f"{path} does not exist; see download_glue_data.py --data_dir")
+        raise RositaError(
+            f"{path} does not exist; see download_glue_data.py, or name another folder by data_dir"
+            " (--data_dir)"
+        )
     built = tokenizer.build(max_seq_length)
     content = content_hash(source.path)
     columns = task.text_columns_of(source.path.name)
