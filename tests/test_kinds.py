@@ -15,6 +15,7 @@ from rosita.config_file import load_config
 from rosita.data.encode import encode_file
 from rosita.data.records import content_hash, read_arrow, read_csv, read_jsonl, read_parquet
 from rosita.data.tsv import TsvFile
+from rosita.deploy.texts import read_texts
 from rosita.errors import RositaError
 from rosita.fetch.download import fetch
 from rosita.files import lock_file, read_json, read_sealed, read_text, read_torch
@@ -128,3 +129,10 @@ def test_predict_reads_a_pipe_as_a_stream(bert, tmp_path, capsys):
     os.close(into)
     stage("Deploy/predict.py")("--model", tmp_path / "model", "--input", f"/dev/fd/{out}")
     assert capsys.readouterr().out.count("\n") == 2
+
+
+@pytest.mark.parametrize("form", ["text", "jsonl", "csv"])
+def test_a_device_without_end_is_left_in_time(form, monkeypatch):
+    monkeypatch.setattr("rosita.data.records.MAX_LINE", 1 << 20)
+    with open("/dev/zero", encoding="utf-8") as file, pytest.raises(RositaError, match="line [01]"):
+        list(read_texts(file, "/dev/zero", form, ["0"]))

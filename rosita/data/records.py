@@ -24,6 +24,7 @@ from rosita.files import (
 )
 from rosita.tasks import Task
 
+MAX_LINE = 100_000_000  # characters: a device such as /dev/zero has one line without end
 Record = tuple[int, dict[str, Any]]  # line or row number (from 1), values by column
 
 
@@ -217,19 +218,28 @@ READERS: dict[str, Callable[[Path], Iterator[Record]]] = {
 
 def csv_rows(file: IO[str], name: str, form: str) -> Iterator[tuple[int, list[str]]]:
     """Line number and fields of each row of a CSV, or of a TSV without quotes."""
+    lines = (line for _, line in numbered_lines(file, name))
     if form == "tsv":
-        reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
     else:
-        reader = csv.reader(file)
+        reader = csv.reader(lines)
     try:
         yield from ((reader.line_num, row) for row in reader if row)
     except csv.Error as error:
         raise RositaError(f"{name} line {reader.line_num}: not {form}: {error}") from None
 
 
+def numbered_lines(file: IO[str], name: str) -> Iterator[tuple[int, str]]:
+    """The lines of an open file, from 1; `RositaError` for one that does not seem to end."""
+    for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), ""), 1):
+        if len(line) > MAX_LINE:
+            raise RositaError(f"{name} line {number} is longer than 100 MB: is it a text file?")
+        yield number, line
+
+
 def jsonl_rows(file: IO[str], name: str) -> Iterator[Record]:
     """Line number and object of each line; blank lines are passed over."""
-    for number, line in enumerate(file, 1):
+    for number, line in numbered_lines(file, name):
         if not line.strip():
             continue
         try:

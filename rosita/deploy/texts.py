@@ -9,7 +9,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import IO
 
-from rosita.data.records import csv_rows, jsonl_rows
+from rosita.data.records import csv_rows, jsonl_rows, numbered_lines
 from rosita.errors import RositaError, nearest
 
 INPUT_FORMATS = ("text", "tsv", "csv", "jsonl")
@@ -48,7 +48,7 @@ def read_texts(file: IO[str], name: str, form: str, columns: list[str]) -> Itera
     or CSV without header; "text" reads each line as one text. Raises `RositaError` by line.
     """
     if form == "text":
-        for line in file:
+        for _, line in numbered_lines(file, name):
             yield (line.rstrip("\r\n"),)
     elif form == "jsonl":
         for number, record in jsonl_rows(file, name):
