@@ -1,7 +1,8 @@
-"""The records of finished experiments, and the stages that they share: two files of JSON lines.
+"""The records of finished experiments, and the stages that they share: files of JSON lines.
 
-records.jsonl   a line a record: table, name, task, seed, scores, ... and the keys of its stages
-stages.jsonl    a line a stage, however many records share it: settings, losses, scores on the way
+records.jsonl            a line a record: table, name, task, seed, scores, ... and its stages' keys
+stages-TASK-DATA.jsonl   a line a stage, however many records share it: settings, losses, scores on
+                         the way; a file a task and training set
 
 A stage's key is TASK/DATA/FOLDER@HASH, its folder in models/minilm/ and the hash of its line: the
 same folder made twice, by two machines say, is two stages. The lines are sorted, so that a file
@@ -20,7 +21,7 @@ from experiments import EXPERIMENTS
 from rosita.errors import RositaError
 from rosita.files import atomic_write, hold
 
-RECORDS, STAGES = "records.jsonl", "stages.jsonl"
+RECORDS, STAGES = "records.jsonl", "stages-*.jsonl"
 IDENTITY = ("table", "name", "task", "seed")  # what two records differ in
 DIGITS = 5  # of a loss or a score on the way: curves; the scores that tables hold stay exact
 POINTS = 12  # of each curve at least, if it has as many
@@ -31,13 +32,14 @@ def read_records(folder: Path) -> list[dict]:
     """All records of `folder`, each with its stages; none if there are no files yet."""
     records = _read_lines(folder / RECORDS)  # first: a stage is written before what names it
     stages = {}
-    for line in _read_lines(folder / STAGES):
-        key = line.pop("key")
-        stages[key] = {"folder": key.rpartition("@")[0], **line}
+    for path in folder.glob(STAGES):
+        for line in _read_lines(path):
+            key = line.pop("key")
+            stages[key] = {"folder": key.rpartition("@")[0], **line}
     for record in records:
         if missing := [key for key in record["stages"] if key not in stages]:
             raise RositaError(
-                f"{folder / STAGES} has no stage {missing[0]}, which"
+                f"{_stage_file(folder, missing[0])} has no stage {missing[0]}, which"
                 f" {'/'.join(map(str, _identity(record)))} names"
             )
         record["stages"] = [stages[key] for key in record["stages"]]
@@ -59,8 +61,10 @@ def add_record(folder: Path, record: dict) -> None:
     line = {**scores, "stages": [stage["key"] for stage in keyed]}
     with hold(folder / f".{RECORDS}.lock", f"{folder} is being written by", PATIENCE):
         others = [r for r in _read_lines(folder / RECORDS) if _identity(r) != _identity(record)]
-        known = {stage["key"]: stage for stage in [*_read_lines(folder / STAGES), *keyed]}
-        _write_lines(folder / STAGES, sorted(known.values(), key=lambda stage: stage["key"]))
+        for path in {_stage_file(folder, stage["key"]) for stage in keyed}:
+            new = [stage for stage in keyed if _stage_file(folder, stage["key"]) == path]
+            known = {stage["key"]: stage for stage in [*_read_lines(path), *new]}
+            _write_lines(path, sorted(known.values(), key=lambda stage: stage["key"]))
         _write_lines(folder / RECORDS, sorted([*others, line], key=_identity))
 
 
@@ -95,6 +99,11 @@ def held_out(found: list[dict]) -> list[float]:
 def best_on_held_out(groups: dict[str, list[dict]]) -> str:
     """The experiment whose models score best on the held-out rows, on average over seeds."""
     return max(groups, key=lambda name: mean(held_out(groups[name])))
+
+
+def _stage_file(folder: Path, key: str) -> Path:
+    task, data = key.split("/")[:2]
+    return folder / STAGES.replace("*", f"{task}-{data}")
 
 
 def _identity(record: dict) -> tuple:

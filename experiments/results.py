@@ -65,10 +65,10 @@ How to read it:
 
 A record is a line of `experiments/minilm/records.jsonl`, one a seed: its scores to all digits, the
 commit and the machine that made it (null in those of before these were noted), its stages. Each of
-these is a line of `stages.jsonl`: settings, losses, held-out scores on the way. By name:
+these is a line of `stages-TASK-DATA.jsonl`: settings, losses, held-out scores on the way. By name:
 
     grep '"table":"settings","name":"setting1","task":"SST-2"' experiments/minilm/records.jsonl
-    grep '"key":"SST-2/20k/setting1-1@' experiments/minilm/stages.jsonl
+    grep '"key":"SST-2/20k/setting1-1@' experiments/minilm/stages-SST-2-20k.jsonl
 
 To check a line against its record, with MiniLM, GloVe and GLUE in place (without `--results` a
 line that has a record does not run again):

@@ -141,10 +141,13 @@ def test_a_record_is_read_as_it_was_written_and_a_stage_of_two_stands_once(tmp_p
     assert records.read_records(tmp_path) == written
     keys = [
         json.loads(line)["key"].split("@")[0]
-        for line in open(tmp_path / "stages.jsonl", encoding="utf-8")
+        for line in open(tmp_path / "stages-SST-2-20k.jsonl", encoding="utf-8")
     ]
     assert keys == [f"SST-2/20k/{name}" for name in ("bert_ft-1", "no_kd-1", "setting1-2")]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["records.jsonl", "stages.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "records.jsonl",
+        "stages-SST-2-20k.jsonl",
+    ]
 
 
 def test_a_folder_that_was_made_twice_is_two_stages(tmp_path):
@@ -157,13 +160,13 @@ def test_a_folder_that_was_made_twice_is_two_stages(tmp_path):
 
 def test_a_record_that_names_a_missing_stage_and_a_broken_line_are_errors(tmp_path):
     records.add_record(tmp_path, record("no_kd", 1, 0.80))
-    stages = tmp_path / "stages.jsonl"
+    stages = tmp_path / "stages-SST-2-20k.jsonl"
     lines = stages.read_text().splitlines(keepends=True)
     stages.write_text(lines[0])
     with pytest.raises(RositaError, match="has no stage SST-2/20k/no_kd-1@.*settings/no_kd"):
         records.read_records(tmp_path)
     stages.write_text(lines[0] + "<<<<<<< HEAD\n")
-    with pytest.raises(RositaError, match="stages.jsonl line 2 is not JSON"):
+    with pytest.raises(RositaError, match="stages-SST-2-20k.jsonl line 2 is not JSON"):
         records.read_records(tmp_path)
 
 
