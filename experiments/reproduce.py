@@ -5,7 +5,7 @@
 Reads   data/TASK/, models/bert_pt/ (MiniLM), glove/glove.6B.50d/, KD/configurations/minilm/
 Writes  data/held_out/, models/minilm/ (the models and their logs; not kept in the repository)
         experiments/minilm/records.jsonl: a line a record, scores on all of dev, the interval of
-        the difference to the teacher, commit and machine; stages-TASK-DATA.jsonl beside it: its stages
+        the difference to the teacher, commit and machine; stages-TASK-DATA.jsonl: its stages
         with --serving experiments/minilm/serving-TASK.json: latency and size in every format
 
 The best step of each stage is chosen on sentences held out of train; dev is read once, at the end.
