@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rosita.pruning.shape import Shape
-from stage_lab import StageLab
+from stage_lab import LARGE, StageLab
 
 SHAPE = "a2_l4_f256_e64"  # 3.5 M of 22.7 M parameters: 6.5x smaller
 TEACHER_SEED = 1  # one bert_ft and one bert_student for all: seeds vary what follows
@@ -19,6 +19,11 @@ TEACHER_SEED = 1  # one bert_ft and one bert_student for all: seeds vary what fo
 def teacher(lab: StageLab) -> Path:
     """bert_ft: the base, tuned on the labels."""
     return lab.fine_tune("bert_ft", lab.base, TEACHER_SEED)
+
+
+def teacher_of_seed(lab: StageLab) -> Path:
+    """The same from another seed: how far teachers differ; no student learns from it."""
+    return lab.fine_tune("bert_ft", lab.base)
 
 
 def scored_teacher(lab: StageLab) -> Path:
@@ -33,7 +38,7 @@ def no_kd(lab: StageLab) -> Path:
 
 def on_labels(lab: StageLab, name: str, student: Path) -> Path:
     """Trained on the labels, as long and at the same rate as by KD."""
-    epochs = {"SST-2": 6, "CoLA": 20}[lab.task]
+    epochs = 6 if lab.task in LARGE else 20
     return lab.fine_tune(name, student, learning_rate=3e-4, num_train_epochs=epochs)
 
 

@@ -14,7 +14,7 @@ if [ -z "${PYTHON:-}" ]; then
 fi
 "$PYTHON" download_bert.py --model all-MiniLM-L6-v2
 "$PYTHON" download_glove.py --name glove.6B.50d
-"$PYTHON" download_glue_data.py --data_dir data --tasks SST-2,CoLA \
+"$PYTHON" download_glue_data.py --data_dir data --tasks SST-2,CoLA,MRPC,STS-B,RTE \
     ${GLUE_MIRROR:+--mirror "$GLUE_MIRROR"}
 "$PYTHON" experiments/reproduce.py --serving "$@"
 "$PYTHON" experiments/results.py

@@ -38,8 +38,9 @@ all-MiniLM-L6-v2 (6 layers of 384, 22.7 M parameters) compressed on real GLUE da
 `experiments/reproduce_minilm.sh` makes; no number is typed by hand. Run again, that script makes
 what has no record yet.
 
-The goal: on SST-2 the best compressed model keeps 98.5 % of its teacher's dev score at 6.5x fewer
-parameters (the paper's figure, its average over five tasks for BERT-base at 7.5x), on CoLA 90 %.
+The goal: on average over five tasks the best compressed models keep 98.5 % of their teachers' dev
+scores at 6.5x fewer parameters (the paper's figure, for BERT-base at 7.5x on other five), on each
+97 %.
 
 How to read it:
 
@@ -84,6 +85,7 @@ SHARED = {
     "MB": "{} MB",
     "seeds": "seed {}",
 }
+BEST = "best"  # of a task, by the held-out rows
 LEFT = ("", "what", "trained on", "seeds")  # columns of text
 PARTS_OF_COLA = {"known": "on known sources", "new": "on new ones"}
 
@@ -103,7 +105,7 @@ def write_results(args: argparse.Namespace) -> None:
         raise RositaError(f"{args.results} holds no record; run experiments/reproduce_minilm.sh")
     tasks = list(dict.fromkeys(task for e in EXPERIMENTS for task in e.tasks))
     findings = read_findings(args.results / "findings.md")
-    lines, missing = [HEAD, *goals_met(records, tasks)], []
+    lines, missing = [HEAD, *goals_met(records, tasks), *summary(records, tasks)], []
     for task in tasks:
         for table in TABLES:
             groups = groups_of(records, task, table)
@@ -161,6 +163,35 @@ def goals_met(records: list[dict], tasks: list[str]) -> list[str]:
             f" ({sizes[1]:.1f} of {sizes[0]:.1f} M)."
         )
     return ["The best model of each task, chosen on the held-out rows:", "", *lines, ""]
+
+
+def summary(records: list[dict], tasks: list[str]) -> list[str]:
+    """What the settings and the best recipe keep on each task, and on average over the tasks."""
+    names = [e.name for e in EXPERIMENTS if e.table == "settings"]
+    kept: dict[str, list[float]] = {name: [] for name in [*names, BEST]}
+    rows = []
+    for task in tasks:
+        groups = groups_of(records, task, "settings")
+        if goals := groups_of(records, task, "goal"):
+            groups[BEST] = goals[best_on_held_out(goals)]
+        cells = []
+        for name, shares in kept.items():
+            found = groups.get(name, [])
+            shares += [mean(shares_kept(found))] if found else []
+            cells.append(f"{NUMBERS['kept'](found)} ({len(found)})" if found else "")
+        if any(cells):
+            rows.append([task, *cells])
+    said = [f"{mean(shares):.1f} % ({len(shares)})" if shares else "" for shares in kept.values()]
+    return [
+        "## In one table",
+        "",
+        "The share of its teacher's dev score that a student keeps, mean over seeds (how many), in",
+        "the last line over the tasks that have one (how many). Settings of SST-2 on 20,000 rows,",
+        "all else on all rows.",
+        "",
+        markdown([["", *names, BEST], *rows, ["mean", *said]], {0}),
+        "",
+    ]
 
 
 def section(

@@ -18,7 +18,13 @@ MODELS = REPOSITORY / "models" / "minilm"
 CONFIGS = REPOSITORY / "KD" / "configurations" / "minilm"
 GLOVE = REPOSITORY / "glove" / "glove.6B.50d"
 # dev has whole sentences, train mostly phrases: the choice is made on what is like a sentence
-HELD_OUT = {"SST-2": ("--rows", 3000, "--min_words", 8), "CoLA": ("--rows", 1000)}
+HELD_OUT = {
+    "SST-2": ("--rows", 3000, "--min_words", 8),
+    "CoLA": ("--rows", 1000),
+    "MRPC": ("--rows", 400),
+    "STS-B": ("--rows", 600),
+    "RTE": ("--rows", 300),
+}
 SOME_ROWS = 20_000
 LARGE = ("SST-2",)  # tasks of which most experiments take some rows only
 FINE_TUNE = {  # by task and training set
@@ -26,6 +32,10 @@ FINE_TUNE = {  # by task and training set
                         "warmup_steps": 500},
     ("SST-2", "20k"): {"learning_rate": 5e-5, "num_train_epochs": 3, "logging_steps": 500},
     ("CoLA", "full"): {"learning_rate": 5e-5, "num_train_epochs": 8, "logging_steps": 118},
+    # the three below: a first choice, not tuned yet
+    ("MRPC", "full"): {"learning_rate": 5e-5, "num_train_epochs": 5, "logging_steps": 51},
+    ("STS-B", "full"): {"learning_rate": 5e-5, "num_train_epochs": 5, "logging_steps": 80},
+    ("RTE", "full"): {"learning_rate": 5e-5, "num_train_epochs": 5, "logging_steps": 35},
 }  # fmt: skip
 
 

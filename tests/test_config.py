@@ -27,7 +27,10 @@ def test_twelve_configs_are_shipped_and_every_one_serves_every_glue_task():
     checked = 0
     for path in CONFIGS:
         sections = json.loads(path.read_text())
-        assert set(sections) == {"default", *(name.lower() for name in PAPER_TASKS)}
+        named = {name.lower() for name in PAPER_TASKS}
+        if path.parent.name == "minilm":  # small tasks want more epochs than the default's
+            named |= {"mrpc", "sts-b", "rte"}
+        assert set(sections) == {"default", *named}
         for task in GLUE.values():
             settings = load_config(KDSettings, task, {}, path, path.parent)
             assert settings.data_dir.endswith(f"data/{task.name}")
