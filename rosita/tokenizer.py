@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,14 @@ class TokenizerFiles:
         if max_tokens is not None:
             tokenizer.enable_truncation(max_tokens, strategy="longest_first")
         return tokenizer
+
+    def unpadded(self) -> TokenizerFiles:
+        """The same for readers that pad as tokenizer.json says: not to a fixed length."""
+        values = json.loads(self.json)
+        if not values.get("padding"):
+            return self
+        text = json.dumps(values | {"padding": None}, ensure_ascii=False, indent=2)
+        return replace(self, json=text)
 
     def token(self, kind: str) -> str | None:
         """The text of the special token `kind`: unk, pad, cls, sep or mask; None if it has none."""

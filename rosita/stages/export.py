@@ -34,19 +34,19 @@ def export_stage(start: TaskModel, settings: ExportSettings) -> dict[str, Any]:
     output = Path(settings.output_dir)
     check_export_folder(output, settings.overwrite_output_dir)
     dev = _dev(start, settings)
-    model = start.model.eval()
+    model, tokenizer = start.model.eval(), start.tokenizer.unpadded()
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as temporary:
         made = Path(temporary) / "made"
         onnx, int8 = (weights_file(made, form) for form in ("onnx", "int8"))
         opened: dict[str, Exported] = {}
         if "hf" in formats:
-            write_hub_folder(made, model, start.tokenizer, start.task)
+            write_hub_folder(made, model, tokenizer, start.task)
             opened["hf"] = HubModel(made)
         else:
-            save_description(made, model.config, start.tokenizer, start.task)
+            save_description(made, model.config, tokenizer, start.task)
         if "onnx" in formats or "int8" in formats:
-            write_onnx_description(onnx.parent, model, start.tokenizer, start.task)
+            write_onnx_description(onnx.parent, model, tokenizer, start.task)
             export_onnx(model, onnx)
         if "int8" in formats:
             quantize_onnx(onnx, int8)

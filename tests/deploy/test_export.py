@@ -5,6 +5,7 @@ import platform
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import boto3
@@ -16,6 +17,7 @@ import yaml
 from conftest import SMALL, error_line, make_bert, run_script, write_cola
 from markdown_it import MarkdownIt
 from moto.server import ThreadedMotoServer
+from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoTokenizer, BertConfig
 
 from rosita import api
@@ -214,6 +216,18 @@ found = classify(["the dog ran", "a cat sings happy songs slowly and never"], to
 model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
 print(json.dumps({"found": found, "parameters": model.num_parameters()}))
 """
+
+
+def test_an_exports_tokenizer_pads_to_no_fixed_length(tuned, tmp_path):
+    start = api.load(tuned / "cut" / "CoLA" / "a2_l2_f20_e8", "CoLA")
+    padded = start.tokenizer.build()
+    padded.enable_padding(length=48, pad_id=start.tokenizer.pad_id)
+    fixed = replace(start, tokenizer=replace(start.tokenizer, json=padded.to_str()))
+    api.export(fixed, tmp_path / "out", tuned / "data" / "CoLA", formats="hf,onnx", max_drop=2.0)
+    for folder in (tmp_path / "out", tmp_path / "out" / "onnx"):
+        text = (folder / "tokenizer.json").read_text()
+        ids = Tokenizer.from_str(text).encode("the dog ran").ids
+        assert ids == start.tokenizer.build().encode("the dog ran").ids
 
 
 def test_an_export_opens_in_a_pipeline_without_this_package_and_gives_our_probabilities(
