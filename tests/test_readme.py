@@ -184,7 +184,7 @@ def test_the_tree_of_the_readme_is_the_repository():
     shown = {word.split("/")[0] for folder, word in named if folder == REPOSITORY / "."}
     assert set(TREE) | set(MADE) <= shown
     wings = {path.parent.name for path in (REPOSITORY / "rosita").glob("*/__init__.py")}
-    assert wings == {word.rstrip("/") for folder, word in named if folder.name == "rosita"}
+    assert wings == {word.rstrip("/") for folder, word in named if folder == REPOSITORY / "rosita"}
 
 
 def test_every_command_runs_as_written(outputs):
