@@ -16,7 +16,7 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from rosita.cli import ArgumentParser, run_script
 from rosita.config import ACCEPT_CHANGED, LABEL_NAMES, REPOSITORY
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     chosen = asdict(by) | {
         "label_names": args.label_names,
         "scores": file_hashes(source / "taylor_score"),
-        "vocabulary": [content_hash(path) for path in text_files(args, task)],
+        "vocabulary": text_identity(args, task),
     }
     if not args.overwrite_output_dir and cut_already(folder, task, target, source, chosen):
         return
@@ -66,7 +66,15 @@ def main(argv: list[str] | None = None) -> None:
     )
     pieces = used_pieces(start.tokenizer, texts(args, task)) if args.vocabulary else None
     pruned = prune_stage(
-        start, target, scores, folder, args.overwrite_output_dir, layers, pieces, chosen
+        start,
+        target,
+        scores,
+        folder,
+        args.overwrite_output_dir,
+        layers,
+        pieces,
+        chosen,
+        args.from_scratch,
     )
     if pieces:
         print(f"vocabulary: {start.model.config.vocab_size:,} -> {len(pieces):,} pieces")
@@ -88,6 +96,13 @@ def text_files(args: argparse.Namespace, task: Task) -> list[Path]:
     if not train.exists():
         raise RositaError(f"{train} does not exist: -vocabulary train reads it; see -data_dir")
     return [train, *(path for path in [folder / "train_aug.tsv"] if path.exists())]
+
+
+def text_identity(args: argparse.Namespace, task: Task) -> list[Any]:
+    """What decides the texts: the files' content, and how they are read."""
+    read = task.model_dump(mode="json", include={"text_columns", "header", "short_rows"})
+    how = sorted(read.items()) if args.vocabulary == TRAIN else []
+    return [*map(list, how), *(content_hash(path) for path in text_files(args, task))]
 
 
 def texts(args: argparse.Namespace, task: Task) -> Iterator[str]:

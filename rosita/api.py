@@ -235,7 +235,15 @@ def prune(
     start, needed, layers = choose(start, target, by, taylor)
     pieces = None if vocabulary is None else used_pieces(start.tokenizer, vocabulary)
     if output_dir is not None:
-        return prune_stage(start, target, needed, Path(output_dir), layers=layers, pieces=pieces)
+        return prune_stage(
+            start,
+            target,
+            needed,
+            Path(output_dir),
+            layers=layers,
+            pieces=pieces,
+            from_scratch=from_scratch,
+        )
     cut = Cut.decide(start.model.config, target, needed or {}, layers)
     start = keep_pieces(start, pieces)
     return replace(start, model=cut.of_model(start.model), path=IN_MEMORY)

@@ -286,7 +286,7 @@ class KDSettings(LoopSettings):
     )
     hsk_width: Literal["rand_mask", "uniform_mask", "importance_mask_dynamic"] = setting(
         "importance_mask_dynamic",
-        "hsk: which units, fixed ones, drawn or evenly spread, or the batch's largest values",
+        "hsk: which units, fixed ones, drawn or evenly spread, or a row's largest values",
     )
     hsk_masked: Literal["zeros", "left_out"] = setting(
         "zeros", "hsk: what the student learns of the other units: zeros, or nothing"

@@ -37,8 +37,10 @@ class Knowledge:
 
     Depth: `layer_map`. Length, of each row's real tokens: the first ones, or those that [CLS]
     attends to most in the layer that makes the state, with or without [SEP]. Width: fixed units,
-    drawn or evenly spread, or the largest absolute values of the batch. Units that are not followed
-    are zeros of the target, as published, or `left_out` of the loss.
+    drawn or evenly spread, or the largest absolute values of a row (the authors': of the batch; but
+    how a batch is dealt out may change nothing). Units that are not followed are zeros of the
+    target, as published, or `left_out` of the loss. `row_means`: a row's error is the mean over its
+    followed positions, not their sum.
     """
 
     amount: HskAmount = HskAmount()
@@ -48,6 +50,7 @@ class Knowledge:
     left_out: bool = False
     seed: int = 42
     sep_id: int | None = None  # of [SEP]
+    row_means: bool = False
 
     def mapping(self, teacher_layers: int, student_layers: int) -> dict[int, int]:
         """Teacher state that each followed state of the student follows."""
@@ -100,8 +103,10 @@ class Knowledge:
 
     def squared_error(self, student: Tensor, state: State) -> Tensor:
         """Squared error of a state (rows, length, hidden) against the teacher's: summed over the
-        followed positions, mean over the units."""
+        rows and their followed positions (see `row_means`), mean over the units."""
         weight = state.places.unsqueeze(-1)
+        if self.row_means:
+            weight = weight * state.places.sum(dim=1).clamp(min=1).rsqrt()[:, None, None]
         values, hidden = state.values.float(), student.shape[-1]
         student = student.float()
         if state.units is not None:
@@ -115,17 +120,18 @@ class Knowledge:
             return ((student - values) * weight).square().sum() / hidden
         largest = self._largest(values, state.places)
         if self.left_out:
-            error = ((student - values) * largest).square().sum()
+            error = ((student - values) * largest * weight).square().sum()
             return error / (self.amount.hidden * hidden)
         return ((student - values * largest) * weight).square().sum() / hidden
 
     def _largest(self, values: Tensor, places: Tensor) -> Tensor:
-        """True for the largest absolute values at the followed positions of the batch."""
-        size = values.abs().masked_fill(~places.unsqueeze(-1), -1.0).flatten()
-        kept = max(1, round(self.amount.hidden * int(places.sum()) * values.shape[-1]))
-        chosen = torch.zeros_like(size, dtype=torch.bool)
-        chosen[size.topk(kept, sorted=False).indices] = True
-        return chosen.view(values.shape)
+        """True for the largest absolute values at the followed positions of each row."""
+        size = values.abs().masked_fill(~places.unsqueeze(-1), -1.0).flatten(1)
+        kept = (self.amount.hidden * places.sum(dim=1) * values.shape[-1]).round().clamp(min=1)
+        order = size.argsort(dim=1, descending=True, stable=True)
+        ranks = torch.empty_like(order)
+        ranks.scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
+        return (ranks < kept[:, None]).view(values.shape) & places.unsqueeze(-1)
 
     def name(self) -> str:
         """What decides which values are kept of a state, as part of a file's name; "" for all."""
@@ -164,6 +170,7 @@ def first_token_attention(layer: RositaLayer, hidden: Tensor, mask: Tensor) -> T
         linear(states).unflatten(-1, (-1, attention.head_dim)).float()
         for linear, states in ((attention.query, hidden[:, :1]), (attention.key, hidden))
     )
-    scores = torch.einsum("bqhd,bkhd->bhk", query, key) * attention.head_dim**-0.5
-    scores = scores.masked_fill(~mask[:, None, :], float("-inf"))
-    return scores.softmax(dim=-1).mean(dim=1)
+    with torch.autocast(hidden.device.type, enabled=False):  # it would round them again
+        scores = torch.einsum("bqhd,bkhd->bhk", query, key) * attention.head_dim**-0.5
+        scores = scores.masked_fill(~mask[:, None, :], float("-inf"))
+        return scores.softmax(dim=-1).mean(dim=1)

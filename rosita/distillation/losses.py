@@ -74,7 +74,8 @@ class DistillationLoss:
 
     The representation loss is the squared error of the followed states, summed over them, mean over
     `positions` per row (the published code: over max_seq_length) or over real tokens (None); where
-    the teacher's `Knowledge` chooses some tokens of a row, over that number. On a regression task
+    the teacher's `Knowledge` chooses some tokens of a row, over their number or (`row_means`) over
+    those that are there. On a regression task
     the prediction loss is the squared error against the teacher's number, or with `learn_labels`
     against the gold label. With a `label_weight` the loss against the gold label is added, as in
     Hinton et al. 2015.
@@ -134,6 +135,9 @@ class DistillationLoss:
 
     def _mean_over_places(self, total: Tensor) -> LossSum:
         """A sum over the followed tokens of all rows, as the mean that the settings ask for."""
-        if places := self.teacher.knowledge.amount.tokens or self.positions:
+        knowledge = self.teacher.knowledge
+        if knowledge.row_means:
+            return LossSum(total, "rows")
+        if places := knowledge.amount.tokens or self.positions:
             return LossSum(total / places, "rows")
         return LossSum(total, "tokens")

@@ -24,14 +24,17 @@ TEXTS = 1000  # tokenized at once
 def used_pieces(tokenizer: TokenizerFiles, texts: Iterable[str]) -> list[int]:
     """Ids, ascending, that must stay for `texts` to be read as before, and any other without a gap.
 
-    Those are the pieces of the texts, the special tokens, every piece of one character, and those
-    with a character that has no piece of its own. Raises `RositaError` for a tokenizer that is no
+    Those are the pieces of the texts, the added tokens, every piece of one character, and those
+    with a character that has no piece of its own: where there are such, a text with that character
+    may still be read otherwise than before. Raises `RositaError` for a tokenizer that is no
     WordPiece: the merges of others build upon each other.
     """
     prefix = _wordpiece(tokenizer)["continuing_subword_prefix"]
     built = tokenizer.build()
     kept = {added["id"] for added in json.loads(tokenizer.json)["added_tokens"]}
     kept |= {tokenizer.pieces[text] for text in tokenizer.special.values()}
+    kept |= {int(number) for number in tokenizer.config.get("added_tokens_decoder") or ()}
+    kept &= set(tokenizer.pieces.values())
     rest = iter(texts)
     while chunk := list(islice(rest, TEXTS)):
         for encoding in built.encode_batch_fast(chunk, add_special_tokens=False):
@@ -63,16 +66,22 @@ def cut_tokenizer(tokenizer: TokenizerFiles, kept: list[int]) -> TokenizerFiles:
     new = {old: number for number, old in enumerate(kept)}
     by_id = {number: piece for piece, number in tokenizer.pieces.items()}
     values = json.loads(tokenizer.json)
-    values["model"]["vocab"] = {by_id[old]: number for old, number in new.items()}
+    words = values["model"]["vocab"]  # without the added tokens that are no pieces of words
+    words = {by_id[old]: number for old, number in new.items() if by_id[old] in words}
+    values["model"]["vocab"] = words
     for added in values["added_tokens"]:
         added["id"] = new[added["id"]]
     if values.get("padding"):
-        values["padding"]["pad_id"] = new[values["padding"]["pad_id"]]
+        values["padding"]["pad_id"] = new[tokenizer.pad_id]
     _renumber(values.get("post_processor"), new.__getitem__)
     config = dict(tokenizer.config)
     if decoder := config.get("added_tokens_decoder"):
-        config["added_tokens_decoder"] = {str(new[int(old)]): at for old, at in decoder.items()}
-    vocab = None if tokenizer.vocab is None else "".join(f"{by_id[old]}\n" for old in kept)
+        config["added_tokens_decoder"] = {
+            str(new[int(old)]): at for old, at in decoder.items() if int(old) in new
+        }
+    vocab = None
+    if tokenizer.vocab is not None and list(words.values()) == list(range(len(words))):
+        vocab = "".join(f"{piece}\n" for piece in words)  # a line's number is its piece's id
     return replace(
         tokenizer, json=json.dumps(values, ensure_ascii=False, indent=2), config=config, vocab=vocab
     )

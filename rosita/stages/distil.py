@@ -138,6 +138,7 @@ def followed_knowledge(settings: KDSettings, teacher: TaskModel) -> Knowledge:
         settings.hsk_masked == "left_out",
         settings.seed,
         teacher.tokenizer.pieces[sep] if sep else None,
+        row_means=settings.repr_mean == "tokens" and hsk_amount(settings.hsk).tokens is not None,
     )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from rosita.checkpoint import TaskModel
 from rosita.files import values_hash
 from rosita.model import RositaForSequenceClassification
-from rosita.provenance import Run, weights_hash
+from rosita.provenance import Run, read_run, weights_hash
 from rosita.pruning.choice import Choice
 from rosita.pruning.cut import Cut, needs_scores
 from rosita.pruning.importance import important_layers, magnitude_scores, random_scores
@@ -55,12 +55,13 @@ def prune_stage(
     layers: list[int] | None = None,
     pieces: list[int] | None = None,
     chosen: dict[str, Any] | None = None,
+    from_scratch: bool = False,
 ) -> TaskModel:
     """Cut a model to `target` in one step and write it to `folder`, unless that is done already.
 
     `layers`: those that are kept, if not the first ones; `pieces`: ids of those that the vocabulary
     keeps, if not all. `chosen`: by which flags and files all this was chosen, for
-    `identity.cut_already`.
+    `identity.cut_already`. `from_scratch`: the weights are random, as `choose` made them.
     """
     config, scores = start.model.config, scores or {}
     cut = Cut.decide(config, target, scores, layers)
@@ -90,7 +91,7 @@ def prune_stage(
     entry = {"kind": "pruning", "step": 0, "shape": str(target), "layers": record}
     run.write(
         finished=True,
-        from_shape=str(start.shape),
+        from_shape=None if from_scratch else trained_shape(start),
         shape=str(target),
         parameters=pruned.parameters,
         vocabulary=pruned.model.config.vocab_size,
@@ -98,6 +99,12 @@ def prune_stage(
         history=[entry],
     )
     return pruned
+
+
+def trained_shape(start: TaskModel) -> str | None:
+    """The shape in which the weights were trained last; None if a cut's record does not say it."""
+    run = read_run(Path(start.path))
+    return run.get("from_shape") if run.get("stage") == "one_step_prune" else str(start.shape)
 
 
 def keep_pieces(start: TaskModel, pieces: list[int] | None) -> TaskModel:

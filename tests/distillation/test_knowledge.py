@@ -111,8 +111,9 @@ def test_the_error_is_that_of_the_masked_target_or_of_the_kept_units_alone(width
     kept = np.zeros(teacher.shape, dtype=bool)
     if units is None:
         at_places = np.where(places[..., None], np.abs(teacher), -1)
-        number = round(0.25 * places.sum() * 8)
-        kept.reshape(-1)[np.argsort(-at_places.reshape(-1))[:number]] = True
+        for row in range(3):
+            number = round(0.25 * places[row].sum() * 8)
+            kept[row].reshape(-1)[np.argsort(-at_places[row].reshape(-1))[:number]] = True
     else:
         kept[..., units.numpy()] = True
     kept &= places[..., None]
@@ -182,3 +183,46 @@ def test_two_amounts_do_not_share_a_memory(bert, tmp_path):
             Teacher(model, knowledge).remember([file], "0" * 32, Accelerator(cpu=True), [1])
     names = {path.name for path in tmp_path.glob("states-*.npy")}
     assert len(names) == 3 * (2 + 1) + 1  # the seed decides where units are drawn
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_row_counts_alike_in_whatever_batch_it_comes(bert, width):
+    _, model, file, sep = bert
+    student = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight in student.parameters():
+            weight.mul_(1.1)
+    for row_means in (False, True):
+        knowledge = Knowledge(
+            HskAmount(2, 6, 0.25), length="attention", width=width, row_means=row_means, sep_id=sep
+        )
+        objective = DistillationLoss(Teacher(model, knowledge), False, True)
+        together = objective.losses(student, file.batch(ROWS))["representation"]
+        alone = [objective.losses(student, file.batch(ROWS[i : i + 1])) for i in range(len(ROWS))]
+        found = sum(losses["representation"].total for losses in alone)
+        torch.testing.assert_close(together.total, found, rtol=1e-4, atol=0)
+
+
+def test_a_mean_over_tokens_is_over_those_that_a_row_has(bert):
+    _, model, file, sep = bert
+    student = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight in student.parameters():
+            weight.mul_(1.1)
+    few, many = (
+        DistillationLoss(
+            Teacher(model, Knowledge(HskAmount(1, tokens), row_means=True)), False, True
+        )
+        for tokens in (40, 60)  # more than any row has
+    )
+    found = [one.losses(student, file.batch(ROWS))["representation"] for one in (few, many)]
+    assert found[0].unit == "rows"
+    torch.testing.assert_close(found[0].total, found[1].total)
+    state = Teacher(model, few.teacher.knowledge).say(
+        file.batch(ROWS), [model.config.num_hidden_layers]
+    )
+    said = state.states[model.config.num_hidden_layers]
+    ours = student(**file.batch(ROWS).inputs, output_hidden_states=True).hidden_states[-1]
+    error = (ours - said.values).square().mean(dim=-1)
+    expected = sum(error[row][said.places[row]].mean() for row in range(len(ROWS)))
+    torch.testing.assert_close(found[0].total, expected)

@@ -13,7 +13,7 @@ from conftest import make_bert
 from hypothesis import given
 from hypothesis import strategies as st
 from test_tokenizer import ADDED, CASES, PAGE, wordpiece
-from tokenizers import Tokenizer, models, processors
+from tokenizers import AddedToken, Tokenizer, models, processors
 from transformers import AutoTokenizer
 
 from rosita.checkpoint import load_model
@@ -148,3 +148,14 @@ def test_every_post_processor_puts_the_special_tokens_by_their_new_ids(minilm):
         for encoding, text in zip(after.build().encode_batch(texts), texts, strict=True):
             assert encoding.tokens == other.build().encode(*np.atleast_1d(text).tolist()).tokens
             assert encoding.ids == [after.pieces[piece] for piece in encoding.tokens]
+
+
+def test_an_added_token_stays_one_and_becomes_no_piece_of_words(minilm):
+    built = minilm.build()
+    built.add_tokens([AddedToken("covid19x", single_word=True, normalized=False)])
+    with_token = replace(minilm, json=built.to_str())
+    texts = ["covid19x", "covid19xing", "COVID19x"]
+    after = cut_for(with_token, texts)
+    assert pieces_of(after, texts) == pieces_of(with_token, texts)
+    assert "covid19x" not in json.loads(after.json)["model"]["vocab"]
+    assert "covid19x" not in (after.vocab or "").splitlines()

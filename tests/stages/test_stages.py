@@ -777,6 +777,8 @@ def test_a_teacher_with_the_pieces_of_train_alone_teaches_a_student_with_the_sam
     words += [piece for piece in letters if piece not in words]
     monkeypatch.setattr(conftest, "vocabulary", lambda: words)
     chain = Chain(tmp_path)
+    train = chain.data / "train.tsv"
+    train.write_text(train.read_text().replace("src\t", "museum\t"))  # a column that is no text
     whole = ("-keep_heads", 4, "-num_layers", 3, "-ffn_hidden_dim", 48, "-emb_hidden_dim", -1)
     given = ("-task", "CoLA", "-vocabulary", "train", "-data_dir", chain.data)
 
@@ -812,6 +814,22 @@ def test_a_teacher_with_the_pieces_of_train_alone_teaches_a_student_with_the_sam
     chain.distil("--teacher_model", teacher, "--student_model", student)
     run = read_json(chain.models / "kd" / "run.json")
     assert run["finished"]
+    # neither a cut that was cut once more in its own shape, nor random weights are a teacher
+    (chain.models / "again").mkdir()
+    (chain.models / "again" / "CoLA").symlink_to(student)
+    prune("-model_path", chain.models / "again", "-task", "CoLA", "-output_dir",
+          chain.models / "twice", "-num_layers", 2, *whole[:2], *whole[4:])  # fmt: skip
+    prune("-model_path", chain.models / "start", "-task", "CoLA", "-output_dir",
+          chain.models / "random", *whole, "-from_scratch")  # fmt: skip
+    for name in ("twice", "random"):
+        (untrained,) = (chain.models / name / "CoLA").iterdir()
+        with pytest.raises(RositaError, match="was pruned and not trained since"):
+            chain.distil("--teacher_model", untrained, "--student_model", student,
+                         "--output_dir", chain.models / "other")  # fmt: skip
+    # the same file, read as lines, holds other texts
+    with pytest.raises(RositaError, match="vocabulary"):
+        cut(chain.tuned.parent, chain.models / "words", *whole,
+            "-vocabulary", chain.data / "train.tsv")  # fmt: skip
     with pytest.raises(RositaError, match="read texts otherwise"):
         chain.distil("--student_model", student, "--output_dir", chain.models / "other")
     with pytest.raises(RositaError, match="nowhere.txt does not exist"):
