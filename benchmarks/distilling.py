@@ -210,7 +210,9 @@ def compare(
     data = encoded(folder)
     teacher = random_model(config).eval().requires_grad_(False)
     plain_teacher = baseline.written_out(random_model(config)).eval().requires_grad_(False)
-    bert = BertForSequenceClassification(BertConfig(**_sizes(config))).eval().requires_grad_(False)
+    bert = (
+        BertForSequenceClassification(BertConfig(**sizes_of(config))).eval().requires_grad_(False)
+    )
     ceiling = matmul_rate(auto_dtype())
     sums = {"ours": [0, 0.0], "plain": [0, 0.0], "trainer": [0, 0.0]}
     for number in range(rounds):
@@ -239,7 +241,8 @@ def compare(
     ]
 
 
-def _sizes(config: RositaConfig) -> dict[str, Any]:
+def sizes_of(config: RositaConfig) -> dict[str, Any]:
+    """The sizes of a BERT by the names of transformers' BertConfig."""
     names = "hidden_size num_hidden_layers num_attention_heads intermediate_size vocab_size"
     return {name: getattr(config, name) for name in names.split()}
 

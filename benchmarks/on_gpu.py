@@ -39,8 +39,8 @@ from rosita.training.optimizer import build_optimizer
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 MEAN_TOKENS = {"cola": (11.3, 0.35, 64), "mnli": (39.0, 0.45, 128)}  # mean, spread (log), longest
 GOALS = {  # ratio that a line is to reach
-    "kd_{data}_{batch}": 8.0,
-    "kd_{data}_{batch}_trainer": 3.0,
+    "kd": 8.0,
+    "kd_trainer": 3.0,
     "kd_cached_logits": 1.3,
     "taylor": 4.0,
     "evaluation": 4.0,
@@ -166,9 +166,8 @@ def on_device(batches: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor
 
 def freeze_bert(config: RositaConfig) -> nn.Module:
     """transformers' own BERT of that size, without gradients."""
-    names = "hidden_size num_hidden_layers num_attention_heads intermediate_size vocab_size"
-    sizes = {name: getattr(config, name) for name in names.split()}
-    model = BertForSequenceClassification(BertConfig(**sizes)).eval().requires_grad_(False)
+    bert = BertConfig(**distilling.sizes_of(config))
+    model = BertForSequenceClassification(bert).eval().requires_grad_(False)
     return placed(model)
 
 
@@ -206,9 +205,7 @@ def augmentation(size: Size, folder: Path, card: dict[str, Any]) -> list[Result]
     sentences = [
         random.integers(1000, size.config.vocab_size, 9).tolist() for _ in range(size.sentences)
     ]
-    names = "hidden_size num_hidden_layers num_attention_heads intermediate_size"
-    sizes = {name: getattr(size.config, name) for name in names.split()}
-    bert = BertForMaskedLM(BertConfig(**sizes))
+    bert = BertForMaskedLM(BertConfig(**distilling.sizes_of(size.config)))
     frame = Frame((101,), (102,), (102,), 1, 103, 0)
     seconds = []
     for tokens, some in ((64 * 1024, sentences), (1, sentences[: max(1, size.sentences // 64)])):
@@ -323,7 +320,7 @@ def goal_of(line: Result) -> str:
         goal = GOALS["kd_cached_logits"]
     elif line.name.startswith("kd_"):
         trainer = line.name.endswith("_trainer")
-        goal = GOALS["kd_{data}_{batch}" + "_trainer" * trainer]
+        goal = GOALS["kd_trainer" if trainer else "kd"]
         share = line.fraction_of_limit or 0.0
         if "_256" in line.name and share < OF_THE_CARD:
             return f"{share:.0%} of the card, goal {OF_THE_CARD:.0%}"

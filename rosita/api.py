@@ -53,7 +53,7 @@ from rosita.evaluation import Scores, predict
 from rosita.evaluation import score as score_logits
 from rosita.provenance import let_go
 from rosita.pruning.choice import Choice, Importance, LayersBy
-from rosita.pruning.cut import Cut
+from rosita.pruning.cut import prune as prune_model
 from rosita.pruning.importance import load_scores
 from rosita.pruning.shape import Shape
 from rosita.pruning.vocabulary import used_pieces
@@ -244,9 +244,8 @@ def prune(
             pieces=pieces,
             from_scratch=from_scratch,
         )
-    cut = Cut.decide(start.model.config, target, needed or {}, layers)
     start = keep_pieces(start, pieces)
-    return replace(start, model=cut.of_model(start.model), path=IN_MEMORY)
+    return replace(start, model=prune_model(start.model, target, needed, layers), path=IN_MEMORY)
 
 
 @_typed

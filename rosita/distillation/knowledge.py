@@ -67,6 +67,11 @@ class Knowledge:
         drawn = np.random.default_rng(self.seed).permutation(hidden_size)[:kept]
         return torch.from_numpy(np.sort(drawn))
 
+    def kept_units(self, hidden_size: int) -> int:
+        """How many units are kept of a state: all of them where the values of a row decide."""
+        units = self.units(hidden_size)
+        return hidden_size if units is None else len(units)
+
     def places(
         self, ids: Tensor, mask: Tensor, layer: RositaLayer | None, below: Tensor | None
     ) -> Tensor:

@@ -131,8 +131,7 @@ class Teacher:
 
     def states_bytes(self, files: list[Encoded], states: list[int]) -> int:
         """Room that what is followed of the states of the numbers `states` takes for `files`."""
-        units = self.knowledge.units(self.model.config.hidden_size)
-        width = self.model.config.hidden_size if units is None else len(units)
+        width = self.knowledge.kept_units(self.model.config.hidden_size)
         place = STATE.itemsize * width + PLACE.itemsize * self.knowledge.asks_attention
         tokens = sum(int(self.knowledge.token_counts(file).sum()) for file in files)
         return tokens * len(states) * place
@@ -159,13 +158,16 @@ class _Memory:
         units = None if self.units is None else self.units.to(device, non_blocking=True)
         if states:
             tokens, mask = token_places(self.offsets, batch.rows)
-            rows, firsts = np.nonzero(mask)
+            rows, columns = map(torch.from_numpy, np.nonzero(mask))
+            places = torch.zeros(batch.inputs["input_ids"].shape, dtype=torch.bool)
+            places[rows, columns] = True  # the first ones, of every state, unless they were chosen
         for number in states:
             at = self.states.index(number)
             values = torch.from_numpy(self.arrays["states"][tokens, at]).float()
-            columns = self.arrays["places"][tokens, at] if "places" in self.arrays else firsts
-            places = torch.zeros(batch.inputs["input_ids"].shape, dtype=torch.bool)
-            places[torch.from_numpy(rows), torch.from_numpy(columns.astype(np.int64))] = True
+            if "places" in self.arrays:
+                chosen = torch.from_numpy(self.arrays["places"][tokens, at].astype(np.int64))
+                places = torch.zeros_like(places)
+                places[rows, chosen] = True
             state = torch.zeros(*places.shape, values.shape[1])
             state[places] = values  # the columns of a row rise
             said[number] = State(
@@ -244,8 +246,7 @@ def _write(
         "logits": ((len(file), config.num_labels), np.dtype(np.float32))
     }
     if states:
-        units = teacher.knowledge.units(config.hidden_size)
-        width = config.hidden_size if units is None else len(units)
+        width = teacher.knowledge.kept_units(config.hidden_size)
         kept = int(_offsets(teacher, file)[-1])
         kinds["states"] = ((kept, len(states), width), STATE)
         kinds["places"] = ((kept, len(states)), PLACE)

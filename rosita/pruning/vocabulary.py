@@ -29,9 +29,10 @@ def used_pieces(tokenizer: TokenizerFiles, texts: Iterable[str]) -> list[int]:
     may still be read otherwise than before. Raises `RositaError` for a tokenizer that is no
     WordPiece: the merges of others build upon each other.
     """
-    prefix = _wordpiece(tokenizer)["continuing_subword_prefix"]
+    values = _wordpiece(tokenizer)
+    prefix = values["model"]["continuing_subword_prefix"]
     built = tokenizer.build()
-    kept = {added["id"] for added in json.loads(tokenizer.json)["added_tokens"]}
+    kept = {added["id"] for added in values["added_tokens"]}
     kept |= {tokenizer.pieces[text] for text in tokenizer.special.values()}
     kept |= {int(number) for number in tokenizer.config.get("added_tokens_decoder") or ()}
     kept &= set(tokenizer.pieces.values())
@@ -53,12 +54,14 @@ def _spelt(piece: str, prefix: str) -> Iterator[str]:
 
 
 def _wordpiece(tokenizer: TokenizerFiles) -> dict[str, Any]:
-    model = json.loads(tokenizer.json)["model"]
-    if model.get("type") != "WordPiece":
+    """The values of tokenizer.json."""
+    values = json.loads(tokenizer.json)
+    kind = values["model"].get("type")
+    if kind != "WordPiece":
         raise RositaError(
-            f"-vocabulary cuts a WordPiece vocabulary, as BERT has; this one is {model.get('type')}"
+            f"-vocabulary cuts a WordPiece vocabulary, as BERT has; this one is {kind}"
         )
-    return model
+    return values
 
 
 def cut_tokenizer(tokenizer: TokenizerFiles, kept: list[int]) -> TokenizerFiles:

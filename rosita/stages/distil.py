@@ -129,16 +129,16 @@ def followed_states(objective: DistillationLoss, student: TaskModel, plan: Plan)
 
 def followed_knowledge(settings: KDSettings, teacher: TaskModel) -> Knowledge:
     """What the settings say of the teacher's hidden states."""
-    sep = teacher.tokenizer.token("sep")
+    sep, amount = teacher.tokenizer.token("sep"), hsk_amount(settings.hsk)
     return Knowledge(
-        hsk_amount(settings.hsk),
+        amount,
         settings.layer_map,
         settings.hsk_length,
         settings.hsk_width,
         settings.hsk_masked == "left_out",
         settings.seed,
         teacher.tokenizer.pieces[sep] if sep else None,
-        row_means=settings.repr_mean == "tokens" and hsk_amount(settings.hsk).tokens is not None,
+        row_means=settings.repr_mean == "tokens" and amount.tokens is not None,
     )
 
 
