@@ -18,7 +18,7 @@ from transformers import BertTokenizer  # noqa: E402
 
 from rosita.model import RositaConfig, RositaForSequenceClassification  # noqa: E402
 from rosita.pruning.shape import Shape, shaped_config  # noqa: E402
-from rosita.runtime import has_bf16  # noqa: E402
+from rosita.runtime import auto_takes_bf16  # noqa: E402
 from rosita.tasks import find_task  # noqa: E402
 from rosita.tokenizer import TokenizerFiles, read_tokenizer  # noqa: E402
 
@@ -85,7 +85,7 @@ def synchronize() -> None:
 
 def auto_dtype() -> torch.dtype:
     """What `--precision auto` takes on this CPU."""
-    return torch.bfloat16 if has_bf16(no_cuda=True) else torch.float32
+    return torch.bfloat16 if auto_takes_bf16(no_cuda=True) else torch.float32
 
 
 def linear_flops(model: RositaForSequenceClassification) -> int:

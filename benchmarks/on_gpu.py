@@ -33,7 +33,7 @@ from rosita.model import RositaConfig
 from rosita.pruning.cut import prune
 from rosita.pruning.importance import MATRICES, TaylorImportance
 from rosita.pruning.shape import Shape
-from rosita.runtime import freeze, has_bf16, start_accelerator
+from rosita.runtime import auto_takes_bf16, freeze, start_accelerator
 from rosita.training.optimizer import build_optimizer
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -126,7 +126,8 @@ def distillation(size: Size, folder: Path, card: dict[str, Any]) -> list[Result]
             plain = plain_steps(size, data, batch, longest, max(2, steps // 5))
             trainer = distilling.with_trainer(
                 freeze_bert(size.config), random_model(size.config, size.shape), data, steps // 2,
-                folder, batch, collate, use_cpu=DEVICE == "cpu", bf16=has_bf16(DEVICE == "cpu"),
+                folder, batch, collate, use_cpu=DEVICE == "cpu",
+                bf16=auto_takes_bf16(DEVICE == "cpu"),
             )  # fmt: skip
             speed = [rows / seconds for rows, seconds in (ours, plain, trainer)]
             teacher, student = random_model(size.config), random_model(size.config, size.shape)

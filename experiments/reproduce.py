@@ -33,7 +33,7 @@ from rosita.deploy.latency import machine, weights_bytes
 from rosita.evaluation import paired_bootstrap, predict, score
 from rosita.files import read_json, write_json
 from rosita.provenance import read_run
-from rosita.runtime import has_bf16
+from rosita.runtime import auto_takes_bf16
 from rosita.tasks import GLUE, Task, find_task
 from rosita.tokenizer import read_tokenizer
 from stage_lab import MODELS, REPOSITORY, StageLab, run_checked
@@ -151,7 +151,7 @@ def this_machine() -> dict[str, object]:
         "cpu": found["cpu"],
         "threads": found["threads"],
         "gpu": gpu,
-        "bf16": has_bf16(no_cuda=False),
+        "bf16": auto_takes_bf16(no_cuda=False),
     }
 
 

@@ -101,7 +101,7 @@ class LoopSettings(BaseModel):
         500, "save the state to resume from every so many steps", ge=1, identity=False
     )
     seed: int = setting(42, "random seed", ge=0)
-    precision: Precision = setting("auto", "auto takes bf16 where the hardware has it")
+    precision: Precision = setting("auto", "auto takes bf16 where it is faster")
     no_cuda: bool = setting(False, "stay on the CPU", identity=False)
     score_by: Literal["weight", "unit"] = setting(
         "weight", "Taylor score: |weight x gradient|, or of their sum over a head or FFN unit"

@@ -13,6 +13,7 @@ from rosita.model import RositaForSequenceClassification
 from rosita.provenance import OF_MODELS, Run, weights_hash
 from rosita.pruning.importance import save_scores
 from rosita.pruning.shape import Shape, parameter_count
+from rosita.runtime import arithmetic
 from rosita.stages.identity import run_identity
 from rosita.stages.inputs import Data
 from rosita.training.loop import Training
@@ -48,6 +49,7 @@ def new_run(
             "train_rows": sum(map(len, data.train)),
             "dev_rows": len(data.dev),
         },
+        "arithmetic": arithmetic(accelerator),
     }
     defaults = setting_defaults(type(settings))
     return Run(folder, identity, details, accelerator.is_main_process, defaults)

@@ -13,6 +13,7 @@ from rosita.errors import RositaError
 from rosita.files import read_torch, write_torch
 from rosita.model import build_model
 from rosita.pruning.shape import Shape, shaped_config
+from rosita.runtime import arithmetic
 from rosita.training.plan import Progress
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def save_state(training: Training) -> None:
             "progress": progress,
             "random": everyone,
             "dealt": _dealt(training),
+            "arithmetic": arithmetic(training.accelerator),
         }
         write_torch(state_file(training.folder), state)
     training.accelerator.wait_for_everyone()
@@ -87,6 +89,9 @@ def resume(training: Training) -> None:
             "the rows of a step are dealt out otherwise than before: it goes on with the same"
             " batches, but not to the same bits"
         )
+    now = arithmetic(training.accelerator)
+    if (began := state.get("arithmetic", now)) != now:
+        print(f"the run began {began} and is {now} from here: not to the same bits")
     print(
         f"going on from step {training.progress.step} of {training.total_steps}"
         f" ({training.folder}/last)"

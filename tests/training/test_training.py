@@ -516,3 +516,18 @@ def test_losses_in_bf16_are_those_of_fp32_within_its_rounding(bench):
     for mine, theirs in zip(exact, rounded, strict=True):
         assert numbers(mine) == pytest.approx(numbers(theirs), rel=0.02)
     assert exact != rounded
+
+
+def test_a_run_that_goes_on_in_another_precision_says_so(bench, monkeypatch, capsys):
+    def stop(training):
+        save_state(training)
+        raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_after_step", lambda self, step, bar: stop(self))
+        with pytest.raises(Interrupted):
+            bench.training("other", objective=teacher_loss(bench)).run()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    training = bench.training("other", objective=teacher_loss(bench), precision="bf16")
+    training.run()
+    assert "began on cpu in fp32 and is on cpu in bf16 from here" in capsys.readouterr().out
