@@ -291,8 +291,11 @@ class KDSettings(LoopSettings):
     hsk_masked: Literal["zeros", "left_out"] = setting(
         "zeros", "hsk: what the student learns of the other units: zeros, or nothing"
     )
-    teacher_cache_gb: float = setting(
-        0.0, "keep the teacher's hidden states on disk, if they take no more than this", ge=0
+    teacher_cache_gb: float | None = setting(
+        None,
+        "keep the teacher's hidden states on disk, if they take no more than this"
+        " (else: 4 on a CPU, 0 on a GPU)",
+        ge=0,
     )
     compute_taylor: bool = setting(False, "score the student's weights, train nothing")
     depth_or_width: Literal["depth", "width"] | None = setting(

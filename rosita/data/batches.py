@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-POOL_BATCHES = 50  # batches sorted by length together: little padding, still well shuffled
+POOL_BATCHES = 200  # batches sorted by length together: 1 % padding, still shuffled
 
 
 @dataclass

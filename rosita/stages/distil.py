@@ -28,6 +28,8 @@ from rosita.stages.record import new_run
 from rosita.training.cpu import fast_on_cpu
 from rosita.training.plan import Plan, total_steps
 
+STATES_GB = 4.0  # of hidden states that are kept without being asked for, on a CPU
+
 
 def distil_stage(
     teacher: TaskModel,
@@ -73,7 +75,7 @@ def distil_stage(
     )
     with accelerator.autocast():
         check_label_order(task, guide.model, data.dev, teacher.path, settings.eval_batch_size)
-    memory = to_remember(settings, objective, data, student, plan)
+    memory = to_remember(settings, objective, data, student, plan, sampler)
     job = Job(student, data, objective, sampler, plan, accelerator, run, teacher=memory.says)
     if not job.begin():
         return None
@@ -95,7 +97,12 @@ class Memory(NamedTuple):
 
 
 def to_remember(
-    settings: KDSettings, objective: DistillationLoss, data: Data, student: TaskModel, plan: Plan
+    settings: KDSettings,
+    objective: DistillationLoss,
+    data: Data,
+    student: TaskModel,
+    plan: Plan,
+    sampler: Sampler,
 ) -> Memory:
     """What of the teacher is kept on disk: what the student learns, if it is little enough."""
     if not objective.repr_distill and data.task.is_regression and objective.learn_labels:
@@ -104,11 +111,14 @@ def to_remember(
         return Memory(False, None, "runs in every step: no row is seen twice")
     if not objective.repr_distill:
         return Memory(True, None, "runs once over all rows: its logits are kept on disk")
+    limit = settings.teacher_cache_gb
+    if limit is None:
+        if total_steps(settings, sampler) <= sampler.steps_per_epoch:
+            return Memory(False, None, "runs in every step: no row is seen twice")
+        # a GPU makes them in less time than it takes to bring them there
+        limit = STATES_GB if objective.teacher.model.device.type == "cpu" else 0
     states = followed_states(objective, student, plan)
-    size, limit = (
-        objective.teacher.states_bytes(data.train, states) / 1e9,
-        settings.teacher_cache_gb,
-    )
+    size = objective.teacher.states_bytes(data.train, states) / 1e9
     take = f"its hidden states take {size:.2g} GB"
     if size > limit:
         return Memory(

@@ -693,6 +693,20 @@ def test_a_cached_teacher_teaches_a_student_that_loses_layers_as_a_running_one_d
     assert len(kept) == 1 and kept[0].startswith("states-0_1_2_3-")
 
 
+@pytest.mark.parametrize(
+    "epochs, said",
+    [(2, "runs once over all rows: its hidden states"), (1, "runs in every step: no row is seen")],
+)
+def test_states_are_kept_without_being_asked_for_where_rows_are_seen_twice(
+    chain, capsys, epochs, said
+):
+    output = chain.models / "unasked"
+    chain.distil("--repr_distill", "--num_train_epochs", epochs, "--output_dir", output)
+    assert said in capsys.readouterr().out
+    kept = list((chain.data / "cache").rglob("states-*.npy"))
+    assert bool(kept) == (epochs == 2)
+
+
 def test_every_rung_of_a_ladder_is_a_model_folder_with_the_score_it_says(chain):
     with pytest.raises(RositaError, match="save_ladder is for iterative pruning"):
         chain.distil("--save_ladder")
