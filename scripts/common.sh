@@ -94,7 +94,9 @@ run_script(main)' "$BASE/config.json")
         if [ "$NAME" = CoLA ]; then FT_FLAGS=(--learning_rate 5e-5 --num_train_epochs 5); fi
         [ -n "$CONFIGS" ] || CONFIGS=KD/configurations/minilm
         [ -n "$COPIES" ] || COPIES=3
+        KD_THREADS=4
     else
+        KD_THREADS=8
         FT_FLAGS=(--learning_rate 2e-5 --num_train_epochs 5)
         [ -n "$CONFIGS" ] || CONFIGS=KD/configurations
     fi
@@ -167,9 +169,18 @@ prune_to_shape() {  # SOURCE TARGET: one step to the config's shape
         -ffn_hidden_dim "$FFN" -emb_hidden_dim "$RANK")
 }
 
+# A narrow student's step gains little from more threads (benchmarks/README.md, "Splitting the
+# cores"); OMP_NUM_THREADS=... says otherwise.
+threads_of_kd() {
+    local cores
+    cores=$(getconf _NPROCESSORS_ONLN)
+    echo "${OMP_NUM_THREADS:-$((cores < KD_THREADS ? cores : KD_THREADS))}"
+}
+
 distil() {  # CONFIG TEACHER STUDENT OUTPUT
     say "distil: $1"
-    (cd "$ROOT/KD" && "$PYTHON" train.py --config_dir "$CONFIGS/config_$1.json" \
+    (cd "$ROOT/KD" && OMP_NUM_THREADS=$(threads_of_kd) "$PYTHON" train.py \
+        --config_dir "$CONFIGS/config_$1.json" \
         --task_name "$TASK" --do_lower_case --aug_train --teacher_model "$MODELS/$2" \
         --student_model "$3" --data_dir "$DATA/$NAME" --output_dir "$MODELS/$4" \
         ${EPOCHS:+--num_train_epochs "$EPOCHS"})

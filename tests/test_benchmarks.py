@@ -80,3 +80,15 @@ def test_without_a_gpu_the_gpus_table_is_refused():
         pytest.skip("there is a GPU")
     done = run_script("benchmarks/gpu.py", ok=False)
     assert done.returncode != 0 and "there is no GPU here; --tiny" in done.stderr
+
+
+def test_every_split_of_the_cores_is_measured_on_the_same_line(tmp_path):
+    output = tmp_path / "cores.json"
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / "benchmarks" / "cores.py", "--quick", "--only", "kd_minilm",
+         "--steps", "2", "--output", output], capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (line,) = json.loads(output.read_text())["sentences_per_second"].values()
+    assert len(line) == 4 and all(speed > 0 for speed in line.values())
+    assert done.stdout.count("|") == 3 * 6  # the head, its rule, one line

@@ -13,6 +13,7 @@ SCRIPTS = ("quickstart.sh", "scripts/common.sh", "scripts/setting1.sh")
 STUB = """#!/usr/bin/env bash
 if [ "$1" = -c ]; then exec {python} "$@"; fi
 echo "$PWD: $*" >> "{log}"
+echo "${{OMP_NUM_THREADS:-all}} $1" >> "{log}.threads"
 [[ "$*" != *{fails}* ]]
 """
 
@@ -76,6 +77,22 @@ def test_paths_are_relative_to_where_the_user_stands_and_a_link_to_a_script_work
     assert done.returncode == 0, done.stderr
     assert f"--data_dir {mine}/data/CoLA --output_dir {mine}/m/bert_ft/CoLA" in called[0]
     assert "-keep_heads 2 -num_layers 8 -ffn_hidden_dim 512 -emb_hidden_dim 128" in called[3]
+
+
+@pytest.mark.parametrize("layers, most", [(6, 4), (12, 8)])
+@pytest.mark.parametrize("asked", [None, "3"])
+def test_distilling_takes_few_threads_and_the_other_stages_all(tmp_path, layers, most, asked):
+    checkout = Checkout(tmp_path)
+    checkout.config(num_hidden_layers=layers, num_attention_heads=12, intermediate_size=1536)
+    environment = {name: os.environ[name] for name in os.environ if name != "OMP_NUM_THREADS"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "environ", environment | ({"OMP_NUM_THREADS": asked} if asked else {}))
+        done, _ = checkout.run("scripts/setting1.sh", "CoLA")
+    assert done.returncode == 0, done.stderr
+    told = checkout.log.with_name("log.threads").read_text().splitlines()
+    threads = {line.split()[1]: line.split()[0] for line in told}
+    assert threads.pop("train.py") == (asked or str(min(most, os.cpu_count())))
+    assert set(threads.values()) == {asked or "all"} and len(threads) >= 3
 
 
 @pytest.mark.parametrize(
