@@ -1,6 +1,6 @@
 """How to split the cores between processes and threads: the distillation step, every way.
 
-    python benchmarks/cores.py             # three rounds of every way, about ten minutes on two cores
+    python benchmarks/cores.py             # three rounds of every way, ten minutes on two cores
     python benchmarks/cores.py --quick     # one
 
 Prints sentences per second as a table, writes cores.json. Each way is run in turn, in processes of
