@@ -166,6 +166,12 @@ EXPERIMENTS = [
     tuned("CoLA", "1e-4_batch_16", "peak rate 1e-4, batches of 16, 6 epochs, warm-up",
           learning_rate=1e-4, num_train_epochs=6, per_gpu_train_batch_size=16, logging_steps=236,
           warmup_steps=200),
+    tuned("CoLA", "5e-5_20_epochs", "20 epochs", num_train_epochs=20),
+    *(tuned(task, "1e-4", "peak rate 1e-4", learning_rate=1e-4) for task in OTHERS),
+    *(tuned(task, "5e-5_batch_16", "batches of 16", per_gpu_train_batch_size=16,
+            logging_steps=steps) for task, steps in (("MRPC", 102), ("STS-B", 160), ("RTE", 70))),
+    tuned("RTE", "1e-4_10_epochs", "peak rate 1e-4, 10 epochs", learning_rate=1e-4,
+          num_train_epochs=10),
     at_its_best("SST-2", "fresh_20_no_dropout", "Setting 1, 20 epochs, every second one with"
                 " fresh replacements, rate 6e-4, ten times the representation loss, no dropout",
                 num_train_epochs=20, fresh_augmentation="alternate", dropout=0),
