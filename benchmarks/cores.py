@@ -4,8 +4,8 @@
     python benchmarks/cores.py --quick     # one
 
 Prints sentences per second as a table, writes cores.json. Each way is run in turn, in processes of
-its own. "runs beside each other" are as many distillations of their own as there are cores, as of
-several seeds or tasks; their sentences are counted together.
+its own. "runs beside each other" are as many distillations as there are cores, as of several seeds
+or tasks; their speeds are added up.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from statistics import median
 
 HERE = Path(__file__).resolve().parent
 BATCH = 32  # rows of a step, of all processes together
@@ -49,32 +50,36 @@ def main(argv: list[str] | None = None) -> None:
     if args.worker:
         print(json.dumps(worker(args.only, args.steps, *args.worker)))
         return
+    if unknown := [name for name in args.only.split(",") if name not in LINES]:
+        parser.error(f"--only: {', '.join(unknown)}; the lines are {', '.join(LINES)}")
     with tempfile.TemporaryDirectory(prefix="rosita-bench-") as folder:
         found = {
             name: speeds(name, args.steps or LINES[name][0], 1 if args.quick else 3, folder)
             for name in args.only.split(",")
         }
     print(table(found))
+    from common import auto_dtype
     from run import machine
 
-    record = {"machine": machine(), "sentences_per_second": found}
+    record = {
+        "machine": machine(),
+        "dtype": str(auto_dtype())[6:],
+        "sentences_per_second": found,
+    }
     args.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def speeds(name: str, steps: int, rounds: int, folder: str) -> dict[str, float]:
-    """Sentences per second of every way, over all rounds."""
-    sums = {way: [0, 0.0] for way in WAYS}
-    for seed in range(rounds):
-        for way, split in WAYS.items():
-            new = measured(name, steps, split, seed, folder)
-            sums[way] = [a + b for a, b in zip(sums[way], new, strict=True)]
-    return {way: rows / seconds for way, (rows, seconds) in sums.items()}
+    """Sentences per second of every way, the median of all rounds."""
+    found = [
+        {way: measured(name, steps, split, seed, folder) for way, split in WAYS.items()}
+        for seed in range(rounds)
+    ]
+    return {way: median(one[way] for one in found) for way in WAYS}
 
 
-def measured(
-    name: str, steps: int, split: tuple[int, int, int], seed: int, folder: str
-) -> tuple[int, float]:
-    """Rows and seconds of a line's steps, split so."""
+def measured(name: str, steps: int, split: tuple[int, int, int], seed: int, folder: str) -> float:
+    """Sentences per second of a line's steps, split so."""
     runs, processes, threads = split
     started = []
     for _ in range(runs):
@@ -100,12 +105,12 @@ def measured(
     ends = [process.communicate() for process in started]
     if any(process.returncode for process in started):
         sys.exit("\n".join(error for _, error in ends))
-    rows, seconds = zip(*(json.loads(out.splitlines()[-1]) for out, _ in ends), strict=True)
-    return sum(rows), sum(seconds) / len(seconds)
+    # the processes of a run take the same steps, so their speeds add up as those of runs do
+    return sum(json.loads(out.splitlines()[-1]) for out, _ in ends)
 
 
-def worker(name: str, steps: int, seed: str, folder: str) -> tuple[int, float]:
-    """One process of `measured`: its rows and seconds."""
+def worker(name: str, steps: int, seed: str, folder: str) -> float:
+    """One process of `measured`: its sentences per second."""
     import distilling
     from common import BASE_STUDENT, BERT_BASE, MINILM, MINILM_STUDENT, random_model
 
@@ -118,14 +123,14 @@ def worker(name: str, steps: int, seed: str, folder: str) -> tuple[int, float]:
     if LINES[name][1]:
         layers = config.num_hidden_layers, student.config.num_hidden_layers
         followed = list(layer_map(*layers).values())
-    with tempfile.TemporaryDirectory(dir=folder) as own:  # its data too: runs are strangers
-        rank = os.environ.get("RANK")
-        shared = Path(folder) / f"seed-{seed}" if rank else Path(own)
-        shared.mkdir(exist_ok=True)
-        return distilling.ours(
-            random_model(config), student, distilling.encoded(shared), steps, Path(own), True,
-            int(seed), followed, batch=BATCH,
+    # token ids and states are there from the first way on, which is a process by itself
+    data = distilling.encoded(Path(folder))
+    with tempfile.TemporaryDirectory(dir=folder) as own:
+        rows, seconds = distilling.ours(
+            random_model(config), student, data, steps, Path(own), True, int(seed), followed,
+            batch=BATCH,
         )  # fmt: skip
+    return rows / seconds
 
 
 def table(found: dict[str, dict[str, float]]) -> str:

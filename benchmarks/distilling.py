@@ -276,11 +276,10 @@ def kd_cached_logits(quick: bool, folder: Path) -> list[Result]:
 
 def kd_cached_states(quick: bool, folder: Path) -> list[Result]:
     """Setting 1 with both losses, from the second epoch on: with teacher_cache_gb against 0."""
-    rows, steps, rounds = (1600, 30, 2) if quick else (6400, 150, 5)
+    small, base = ((1600, 30, 2), (320, 6, 2)) if quick else ((6400, 150, 5), (1600, 30, 3))
     return [
-        against_cached(
-            "kd_cached_states", MINILM, MINILM_STUDENT, True, rows, steps, rounds, folder
-        )
+        against_cached("kd_cached_states", MINILM, MINILM_STUDENT, True, *small, folder),
+        against_cached("kd_cached_states_bert_base", BERT_BASE, BASE_STUDENT, True, *base, folder),
     ]
 
 

@@ -150,7 +150,7 @@ def tuned(task: str, name: str, says: str, **flags) -> Experiment:
 
 
 BOTH = ("SST-2", "CoLA")
-OTHERS = ("MRPC", "STS-B", "RTE")  # on which nothing is tuned: does the recipe travel?
+OTHERS = ("MRPC", "STS-B", "RTE")  # on which no student is tuned: does the recipe travel?
 FIVE = BOTH + OTHERS
 
 EXPERIMENTS = [

@@ -225,7 +225,9 @@ def by_source(
 def short_run(folder: Path) -> dict[str, Any]:
     """A stage's run.json: its curves, no lists of heads and units, no paths of this machine."""
     run = read_run(folder)
-    names = "stage shape parameters metric dev_score best steps seconds weights versions".split()
+    names = (
+        "stage shape parameters metric dev_score best steps seconds arithmetic weights versions"
+    ).split()
     kept = {name: run[name] for name in names if name in run}
     settings = run.get("identity", {}).get("settings", {})
     return {**kept, "settings": settings, **curves(run.get("history", []))}

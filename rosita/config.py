@@ -101,7 +101,9 @@ class LoopSettings(BaseModel):
         500, "save the state to resume from every so many steps", ge=1, identity=False
     )
     seed: int = setting(42, "random seed", ge=0)
-    precision: Precision = setting("auto", "auto takes bf16 where it is faster")
+    precision: Precision = setting(
+        "auto", "auto: bf16 where a GPU has it, or a CPU is faster by it"
+    )
     no_cuda: bool = setting(False, "stay on the CPU", identity=False)
     score_by: Literal["weight", "unit"] = setting(
         "weight", "Taylor score: |weight x gradient|, or of their sum over a head or FFN unit"
@@ -293,8 +295,9 @@ class KDSettings(LoopSettings):
     )
     teacher_cache_gb: float | None = setting(
         None,
-        "keep the teacher's hidden states on disk, if they take no more than this"
-        " (else: 4 on a CPU, 0 on a GPU)",
+        "keep the teacher's hidden states on disk, if they take no more than this (where it is not"
+        " said: 4 on a CPU, 0 on a GPU)",
+        identity=False,
         ge=0,
     )
     compute_taylor: bool = setting(False, "score the student's weights, train nothing")

@@ -85,11 +85,15 @@ class Run:
 
     def _difference(self, earlier: dict[str, Any]) -> str:
         """In what a record is of another run; what it is older than does not count."""
-        there = earlier.get("identity", {})
-        known = there.get("settings", {})
+        there, mine = earlier.get("identity", {}), self.identity.get("settings", {})
+        known = {  # some settings were part of the identity once
+            name: value
+            for name, value in there.get("settings", {}).items()
+            if name in mine or name not in self.defaults
+        }
         added = {
             name: value
-            for name, value in self.identity.get("settings", {}).items()
+            for name, value in mine.items()
             if name not in known and name in self.defaults and value == self.defaults[name]
         }
         return _difference(there | {"settings": known | added}, self.identity)

@@ -25,7 +25,7 @@ Model = TypeVar("Model", bound=nn.Module)
 def start_accelerator(settings: LoopSettings) -> Accelerator:
     """Device, precision and processes of this run; seeds torch.
 
-    Raises `RositaError` where `--precision auto` is another one for each of many processes.
+    Raises `RositaError` where it is another precision in some of many processes.
     """
     keep_freed_memory()
     precision = settings.precision
@@ -44,8 +44,8 @@ def start_accelerator(settings: LoopSettings) -> Accelerator:
     )
     if accelerator.num_processes > 1 and len(found := set(gather_object([precision]))) > 1:
         raise RositaError(
-            f"--precision auto is {' and '.join(sorted(found))} on the machines of this run;"
-            " give one of them, as --precision fp32"
+            f"--precision is {' and '.join(sorted(found))} in the processes of this run;"
+            " give all of them the same one, as --precision fp32"
         )
     torch.manual_seed(settings.seed + accelerator.process_index)
     return accelerator

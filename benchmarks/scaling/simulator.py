@@ -65,7 +65,7 @@ class Job:
     devices: int = 1
     batch: int = 32  # rows per device and step
     tokens: int = 24  # of a row, with its padding
-    representation: bool = True  # learn the hidden states: needs the teacher in every step
+    representation: bool = True  # learn the hidden states: on a GPU the teacher runs in every step
     cached: bool = False  # the teacher's logits are read from disk; prediction only
     eval_step: int = 500  # steps between two evaluations
     dev_rows: int = 10_000  # MNLI's
@@ -258,7 +258,7 @@ def host_bytes(job: Job, machine: Machine) -> float:
 
 
 def states_bytes(job: Job) -> int:
-    """Disk of one row's teacher hidden states in bf16, those that the student follows."""
+    """Disk of one row's teacher hidden states in half precision, those that the student follows."""
     return 2 * job.tokens * job.teacher.hidden_size * (job.student.num_hidden_layers + 1)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-POOL_BATCHES = 200  # batches sorted by length together: 1 % padding, still shuffled
+POOL_BATCHES = 50, 200  # sorted by length together: at least, at most
 
 
 @dataclass
@@ -103,7 +103,7 @@ class Sampler:
     """The global batches of each epoch, over one file or over subsets one after another.
 
     An epoch is a pure function of (seed, epoch): it can be resumed at any step. Rows are shuffled,
-    sorted by length within pools of `POOL_BATCHES` batches, cut, and the batches shuffled again.
+    sorted by length within pools of batches (`pool_size`), cut, and the batches shuffled again.
     The last, smaller batch of a file is kept. `redraw(epoch)` gives the files of an epoch, with as
     many rows as `files`, where they are not the same every time.
     """
@@ -119,6 +119,7 @@ class Sampler:
         self.batch_size = batch_size
         self.seed = seed
         self.redraw = redraw
+        self.pool_batches: int | None = None  # of a run that began with pools of another size
 
     @property
     def rows(self) -> int:
@@ -147,11 +148,21 @@ class Sampler:
         random = np.random.default_rng(seed)
         rows = random.permutation(len(file))
         lengths = file.lengths()
-        pool = POOL_BATCHES * self.batch_size
+        pool = (self.pool_batches or pool_size(-(-len(rows) // self.batch_size))) * self.batch_size
         for begin in range(0, len(rows), pool):
             part = rows[begin : begin + pool]
             rows[begin : begin + pool] = part[np.argsort(lengths[part], kind="stable")]
         return rows, random.permutation(-(-len(rows) // self.batch_size))
+
+
+def pool_size(batches: int) -> int:
+    """How many of a file's batches are sorted by length together.
+
+    The larger the pool, the less padding. But rows of a small file sorted as a whole would meet
+    the same others in every epoch: so no more than a third of it, above 50 batches.
+    """
+    least, most = POOL_BATCHES
+    return min(most, max(least, batches // 3))
 
 
 def batches_by_length(file: Encoded, tokens: int) -> Iterator[np.ndarray]:

@@ -36,6 +36,10 @@ STATE = np.dtype(np.float16)  # of a kept hidden state: finer than the bf16 that
 PLACE = np.dtype(np.int32)  # of a kept position
 
 
+class CannotRemember(RositaError):
+    """The disk has no room for hidden states, or half precision none for one of them."""
+
+
 @dataclass
 class Said:
     """A teacher's answer to a batch: logits (rows, num_labels), and the hidden states asked for, by
@@ -227,7 +231,7 @@ def _reserve(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
         with open(path, "r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     except OSError as error:
-        raise RositaError(
+        raise CannotRemember(
             f"no room for {array.nbytes / 1e9:.2g} GB of the teacher's answers in {path.parent}:"
             f" {error.strerror}; make room, or set teacher_cache_gb to 0"
         ) from error
@@ -322,7 +326,7 @@ def _put_states(
     """Write what is followed of the states of `rows` to their tokens, in half precision."""
     kept = torch.stack([state.values[state.places] for state in states], dim=1).to(torch.float16)
     if not kept.isfinite().all():
-        raise RositaError(
+        raise CannotRemember(
             "a hidden state of the teacher does not fit half precision; set teacher_cache_gb to 0"
         )
     written = {"states": kept}

@@ -14,7 +14,7 @@ from rosita.data.batches import Sampler
 from rosita.description import check_length
 from rosita.distillation.knowledge import Knowledge, layer_map
 from rosita.distillation.losses import DistillationLoss
-from rosita.distillation.teacher import Teacher
+from rosita.distillation.teacher import CannotRemember, Teacher
 from rosita.errors import RositaError
 from rosita.files import values_hash
 from rosita.model import set_dropout
@@ -81,7 +81,13 @@ def distil_stage(
         return None
     if memory.wanted:
         identity = [run.identity[kind]["teacher"] for kind in ("parents", "configs")]
-        guide.remember(data.train, values_hash(identity), accelerator, memory.states)
+        try:
+            guide.remember(data.train, values_hash(identity), accelerator, memory.states)
+        except CannotRemember as error:
+            asked = settings.teacher_cache_gb is not None or not memory.states
+            if asked or accelerator.num_processes > 1:
+                raise
+            print(f"{error.args[0].split(';')[0]}: the teacher runs in every step instead")
     if settings.compute_taylor:
         job.score(mean=True)
         return None
@@ -107,24 +113,28 @@ def to_remember(
     """What of the teacher is kept on disk: what the student learns, if it is little enough."""
     if not objective.repr_distill and data.task.is_regression and objective.learn_labels:
         return Memory(False, None, "has no part in it: regression_target labels")
+    never_twice = Memory(False, None, "runs in every step: no row is seen twice")
     if data.fresh and not data.fresh.alternate:
-        return Memory(False, None, "runs in every step: no row is seen twice")
+        return never_twice
     if not objective.repr_distill:
         return Memory(True, None, "runs once over all rows: its logits are kept on disk")
     limit = settings.teacher_cache_gb
     if limit is None:
-        if total_steps(settings, sampler) <= sampler.steps_per_epoch:
-            return Memory(False, None, "runs in every step: no row is seen twice")
-        # a GPU makes them in less time than it takes to bring them there
-        limit = STATES_GB if objective.teacher.model.device.type == "cpu" else 0
+        once = sampler.steps_per_epoch * (2 if data.fresh else 1)  # every second epoch is plain
+        if total_steps(settings, sampler) <= once:
+            return never_twice
+        if objective.teacher.model.device.type != "cpu":
+            return Memory(False, None, "runs in every step, faster than its states are read")
+        limit = STATES_GB
     states = followed_states(objective, student, plan)
     size = objective.teacher.states_bytes(data.train, states) / 1e9
     take = f"its hidden states take {size:.2g} GB"
     if size > limit:
         return Memory(
-            False, None, f"runs in every step: {take}, more than teacher_cache_gb {limit:g}"
+            False, None, f"runs in every step: {take}, more than the {limit:g} of teacher_cache_gb"
         )
-    return Memory(True, states, f"runs once over all rows: {take}, and are kept on disk")
+    where = data.train[0].cache
+    return Memory(True, states, f"runs once over all rows: {take}, and are kept in {where}")
 
 
 def followed_states(objective: DistillationLoss, student: TaskModel, plan: Plan) -> list[int]:

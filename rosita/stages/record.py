@@ -13,7 +13,6 @@ from rosita.model import RositaForSequenceClassification
 from rosita.provenance import OF_MODELS, Run, weights_hash
 from rosita.pruning.importance import save_scores
 from rosita.pruning.shape import Shape, parameter_count
-from rosita.runtime import arithmetic
 from rosita.stages.identity import run_identity
 from rosita.stages.inputs import Data
 from rosita.training.loop import Training
@@ -49,7 +48,6 @@ def new_run(
             "train_rows": sum(map(len, data.train)),
             "dev_rows": len(data.dev),
         },
-        "arithmetic": arithmetic(accelerator),
     }
     defaults = setting_defaults(type(settings))
     return Run(folder, identity, details, accelerator.is_main_process, defaults)
@@ -76,6 +74,7 @@ def finish(run: Run, progress: Progress, model: RositaForSequenceClassification)
         **_result(progress.best, model),
         steps=progress.step,
         seconds=round(progress.seconds, 1),
+        arithmetic=", then ".join(progress.arithmetic),
         history=progress.history,
     )
     run.remove_state()
@@ -96,6 +95,7 @@ def score_weights(run: Run, training: Training, mean: bool) -> None:
         finished=True,
         steps=progress.step,
         seconds=round(progress.seconds, 1),
+        arithmetic=", then ".join(progress.arithmetic),
         history=progress.history,
     )
     run.remove_state()

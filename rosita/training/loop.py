@@ -25,6 +25,7 @@ from rosita.pruning.moments import Moments, put_moments, surviving_moments
 from rosita.pruning.schedule import PruningSchedule
 from rosita.pruning.shape import Shape
 from rosita.pruning.survivors import all_units, follow
+from rosita.runtime import arithmetic
 from rosita.training.cpu import fast_on_cpu
 from rosita.training.curves import Curves
 from rosita.training.embedding import Vocabulary
@@ -107,6 +108,9 @@ class Training:
         when a signal came.
         """
         resume(self)
+        now = arithmetic(self.accelerator)
+        if self.progress.arithmetic[-1:] != [now]:
+            self.progress.arithmetic.append(now)
         self._open_log(log_dir)
         with stop_on_signal() as stop, self._bar() as bar:
             steps = steps_of(

@@ -35,6 +35,7 @@ class Progress:
     seconds: float = 0.0  # of earlier sessions
     history: list[dict[str, Any]] = field(default_factory=list)
     losses: list[dict[str, float]] = field(default_factory=list)  # since the last logged point
+    arithmetic: list[str] = field(default_factory=list)  # where and how it computed, in order
     survivors: dict[str, Any] | None = None  # heads and units that live (see `survivors`)
 
 

@@ -53,7 +53,7 @@ def save_state(training: Training) -> None:
             "progress": progress,
             "random": everyone,
             "dealt": _dealt(training),
-            "arithmetic": arithmetic(training.accelerator),
+            "pool_batches": training.sampler.pool_batches,
         }
         write_torch(state_file(training.folder), state)
     training.accelerator.wait_for_everyone()
@@ -89,9 +89,11 @@ def resume(training: Training) -> None:
             "the rows of a step are dealt out otherwise than before: it goes on with the same"
             " batches, but not to the same bits"
         )
-    now = arithmetic(training.accelerator)
-    if (began := state.get("arithmetic", now)) != now:
-        print(f"the run began {began} and is {now} from here: not to the same bits")
+    began = training.progress.arithmetic
+    began[:] = began or ["by a version that does not say how it computed"]
+    if began[-1] != (now := arithmetic(training.accelerator)):
+        print(f"the run was {began[-1]} and is {now} from here: not to the same bits")
+    training.sampler.pool_batches = state.get("pool_batches", 50)  # earlier versions had no rule
     print(
         f"going on from step {training.progress.step} of {training.total_steps}"
         f" ({training.folder}/last)"

@@ -8,7 +8,7 @@ import torch
 from conftest import make_bert, sentences, write_cola
 from transformers import BertTokenizer
 
-from rosita.data.batches import Sampler, batches_by_length
+from rosita.data.batches import Sampler, batches_by_length, pool_size
 from rosita.data.encode import encode_file
 from rosita.data.records import content_hash, read_jsonl
 from rosita.data.tsv import TsvFile
@@ -274,3 +274,8 @@ def test_task_names_of_any_case_and_short_forms_are_accepted():
     with pytest.raises(RositaError, match="did you mean 'CoLA'"):
         find_task("colaa")
     assert isinstance(GLUE["MNLI"], Task) and len(GLUE) == 9
+
+
+def test_no_more_than_a_third_of_a_large_file_and_at_most_200_batches_are_sorted_together():
+    sizes = {batches: pool_size(batches) for batches in (1, 78, 150, 267, 600, 10**6)}
+    assert sizes == {1: 50, 78: 50, 150: 50, 267: 89, 600: 200, 10**6: 200}

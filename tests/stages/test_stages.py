@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -686,7 +687,7 @@ def test_a_cached_teacher_teaches_a_student_that_loses_layers_as_a_running_one_d
     assert losses["too_large"] == losses["live"]
     printed = capsys.readouterr().out
     assert "the teacher runs in every step: its hidden states take" in printed
-    assert "GB, more than teacher_cache_gb 1e-09" in printed
+    assert "GB, more than the 1e-09 of teacher_cache_gb" in printed
     assert "the teacher runs once over all rows: its hidden states take" in printed
     kept = [path.name for path in (chain.data / "cache").rglob("states-*.npy")]
     # three layers, then two, then one: each of the teacher's states is followed by some shape
@@ -694,17 +695,48 @@ def test_a_cached_teacher_teaches_a_student_that_loses_layers_as_a_running_one_d
 
 
 @pytest.mark.parametrize(
-    "epochs, said",
-    [(2, "runs once over all rows: its hidden states"), (1, "runs in every step: no row is seen")],
+    "epochs, fresh, twice",
+    [(2, False, True), (1, False, False), (2, True, False), (3, True, True)],
 )
 def test_states_are_kept_without_being_asked_for_where_rows_are_seen_twice(
-    chain, capsys, epochs, said
+    chain, capsys, epochs, fresh, twice
 ):
-    output = chain.models / "unasked"
-    chain.distil("--repr_distill", "--num_train_epochs", epochs, "--output_dir", output)
-    assert said in capsys.readouterr().out
-    kept = list((chain.data / "cache").rglob("states-*.npy"))
-    assert bool(kept) == (epochs == 2)
+    glove = chain.models / "glove.txt"
+    words = {word for text in sentences(40, seed=0) for word in text.split()}
+    glove.write_text("".join(f"{word} {len(word)} 1\n" for word in sorted(words)))
+    again = ("--fresh_augmentation", "alternate", "--glove_embs", glove) if fresh else ()
+    chain.distil("--repr_distill", "--num_train_epochs", epochs, "--no_cuda", *again,
+                 "--output_dir", chain.models / "unasked")  # fmt: skip
+    said = "once over all rows: its hidden states" if twice else "in every step: no row is seen"
+    assert f"the teacher runs {said}" in capsys.readouterr().out
+    assert bool(list((chain.data / "cache").rglob("states-*.npy"))) == twice
+
+
+def test_a_full_disk_ends_no_run_that_did_not_ask_for_states(chain, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    flags = ("--repr_distill", "--num_train_epochs", 2, "--no_cuda", "--output_dir")
+    chain.distil(*flags, chain.models / "unasked")
+    printed = capsys.readouterr().out
+    assert "No space left on device: the teacher runs in every step instead" in printed
+    with pytest.raises(RositaError, match="no room for .*; make room, or set teacher_cache_gb"):
+        chain.distil(*flags, chain.models / "asked", "--teacher_cache_gb", 1)
+    chain.distil(*flags, chain.models / "asked", "--teacher_cache_gb", 0)  # the advice goes on
+
+
+def test_a_run_is_the_same_whatever_is_kept_of_the_teacher_in_records_of_before_too(chain, capsys):
+    flags = ("--repr_distill", "--num_train_epochs", 2, "--output_dir", chain.models / "kd")
+    chain.distil(*flags)
+    path = chain.models / "kd" / "run.json"
+    record = read_json(path)
+    assert "teacher_cache_gb" not in record["identity"]["settings"]
+    record["identity"]["settings"]["teacher_cache_gb"] = 4.0
+    path.write_text(json.dumps(record))
+    capsys.readouterr()
+    chain.distil(*flags, "--teacher_cache_gb", 0)
+    assert "finished already" in capsys.readouterr().out
 
 
 def test_every_rung_of_a_ladder_is_a_model_folder_with_the_score_it_says(chain):

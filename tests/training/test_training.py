@@ -18,7 +18,7 @@ from rosita.distillation.losses import DistillationLoss, LabelLoss
 from rosita.distillation.teacher import Teacher
 from rosita.errors import RositaError
 from rosita.evaluation import Scores
-from rosita.files import read_torch
+from rosita.files import read_torch, write_torch
 from rosita.pruning.cut import prune
 from rosita.pruning.importance import TaylorImportance
 from rosita.pruning.schedule import PruningSchedule
@@ -530,4 +530,21 @@ def test_a_run_that_goes_on_in_another_precision_says_so(bench, monkeypatch, cap
     AcceleratorState._reset_state(reset_partial_state=True)
     training = bench.training("other", objective=teacher_loss(bench), precision="bf16")
     training.run()
-    assert "began on cpu in fp32 and is on cpu in bf16 from here" in capsys.readouterr().out
+    assert "was on cpu in fp32 and is on cpu in bf16 from here" in capsys.readouterr().out
+    assert training.progress.arithmetic == ["on cpu in fp32", "on cpu in bf16"]
+
+
+def test_a_run_of_an_earlier_version_goes_on_with_its_batches_and_says_what_it_cannot_know(
+    bench, capsys
+):
+    training = bench.training("earlier", objective=teacher_loss(bench))
+    save_state(training)
+    path = state_file(training.folder)
+    state = read_torch(path, sealed=True)
+    del state["pool_batches"], state["progress"]["arithmetic"]
+    write_torch(path, state)
+    assert training.sampler.pool_batches is None
+    resume(training)
+    assert training.sampler.pool_batches == 50
+    assert "by a version that does not say how it computed" in training.progress.arithmetic
+    assert "not to the same bits" in capsys.readouterr().out
