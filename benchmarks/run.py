@@ -1,7 +1,7 @@
 """Every stage against the plain way and against what the machine can do, in one table.
 
     python benchmarks/run.py            # 25 minutes on two cores
-    python benchmarks/run.py --quick    # every ratio in under 5 minutes
+    python benchmarks/run.py --quick    # every ratio in about 5 minutes
     python benchmarks/run.py --only svd,serving     # and keep the other lines of results.json
 
 Writes benchmarks/results.json and benchmarks/scaling.png. The README beside it explains each line.
@@ -131,7 +131,7 @@ def draw(points: list[dict], path: Path) -> None:
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="smaller runs: under 5 minutes")
+    parser.add_argument("--quick", action="store_true", help="smaller runs: about 5 minutes")
     parser.add_argument("--only", default=",".join(CASES), help=f"some of {', '.join(CASES)}")
     parser.add_argument("--output", type=Path, default=HERE / "results.json")
     parser.add_argument("--case", choices=list(CASES), help=argparse.SUPPRESS)

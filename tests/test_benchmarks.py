@@ -7,6 +7,7 @@ import torch
 from conftest import REPOSITORY, run_script
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+import cores  # noqa: E402
 import run  # noqa: E402
 
 PUBLISHED = json.loads((REPOSITORY / "benchmarks" / "results.json").read_text())
@@ -51,12 +52,15 @@ def test_damage_between_start_and_end_is_told_or_without_effect(tmp_path):
 
 
 def test_the_published_results_hold_every_line_and_stand_in_the_readme():
-    lines = PUBLISHED
-    assert set(NAMES) <= {line["name"] for line in lines}
-    check(lines)
+    assert set(NAMES) <= {line["name"] for line in PUBLISHED}
     text = (REPOSITORY / "benchmarks" / "README.md").read_text()
-    for line in lines:
-        assert f"| {line['name']} | {line['unit']} | {line['ours']:.4g} |" in text
+    in_fp32 = json.loads((REPOSITORY / "benchmarks" / "results_fp32.json").read_text())
+    for lines in (PUBLISHED, in_fp32):
+        check(lines)
+        for line in run.table(lines).splitlines():
+            assert line in text
+    split = json.loads((REPOSITORY / "benchmarks" / "cores.json").read_text())
+    assert cores.table(split["sentences_per_second"]) in text
 
 
 def test_every_line_of_the_gpus_table_runs_on_tiny_shapes(tmp_path):
