@@ -86,13 +86,19 @@ def test_without_a_gpu_the_gpus_table_is_refused():
     assert done.returncode != 0 and "there is no GPU here; --tiny" in done.stderr
 
 
-def test_every_split_of_the_cores_is_measured_on_the_same_line(tmp_path):
+def test_every_split_of_the_cores_is_measured_and_written_as_a_table(tmp_path, monkeypatch, capsys):
     output = tmp_path / "cores.json"
-    done = subprocess.run(
-        [sys.executable, REPOSITORY / "benchmarks" / "cores.py", "--quick", "--only", "kd_minilm",
-         "--steps", "2", "--output", output], capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    asked = []
+    monkeypatch.setattr(cores, "measured", lambda *call: asked.append(call[2]) or 10.0 * len(asked))
+    cores.main(["--quick", "--only", "kd_minilm", "--output", str(output)])
+    assert asked == list(cores.WAYS.values())
     (line,) = json.loads(output.read_text())["sentences_per_second"].values()
-    assert len(line) == 4 and all(speed > 0 for speed in line.values())
-    assert done.stdout.count("|") == 3 * 6  # the head, its rule, one line
+    assert list(line.values()) == [10.0, 20.0, 30.0, 40.0]
+    assert "| kd_minilm | 10 | 20 | 30 | 40 |" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cores.main(["--only", "kd_minilm,kd_maxilm"])
+    assert "--only: kd_maxilm; the lines are kd_bert_base" in capsys.readouterr().err
+
+
+def test_two_processes_of_a_run_are_timed_together(tmp_path):
+    assert cores.measured("kd_minilm", 2, (1, 2, 1), 0, str(tmp_path)) > 0
