@@ -65,7 +65,7 @@ How to read it:
   others ("new ones"); the scores of the two parts are given for the later runs only.
 - Records differ in what the scripts of their commit do beside the settings: in bf16 or fp32 (a
   stage's "arithmetic", in those of before "bf16" of the machine), and in pools of 50 or of up to
-  200 batches that are sorted by length together. Lines of a table are of one kind unless it says so.
+  200 batches that are sorted by length together. A table's lines are alike unless it says so.
 
 A record is a line of `experiments/minilm/records.jsonl`, one a seed: its scores to all digits, the
 commit and the machine that made it (null in those of before these were noted), its stages. Each of
