@@ -186,9 +186,11 @@ def dev_scores(task_name: str, model: Path, teacher_folder: Path) -> dict[str, o
     """Both models on all of dev, and the interval of their difference."""
     task = find_task(task_name)
     path = REPOSITORY / "data" / task.name / task.dev_files[0]
-    dev = encode_file(path, task, read_tokenizer(model), task.max_seq_length)
-    labels = np.asarray(dev.labels)
-    ours, theirs = (predict(load_model(f, task), dev, 32) for f in (model, teacher_folder))
+    answers = []
+    for folder in (model, teacher_folder):  # each with its own tokenizer
+        dev = encode_file(path, task, read_tokenizer(folder), task.max_seq_length)
+        answers.append(predict(load_model(folder, task), dev, 32))
+    labels, (ours, theirs) = np.asarray(dev.labels), answers
     scores, teachers = score(task, ours, labels), score(task, theirs, labels)
     return {
         "metric": scores.metric,
