@@ -36,6 +36,7 @@ TABLES = {
     "pruning": "frequency of pruning and learning-rate schedule (Setting 3)",
     "recipe": "one change at a time",
     "knowledge": "fewer hidden states, as the authors' next paper has them (Setting 1)",
+    "vocabulary": "the word pieces of some texts alone, after training (Setting 1)",
     "published1": "training as published, one key at a time (Setting 1)",
     "published4": "training as published, one key at a time (Setting 4)",
 }
@@ -47,6 +48,7 @@ REFERENCES = {
     "pruning": ("settings", "setting3"),
     "recipe": ("settings", "setting1"),
     "knowledge": ("settings", "setting1"),
+    "vocabulary": ("settings", "setting1"),
 }
 # what the published KD scripts do, and the configs of minilm/ do otherwise
 PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
@@ -82,6 +84,15 @@ def changed(table: str, name: str, says: str, seeds=(1,), tasks=("SST-2",), **fl
 def knows(name: str, says: str, **flags) -> Experiment:
     """Setting 1 from a part of the teacher's hidden states, on a large task and a small one."""
     return changed("knowledge", name, says, (1, 2, 3), ("SST-2", "MRPC"), **flags)
+
+
+def fewer_pieces(task: str, of: str, says: str) -> Experiment:
+    """A finished student of Setting 1 with the word pieces of some data alone."""
+
+    def chain(lab: StageLab) -> Path:
+        return lab.keep_pieces(f"setting1_pieces_{of}", setting1(lab), of)
+
+    return Experiment("vocabulary", f"pieces_{of}", says, chain, tasks=(task,))
 
 
 def iterative(table: str, name: str, says: str, **flags) -> Experiment:
@@ -288,6 +299,10 @@ EXPERIMENTS = [
           hsk_width="uniform_mask"),
     knows("all_three_left_out", "1l_10t_0.1h of fixed units, the others left out of the loss",
           hsk="1l_10t_0.1h", hsk_width="uniform_mask", hsk_masked="left_out"),
+    fewer_pieces("SST-2", "SST-2", "the pieces of the 20,000 training rows"),
+    fewer_pieces("SST-2", "MRPC", "another domain's: of MRPC's sentences from news"),
+    fewer_pieces("MRPC", "MRPC", "the pieces of the training rows"),
+    fewer_pieces("MRPC", "SST-2", "another domain's: of SST-2's film reviews"),
     *as_published(setting1, 1),
     *as_published(setting4, 4),
 ]  # fmt: skip

@@ -30,7 +30,7 @@ from rosita.checkpoint import load_model
 from rosita.cli import ArgumentParser, run_script
 from rosita.data.encode import encode_file
 from rosita.deploy.latency import machine, weights_bytes
-from rosita.evaluation import paired_bootstrap, predict, score
+from rosita.evaluation import Scores, paired_bootstrap, predict, score
 from rosita.files import read_json, write_json
 from rosita.provenance import read_run
 from rosita.runtime import auto_takes_bf16
@@ -107,6 +107,9 @@ def run_experiment(experiment: Experiment, task: str, seed: int, results: Path) 
             {"folder": str(folder.relative_to(MODELS)), **short_run(folder)} for folder in ran
         ],
     }
+    if "dev_score" not in record["stages"][-1]:  # cut after its training
+        held_out = scores_of(task, model, lab.data_dir)[1]
+        record["stages"][-1] |= {"metric": held_out.metric, "dev_score": held_out.main}
     record["hours"] = round(sum(s.get("seconds", 0) for s in record["stages"]) / 3600, 3)
     add_record(results, record | made_by)
     print(
@@ -185,21 +188,29 @@ def measure_serving(task: str, results: Path) -> None:
 def dev_scores(task_name: str, model: Path, teacher_folder: Path) -> dict[str, object]:
     """Both models on all of dev, and the interval of their difference."""
     task = find_task(task_name)
-    path = REPOSITORY / "data" / task.name / task.dev_files[0]
-    answers = []
-    for folder in (model, teacher_folder):  # each with its own tokenizer
-        dev = encode_file(path, task, read_tokenizer(folder), task.max_seq_length)
-        answers.append(predict(load_model(folder, task), dev, 32))
-    labels, (ours, theirs) = np.asarray(dev.labels), answers
-    scores, teachers = score(task, ours, labels), score(task, theirs, labels)
+    data = REPOSITORY / "data" / task.name
+    ours, scores, labels = scores_of(task_name, model, data)
+    theirs, teachers, _ = scores_of(task_name, teacher_folder, data)
     return {
         "metric": scores.metric,
         "score": scores.main,
         "teacher_score": teachers.main,
         "difference_95": paired_bootstrap(task, ours, theirs, labels),
-        "dev_rows": len(dev),
-        **({"by_source": by_source(task, path, ours, theirs, labels)} if task is COLA else {}),
+        "dev_rows": len(labels),
+        **(
+            {"by_source": by_source(task, data / task.dev_files[0], ours, theirs, labels)}
+            if task is COLA
+            else {}
+        ),
     }
+
+
+def scores_of(task_name: str, model: Path, data: Path) -> tuple[np.ndarray, Scores, np.ndarray]:
+    """A model's answers to the dev rows of `data`, read by its own tokenizer; scores; labels."""
+    task = find_task(task_name)
+    dev = encode_file(data / task.dev_files[0], task, read_tokenizer(model), task.max_seq_length)
+    answers, labels = predict(load_model(model, task), dev, 32), np.asarray(dev.labels)
+    return answers, score(task, answers, labels), labels
 
 
 def by_source(

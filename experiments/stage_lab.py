@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from rosita import api
+from rosita.data.tsv import TsvFile
 from rosita.errors import RositaError
 from rosita.provenance import read_run
 from rosita.pruning.importance import read_scores
+from rosita.tasks import find_task
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MODELS = REPOSITORY / "models" / "minilm"
@@ -97,6 +99,18 @@ class StageLab:
             scored = scored and (model / "taylor_score").exists()
             scores = read_scores(model, start.model) if scored else None
             api.prune(start, shape, scores, folder, **how)
+        return folder
+
+    def keep_pieces(self, name: str, model: Path, of: str) -> Path:
+        """A model with the word pieces of the training data of a task alone, not trained on."""
+        folder = self._folder(name)
+        if self._runs(folder, {"vocabulary": of}):
+            task = find_task(of)
+            data = self.data_dir if of == self.task else REPOSITORY / "data" / of
+            rows = TsvFile(data / task.train_file, task).rows()
+            texts = [text for row in rows for text in row.texts]
+            start = self._load(model)
+            api.prune(start, start.shape, None, folder, vocabulary=texts)
         return folder
 
     def distil(

@@ -15,7 +15,7 @@ from statistics import mean, stdev
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY, make_bert, python, run_script, sentences, write_cola
+from conftest import REPOSITORY, WORDS, make_bert, python, run_script, sentences, write_cola
 from test_readme import IGNORED
 
 from rosita.errors import RositaError
@@ -337,6 +337,26 @@ def test_a_chain_that_ctrl_c_ends_goes_on_where_it_was(lab, tmp_path, monkeypatc
     assert seen == list(range(1, 16))  # no step twice, and no other stage ran again
     assert (cut / "model.safetensors").read_bytes() == whole
     assert [read_run(folder)["stage"] for folder in dict.fromkeys(lab.ran)] == STAGES
+
+
+def test_a_student_of_fewer_pieces_answers_texts_of_these_as_before_by_its_own_tokenizer(
+    lab, tmp_path
+):
+    teacher, dev = chains.teacher(lab), lab.data_dir
+    own = lab.keep_pieces("own", teacher, "CoLA")
+    before, scores, labels = reproduce.scores_of("CoLA", teacher, dev)
+    after, same, _ = reproduce.scores_of("CoLA", own, dev)  # dev has the words of train
+    np.testing.assert_allclose(after, before, atol=1e-5)
+    assert same.main == scores.main and len(labels) == 20
+    film = tmp_path / "data" / "SST-2" / "train.tsv"
+    film.parent.mkdir(parents=True)
+    film.write_text("sentence\tlabel\n" + "".join(f"{word}\t1\n" for word in WORDS[:2]))
+    other = lab.keep_pieces("other", teacher, "SST-2")
+    sizes = [read_run(folder)["vocabulary"] for folder in (own, other)]
+    whole = json.loads((teacher / "config.json").read_text())["vocab_size"]
+    assert sizes[1] < sizes[0] <= whole
+    found, _, _ = reproduce.scores_of("CoLA", other, dev)
+    assert found.shape == before.shape and not np.allclose(found, before, atol=1e-5)
 
 
 def test_an_experiment_runs_from_teacher_to_record_and_a_second_call_runs_nothing(tmp_path):
