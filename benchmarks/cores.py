@@ -87,7 +87,7 @@ def measured(name: str, steps: int, split: tuple[int, int, int], seed: int, fold
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         for rank in range(processes):
-            world = {"OMP_NUM_THREADS": threads}
+            world: dict[str, object] = {"OMP_NUM_THREADS": threads}
             if processes > 1:
                 world |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes,
                           "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
