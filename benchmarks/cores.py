@@ -114,15 +114,10 @@ def worker(name: str, steps: int, seed: str, folder: str) -> float:
     import distilling
     from common import BASE_STUDENT, BERT_BASE, MINILM, MINILM_STUDENT, random_model
 
-    from rosita.distillation.knowledge import layer_map
-
     of_base = name == "kd_bert_base"
     config, shape = (BERT_BASE, BASE_STUDENT) if of_base else (MINILM, MINILM_STUDENT)
     student = random_model(config, shape)
-    followed = None
-    if LINES[name][1]:
-        layers = config.num_hidden_layers, student.config.num_hidden_layers
-        followed = list(layer_map(*layers).values())
+    followed = distilling.followed_states(config, student) if LINES[name][1] else None
     # token ids and states are there from the first way on, which is a process by itself
     data = distilling.encoded(Path(folder))
     with tempfile.TemporaryDirectory(dir=folder) as own:

@@ -302,8 +302,7 @@ def against_cached(
             student = random_model(config, shape)
             followed = None
             if who == "cached":
-                layers = config.num_hidden_layers, student.config.num_hidden_layers
-                followed = list(layer_map(*layers).values()) if states else []
+                followed = followed_states(config, student) if states else []
             new = ours(teacher, student, small, steps, folder, states, number, followed)
             sums[who] = [a + b for a, b in zip(sums[who], new, strict=True)]
     speed = {who: rows / seconds for who, (rows, seconds) in sums.items()}
@@ -312,6 +311,12 @@ def against_cached(
     return rates(
         name, speed["cached"], speed["not"], limit, "without the pass that fills the cache"
     )
+
+
+def followed_states(teacher: RositaConfig, student: RositaForSequenceClassification) -> list[int]:
+    """Numbers of the teacher's hidden states that the student learns."""
+    layers = teacher.num_hidden_layers, student.config.num_hidden_layers
+    return list(layer_map(*layers).values())
 
 
 def _first_rows(data: Encoded, rows: int) -> Encoded:

@@ -171,16 +171,17 @@ prune_to_shape() {  # SOURCE TARGET: one step to the config's shape
 
 # A narrow student's step gains little from more threads (benchmarks/README.md, "Splitting the
 # cores"); OMP_NUM_THREADS=... says otherwise.
-threads_of_kd() {  # CONFIG
+threads_of_kd() {
     local cores
     cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
-    case $1 in setting*) cores=$((cores < KD_THREADS ? cores : KD_THREADS)) ;; esac
-    echo "${OMP_NUM_THREADS:-$cores}"
+    echo "${OMP_NUM_THREADS:-$((cores < KD_THREADS ? cores : KD_THREADS))}"
 }
 
 distil() {  # CONFIG TEACHER STUDENT OUTPUT
     say "distil: $1"
-    (cd "$ROOT/KD" && OMP_NUM_THREADS=$(threads_of_kd "$1") "$PYTHON" train.py \
+    (cd "$ROOT/KD"
+    case $1 in setting*) OMP_NUM_THREADS=$(threads_of_kd) && export OMP_NUM_THREADS ;; esac
+    "$PYTHON" train.py \
         --config_dir "$CONFIGS/config_$1.json" \
         --task_name "$TASK" --do_lower_case --aug_train --teacher_model "$MODELS/$2" \
         --student_model "$3" --data_dir "$DATA/$NAME" --output_dir "$MODELS/$4" \

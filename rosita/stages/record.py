@@ -63,6 +63,15 @@ def _result(evaluation: dict[str, Any], model: RositaForSequenceClassification) 
     }
 
 
+def _course(progress: Progress) -> dict[str, Any]:
+    return {
+        "steps": progress.step,
+        "seconds": round(progress.seconds, 1),
+        "arithmetic": ", then ".join(progress.arithmetic),
+        "history": progress.history,
+    }
+
+
 def finish(run: Run, progress: Progress, model: RositaForSequenceClassification) -> dict[str, Any]:
     """Write the final run.json (`model`: the best, as read back) and remove the saved state.
 
@@ -72,10 +81,7 @@ def finish(run: Run, progress: Progress, model: RositaForSequenceClassification)
         finished=True,
         best=progress.best,
         **_result(progress.best, model),
-        steps=progress.step,
-        seconds=round(progress.seconds, 1),
-        arithmetic=", then ".join(progress.arithmetic),
-        history=progress.history,
+        **_course(progress),
     )
     run.remove_state()
     return progress.best
@@ -93,10 +99,7 @@ def score_weights(run: Run, training: Training, mean: bool) -> None:
         save_scores(path, scores)
     run.write(
         finished=True,
-        steps=progress.step,
-        seconds=round(progress.seconds, 1),
-        arithmetic=", then ".join(progress.arithmetic),
-        history=progress.history,
+        **_course(progress),
     )
     run.remove_state()
     print(f"scores of {progress.step} batches are in {path}")
