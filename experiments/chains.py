@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
+from rosita.data.tsv import TsvFile
 from rosita.pruning.shape import Shape
+from rosita.tasks import find_task
 from stage_lab import LARGE, StageLab
 
 SHAPE = "a2_l4_f256_e64"  # 3.5 M of 22.7 M parameters: 6.5x smaller
@@ -72,6 +74,18 @@ def setting4(lab: StageLab, name: str = "setting4", **flags) -> Path:
     depth = f"bert_4layer_{name}" if first else "bert_4layer"
     shallow = lab.distil(depth, "bert-8layer", student, student, **first)
     return lab.distil(name, "setting4", shallow, shallow, **flags)
+
+
+def transferred(lab: StageLab, others: tuple[str, ...], epochs: int, **flags) -> Path:
+    """Setting 1 on the pairs of other tasks besides, in as many steps as `epochs` of its own."""
+    own, data = rows_of(lab.data_dir, lab.task), lab.with_pairs_of(others)
+    share = own / rows_of(data, lab.task, "train_aug.tsv")
+    flags |= {"num_train_epochs": epochs * share, "data_dir": data, "aug_train": True}
+    return setting1(lab, f"setting1_with_{'_'.join(others)}", **flags)
+
+
+def rows_of(folder: Path, task_name: str, file: str = "train.tsv") -> int:
+    return sum(1 for _ in TsvFile(folder / file, find_task(task_name)).rows())
 
 
 def two_phases(lab: StageLab, name: str = "two_phases", epochs: int = 3, **flags) -> Path:

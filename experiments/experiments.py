@@ -22,6 +22,7 @@ from chains import (
     setting4,
     teacher,
     teacher_of_seed,
+    transferred,
     two_phases,
 )
 from rosita.pruning.shape import Shape
@@ -37,6 +38,7 @@ TABLES = {
     "recipe": "one change at a time",
     "knowledge": "fewer hidden states, as the authors' next paper has them (Setting 1)",
     "vocabulary": "the word pieces of some texts alone, after training (Setting 1)",
+    "transfer": "sentence pairs of other tasks besides, by the teacher alone",
     "published1": "training as published, one key at a time (Setting 1)",
     "published4": "training as published, one key at a time (Setting 4)",
 }
@@ -49,6 +51,7 @@ REFERENCES = {
     "recipe": ("settings", "setting1"),
     "knowledge": ("settings", "setting1"),
     "vocabulary": ("settings", "setting1"),
+    "transfer": ("goal", "fresh_60_no_dropout"),
 }
 # what the published KD scripts do, and the configs of minilm/ do otherwise
 PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
@@ -84,6 +87,24 @@ def changed(table: str, name: str, says: str, seeds=(1,), tasks=("SST-2",), **fl
 def knows(name: str, says: str, **flags) -> Experiment:
     """Setting 1 from a part of the teacher's hidden states, on a large task and a small one."""
     return changed("knowledge", name, says, (1, 2, 3), ("SST-2", "MRPC"), **flags)
+
+
+def transfer(task: str, others: tuple[str, ...]) -> list[Experiment]:
+    """The best recipe without augmentation, on a task's own pairs, and on others' besides."""
+    flags: dict[str, Any] = {"learning_rate": 6e-4, "repr_weight": 10, "dropout": 0}
+
+    def plain(lab: StageLab) -> Path:
+        return setting1(lab, "setting1_plain_60", num_train_epochs=60, **flags)
+
+    def besides(lab: StageLab) -> Path:
+        return transferred(lab, others, 60, **flags)
+
+    return [
+        Experiment("transfer", "plain_60", "the best recipe, its own pairs alone, as they are",
+                   plain, tasks=(task,), seeds=(1,)),
+        Experiment("transfer", "others_pairs", f"the pairs of {' and '.join(others)} besides, as"
+                   " many steps", besides, tasks=(task,), seeds=(1,)),
+    ]  # fmt: skip
 
 
 def fewer_pieces(task: str, of: str, says: str) -> Experiment:
@@ -179,11 +200,14 @@ EXPERIMENTS = [
           learning_rate=1e-4, num_train_epochs=6, per_gpu_train_batch_size=16, logging_steps=236,
           warmup_steps=200),
     tuned("CoLA", "5e-5_20_epochs", "20 epochs", num_train_epochs=20),
+    *(tuned("CoLA", f"1e-4_renewed_{layers}", "peak rate 1e-4, pooler and top"
+            f" {layers} layers drawn anew", learning_rate=1e-4, renewed_layers=layers)
+      for layers in (1, 2)),
+    *(tuned(task, "1e-4_10_epochs", "peak rate 1e-4, 10 epochs", learning_rate=1e-4,
+            num_train_epochs=10) for task in OTHERS),
     *(tuned(task, "1e-4", "peak rate 1e-4", learning_rate=1e-4) for task in OTHERS),
     *(tuned(task, "5e-5_batch_16", "batches of 16", per_gpu_train_batch_size=16,
             logging_steps=steps) for task, steps in (("MRPC", 102), ("STS-B", 160), ("RTE", 70))),
-    tuned("RTE", "1e-4_10_epochs", "peak rate 1e-4, 10 epochs", learning_rate=1e-4,
-          num_train_epochs=10),
     at_its_best("SST-2", "fresh_20_no_dropout", "Setting 1, 20 epochs, every second one with"
                 " fresh replacements, rate 6e-4, ten times the representation loss, no dropout",
                 num_train_epochs=20, fresh_augmentation="alternate", dropout=0),
@@ -303,6 +327,8 @@ EXPERIMENTS = [
     fewer_pieces("SST-2", "MRPC", "another domain's: of MRPC's sentences from news"),
     fewer_pieces("MRPC", "MRPC", "the pieces of the training rows"),
     fewer_pieces("MRPC", "SST-2", "another domain's: of SST-2's film reviews"),
+    *transfer("MRPC", ("RTE", "STS-B")),
+    *transfer("RTE", ("MRPC", "STS-B")),
     *as_published(setting1, 1),
     *as_published(setting4, 4),
 ]  # fmt: skip

@@ -1,8 +1,8 @@
 """The records of finished experiments, and the stages that they share: files of JSON lines.
 
-records.jsonl            a line a record: table, name, task, seed, scores, ... and its stages' keys
-stages-TASK-DATA.jsonl   a line a stage, however many records share it: settings, losses, scores on
-                         the way; a file a task and training set
+records.jsonl                a line a record: table, name, task, seed, scores, ... its stages' keys
+stages-TASK-DATA-SEED.jsonl  a line a stage, however many records share it: settings, losses, scores
+                             on the way; a file a task, training set and seed of the stage
 
 A stage's key is TASK/DATA/FOLDER@HASH, its folder in models/minilm/ and the hash of its line: the
 same folder made twice, by two machines say, is two stages. The lines are sorted, so that a file
@@ -96,14 +96,31 @@ def held_out(found: list[dict]) -> list[float]:
     return [100 * record["stages"][-1]["dev_score"] for record in found]
 
 
+def weights_of(record: dict) -> str | None:
+    """The checksum of its model's weights; None in records of before these were noted."""
+    return record["stages"][-1].get("weights")
+
+
+def difference_95(found: list[dict]) -> tuple[list[float], bool]:
+    """The interval of the difference to the teacher, and whether it is over all seeds of a line.
+
+    Otherwise it is the first seed's, over rows alone.
+    """
+    weights = [weights_of(record) for record in found]
+    for record in found:
+        if record.get("over_seeds", {}).get("weights") == weights:
+            return record["over_seeds"]["difference_95"], True
+    return found[0]["difference_95"], False
+
+
 def best_on_held_out(groups: dict[str, list[dict]]) -> str:
     """The experiment whose models score best on the held-out rows, on average over seeds."""
     return max(groups, key=lambda name: mean(held_out(groups[name])))
 
 
 def _stage_file(folder: Path, key: str) -> Path:
-    task, data = key.split("/")[:2]
-    return folder / STAGES.replace("*", f"{task}-{data}")
+    task, data, stage = key.partition("@")[0].split("/")[:3]
+    return folder / STAGES.replace("*", f"{task}-{data}-{stage.rpartition('-')[2]}")
 
 
 def _identity(record: dict) -> tuple:

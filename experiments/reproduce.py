@@ -5,7 +5,7 @@
 Reads   data/TASK/, models/bert_pt/ (MiniLM), glove/glove.6B.50d/, KD/configurations/minilm/
 Writes  data/held_out/, models/minilm/ (the models and their logs; not kept in the repository)
         experiments/minilm/records.jsonl: a line a record, scores on all of dev, the interval of
-        the difference to the teacher, commit and machine; stages-TASK-DATA.jsonl: its stages
+        the difference to the teacher, commit and machine; stages-TASK-DATA-SEED.jsonl: its stages
         with --serving experiments/minilm/serving-TASK.json: latency and size in every format
 
 The best step of each stage is chosen on sentences held out of train; dev is read once, at the end.
@@ -25,7 +25,15 @@ import torch
 
 from chains import TEACHER_SEED, teacher
 from experiments import EXPERIMENTS, Experiment
-from records import add_record, best_on_held_out, curves, groups_of, has_record, read_records
+from records import (
+    add_record,
+    best_on_held_out,
+    curves,
+    groups_of,
+    has_record,
+    read_records,
+    weights_of,
+)
 from rosita.checkpoint import load_model
 from rosita.cli import ArgumentParser, run_script
 from rosita.data.encode import encode_file
@@ -66,6 +74,8 @@ def main(argv: list[str] | None = None) -> None:
         )
         if not known and not args.dry_run:
             run_experiment(experiment, task, seed, args.results)
+        if not args.dry_run:
+            add_interval_over_seeds(experiment, task, args.results)
     for task in args.tasks if args.serving and not args.dry_run else []:
         measure_serving(task, args.results)
 
@@ -119,6 +129,31 @@ def run_experiment(experiment: Experiment, task: str, seed: int, results: Path) 
     )
 
 
+def add_interval_over_seeds(experiment: Experiment, task: str, results: Path) -> None:
+    """Add to the last seed's record the interval over rows and seeds, if their models are here."""
+    found = groups_of(read_records(results), task, experiment.table)[experiment.name]
+    noted = [record for record in found if weights_of(record)]
+    here = [r for r in noted if read_run(model_of(r)).get("weights") == weights_of(r)]
+    weights = [weights_of(record) for record in here]
+    known = [set(r["over_seeds"]["weights"]) for r in found if "over_seeds" in r]
+    tuned = StageLab(task, experiment.data, SERVED_SEED).models / f"bert_ft-{TEACHER_SEED}"
+    if len(here) < 2 or any(some >= set(weights) for some in known) or not tuned.exists():
+        return
+    data = REPOSITORY / "data" / task
+    theirs, scores, labels = scores_of(task, tuned, data)
+    if any(record["teacher_score"] != scores.main for record in here):
+        print(f"{task} {experiment.table}/{experiment.name}: its seeds had other teachers")
+        return
+    ours = [scores_of(task, model_of(record), data)[0] for record in here]
+    interval = paired_bootstrap(find_task(task), ours, theirs, labels)
+    together = {"weights": weights, "difference_95": interval}
+    add_record(results, here[-1] | {"over_seeds": together})
+
+
+def model_of(record: dict) -> Path:
+    return MODELS / record["stages"][-1]["folder"]
+
+
 def commit(repository: Path) -> str | None:
     """The commit checked out, "-dirty" if a file of it is changed; None outside git.
 
@@ -167,7 +202,7 @@ def measure_serving(task: str, results: Path) -> None:
     models = {}
     for record in (r for found in groups for r in found if r["seed"] == SERVED_SEED):
         lab = StageLab(task, record["data"], SERVED_SEED)
-        folder = MODELS / record["stages"][-1]["folder"]
+        folder = model_of(record)
         taught = f"{record['train_rows']:,} rows"
         tuned = lab.models / f"bert_ft-{TEACHER_SEED}"
         for name, model in ((f"teacher, {taught}", tuned), (f"{record['name']}, {taught}", folder)):
@@ -194,8 +229,9 @@ def dev_scores(task_name: str, model: Path, teacher_folder: Path) -> dict[str, o
     return {
         "metric": scores.metric,
         "score": scores.main,
+        "scores": scores.all,
         "teacher_score": teachers.main,
-        "difference_95": paired_bootstrap(task, ours, theirs, labels),
+        "difference_95": paired_bootstrap(task, [ours], theirs, labels),
         "dev_rows": len(labels),
         **(
             {"by_source": by_source(task, data / task.dev_files[0], ours, theirs, labels)}

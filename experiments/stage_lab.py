@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from rosita import api
 from rosita.data.tsv import TsvFile
 from rosita.errors import RositaError
+from rosita.files import atomic_write
+from rosita.model import RositaForSequenceClassification
 from rosita.provenance import read_run
 from rosita.pruning.importance import read_scores
 from rosita.tasks import find_task
@@ -66,11 +71,20 @@ class StageLab:
     def models(self) -> Path:
         return MODELS / self.task / self.data
 
-    def fine_tune(self, name: str, source: Path, seed: int | None = None, **settings: Any) -> Path:
+    def fine_tune(
+        self,
+        name: str,
+        source: Path,
+        seed: int | None = None,
+        renewed_layers: int = 0,
+        **settings: Any,
+    ) -> Path:
         folder, seed = self._folder(name, seed), seed or self.seed
         settings = {**FINE_TUNE[self.task, self.data], **settings, "seed": seed}
-        if self._runs(folder, settings):
+        how = {**settings, "renewed_layers": renewed_layers} if renewed_layers else settings
+        if self._runs(folder, how):
             start = self._load(source, seed)
+            renew(start.model, renewed_layers, seed)
             api.fine_tune(start, self.data_dir, folder, evaluate_during_training=True, **settings)
         return folder
 
@@ -154,6 +168,32 @@ class StageLab:
             )  # fmt: skip
         return folder
 
+    def with_pairs_of(self, others: Sequence[str]) -> Path:
+        """The training set and the pairs of others, as augmented rows; returns its folder.
+
+        A pair of another task has no label here: it has the first row's, for its place in the file,
+        and is for a distillation by the teacher alone.
+        """
+        folder = self.data_dir.parent / f"{self.data}_{'_'.join(others)}" / self.task
+        task = find_task(self.task)
+        own = TsvFile(self.data_dir / task.train_file, task)
+        rows = list(own.rows())
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in (task.train_file, *task.dev_files):
+            if not (folder / file).is_symlink():
+                (folder / file).symlink_to(self.data_dir / file)
+        with atomic_write(folder / "train_aug.tsv") as file:
+            file.writelines(f"{line}\n" for line in [own.header] if line is not None)
+            file.writelines("\t".join(row.fields) + "\n" for row in rows)
+            for name in others:
+                other = find_task(name)
+                for row in TsvFile(REPOSITORY / "data" / name / other.train_file, other).rows():
+                    fields = list(rows[0].fields)
+                    for column, text in zip(own.text_columns, row.texts, strict=True):
+                        fields[column] = text
+                    file.write("\t".join(fields) + "\n")
+        return folder
+
     def hold_out(self) -> None:
         """Make the training set and the held-out rows, once."""
         if (self.data_dir / "dev.tsv").exists():
@@ -182,6 +222,19 @@ class StageLab:
         how = " ".join(f"{name}={value}" for name, value in settings.items())
         print(f"+ {folder} {how}".replace(f"{REPOSITORY}/", ""), flush=True)
         return True
+
+
+def renew(model: RositaForSequenceClassification, layers: int, seed: int) -> None:
+    """Draw the weights of the top layers and of the pooler anew (Zhang et al., ICLR 2021)."""
+    if not layers:
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        drawn = RositaForSequenceClassification(model.config)
+    ours, new = model.bert.encoder.layer, drawn.bert.encoder.layer
+    for top in range(len(ours) - layers, len(ours)):
+        ours[top].load_state_dict(new[top].state_dict())
+    model.bert.pooler.load_state_dict(drawn.bert.pooler.state_dict())
 
 
 def run_checked(script: str, *arguments: object) -> None:

@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,26 +146,30 @@ def mean_loss(task: Task, logits: np.ndarray, labels: np.ndarray) -> float:
 
 def paired_bootstrap(
     task: Task,
-    first: np.ndarray,
-    second: np.ndarray,
+    ours: Sequence[np.ndarray],
+    theirs: np.ndarray,
     labels: np.ndarray,
     draws: int = 2000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """95 % interval of the difference of two models' main scores on the same rows.
+    """95 % interval of the difference between a training's mean main score and another model's.
 
-    Logits (rows, num_labels) each; rows are drawn with replacement, the same for both (percentile
-    bootstrap, Efron). Draws on which a score is undefined are left out.
+    `ours`: logits (rows, num_labels) of one model a training seed; `theirs` of one model. Rows are
+    drawn with replacement, the same for all models, and seeds as well (percentile bootstrap,
+    Efron). A few seeds tell little of how far seeds differ: of three, the interval takes two thirds
+    of their variance for all of it. Draws on which a score is undefined are left out.
     """
     random = np.random.default_rng(seed)
     differences = []
     for _ in range(draws):
         rows = random.integers(len(labels), size=len(labels))
+        models = random.integers(len(ours), size=len(ours))
         try:
-            ours, theirs = (score(task, logits[rows], labels[rows]) for logits in (first, second))
+            found = {n: score(task, ours[n][rows], labels[rows]).main for n in set(models.tolist())}
+            other = score(task, theirs[rows], labels[rows]).main
         except UndefinedScore:
             continue
-        differences.append(ours.main - theirs.main)
+        differences.append(float(np.mean([found[n] for n in models])) - other)
     low, high = np.percentile(differences, [2.5, 97.5])
     return float(low), float(high)
 

@@ -15,11 +15,13 @@ from statistics import mean, stdev
 
 import numpy as np
 import pytest
+import torch
 from conftest import REPOSITORY, WORDS, make_bert, python, run_script, sentences, write_cola
 from test_readme import IGNORED
 
+from rosita.data.tsv import TsvFile
 from rosita.errors import RositaError
-from rosita.evaluation import paired_bootstrap
+from rosita.evaluation import paired_bootstrap, score
 from rosita.provenance import read_run
 from rosita.tasks import GLUE
 from rosita.training.loop import Training
@@ -29,6 +31,7 @@ chains, hold_out, records, reproduce, results, stage_lab = map(
     importlib.import_module,
     ("chains", "hold_out", "records", "reproduce", "results", "stage_lab"),
 )
+EXPERIMENTS = reproduce.EXPERIMENTS
 LARGE_ENOUGH = {  # for chains.SHAPE
     "hidden_size": 96,
     "num_hidden_layers": 6,
@@ -90,11 +93,26 @@ def test_the_bootstrap_interval_is_that_of_the_normal_approximation_on_many_rows
     labels = rng.integers(2, size=2000)
     right = rng.random((2, 2000)) < np.array([[0.8], [0.9]])
     logits = [np.eye(2)[np.where(found, labels, 1 - labels)] for found in right]
-    low, high = paired_bootstrap(GLUE["SST-2"], *logits, labels)
+    low, high = paired_bootstrap(GLUE["SST-2"], logits[:1], logits[1], labels)
     difference = right[0].astype(float) - right[1]
     half = 1.96 * difference.std() / len(labels) ** 0.5
     assert low == pytest.approx(difference.mean() - half, abs=0.15 * half)
     assert high == pytest.approx(difference.mean() + half, abs=0.15 * half)
+
+
+def test_an_interval_over_seeds_has_the_variance_of_rows_and_of_the_drawn_seeds():
+    rng = np.random.default_rng(1)
+    labels = rng.integers(2, size=3000)
+    wrong = rng.random((4, 3000)) < np.array([[0.1], [0.2], [0.3], [0.15]])
+    *ours, theirs = (np.eye(2)[labels ^ row] for row in wrong)
+    low, high = paired_bootstrap(GLUE["SST-2"], ours, theirs, labels)
+    means = 1 - wrong[:3].mean(axis=1)
+    of_seeds = means.var() / 3  # of a mean of three draws, with replacement
+    of_rows = (wrong[3].astype(float) - wrong[:3].mean(axis=0)).var() / 3000
+    half = 1.96 * (of_seeds + of_rows) ** 0.5
+    center = means.mean() - (1 - wrong[3].mean())
+    assert (low + high) / 2 == pytest.approx(center, abs=0.1 * half)
+    assert (high - low) / 2 == pytest.approx(half, rel=0.1)
 
 
 def test_colas_dev_is_scored_apart_by_whether_train_quotes_the_same_source(tmp_path):
@@ -139,15 +157,15 @@ def test_a_record_is_read_as_it_was_written_and_a_stage_of_two_stands_once(tmp_p
     for one in reversed(written):
         records.add_record(tmp_path, one)
     assert records.read_records(tmp_path) == written
-    keys = [
-        json.loads(line)["key"].split("@")[0]
-        for line in open(tmp_path / "stages-SST-2-20k.jsonl", encoding="utf-8")
-    ]
-    assert keys == [f"SST-2/20k/{name}" for name in ("bert_ft-1", "no_kd-1", "setting1-2")]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "records.jsonl",
-        "stages-SST-2-20k.jsonl",
-    ]
+    keys = {
+        path.name: [json.loads(line)["key"].split("@")[0] for line in open(path, encoding="utf-8")]
+        for path in tmp_path.glob("stages-*")
+    }
+    assert keys == {
+        "stages-SST-2-20k-1.jsonl": ["SST-2/20k/bert_ft-1", "SST-2/20k/no_kd-1"],
+        "stages-SST-2-20k-2.jsonl": ["SST-2/20k/setting1-2"],
+    }
+    assert {path.name for path in tmp_path.iterdir()} == {"records.jsonl", *keys}
 
 
 def test_a_folder_that_was_made_twice_is_two_stages(tmp_path):
@@ -160,13 +178,13 @@ def test_a_folder_that_was_made_twice_is_two_stages(tmp_path):
 
 def test_a_record_that_names_a_missing_stage_and_a_broken_line_are_errors(tmp_path):
     records.add_record(tmp_path, record("no_kd", 1, 0.80))
-    stages = tmp_path / "stages-SST-2-20k.jsonl"
+    stages = tmp_path / "stages-SST-2-20k-1.jsonl"
     lines = stages.read_text().splitlines(keepends=True)
     stages.write_text(lines[0])
     with pytest.raises(RositaError, match="has no stage SST-2/20k/no_kd-1@.*settings/no_kd"):
         records.read_records(tmp_path)
     stages.write_text(lines[0] + "<<<<<<< HEAD\n")
-    with pytest.raises(RositaError, match="stages-SST-2-20k.jsonl line 2 is not JSON"):
+    with pytest.raises(RositaError, match="stages-SST-2-20k-1.jsonl line 2 is not JSON"):
         records.read_records(tmp_path)
 
 
@@ -257,6 +275,48 @@ def test_the_tables_hold_mean_and_deviation_of_the_records_and_name_what_is_miss
     assert (tmp_path / "results" / "SST-2-settings.png").exists()
 
 
+def test_the_interval_over_rows_and_seeds_is_of_all_models_that_are_here_and_marked_when_of_all(
+    tmp_path, monkeypatch
+):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(2, size=400)
+    logits = {seed: np.eye(2)[labels ^ (rng.random(400) < 0.1 * seed)] for seed in (1, 2, 3)}
+    task, experiment = GLUE["SST-2"], next(e for e in EXPERIMENTS if e.name == "setting1")
+    teacher = np.eye(2)[labels ^ (rng.random(400) < 0.1)]
+    monkeypatch.setattr(reproduce, "MODELS", tmp_path / "models")
+    monkeypatch.setattr(stage_lab, "MODELS", tmp_path / "models")
+
+    def answers(_, model, data):
+        found = teacher if "bert_ft" in model.name else logits[int(model.name[-1])]
+        return found, score(task, found, labels), labels
+
+    monkeypatch.setattr(reproduce, "scores_of", answers)
+    (tmp_path / "models" / "SST-2" / "20k" / "bert_ft-1").mkdir(parents=True)
+    flags = ["--results", str(tmp_path / "results"), "--output", str(tmp_path / "RESULTS.md")]
+    for seed, found in logits.items():
+        one = record("setting1", seed, score(task, found, labels).main)
+        one["teacher_score"] = score(task, teacher, labels).main
+        one["stages"][-1]["weights"] = f"checksum {seed}"
+        records.add_record(tmp_path / "results", one)
+        run = reproduce.model_of(one) / "run.json"
+        run.parent.mkdir(parents=True)
+        run.write_text(json.dumps({"weights": f"checksum {seed}" if seed < 3 else "of another"}))
+        reproduce.add_interval_over_seeds(experiment, "SST-2", tmp_path / "results")
+    last = records.read_records(tmp_path / "results")[1:]
+    interval = paired_bootstrap(task, [logits[1], logits[2]], teacher, labels)
+    assert last[0]["over_seeds"]["difference_95"] == list(interval)
+    assert "over_seeds" not in last[1]
+    results.main(flags)
+    assert " †" not in (tmp_path / "RESULTS.md").read_text().split("## SST-2")[1]  # two of three
+    run.write_text(json.dumps({"weights": "checksum 3"}))
+    reproduce.add_interval_over_seeds(experiment, "SST-2", tmp_path / "results")
+    results.main(flags)
+    low, high = (
+        100 * bound for bound in paired_bootstrap(task, list(logits.values()), teacher, labels)
+    )
+    assert f"| {low:+.1f} to {high:+.1f} † |" in (tmp_path / "RESULTS.md").read_text()
+
+
 def test_lines_are_sorted_by_their_held_out_score_and_the_line_of_another_table_is_bold(tmp_path):
     for table, name, chosen_by in (
         ("settings", "setting1", 0.84),
@@ -337,6 +397,42 @@ def test_a_chain_that_ctrl_c_ends_goes_on_where_it_was(lab, tmp_path, monkeypatc
     assert seen == list(range(1, 16))  # no step twice, and no other stage ran again
     assert (cut / "model.safetensors").read_bytes() == whole
     assert [read_run(folder)["stage"] for folder in dict.fromkeys(lab.ran)] == STAGES
+
+
+def test_renewed_layers_are_drawn_anew_by_the_seed_and_the_others_stay(lab):
+    start = lab._load(lab.base, 1).model
+    again, other = lab._load(lab.base, 1).model, lab._load(lab.base, 1).model
+    before = {name: value.clone() for name, value in start.state_dict().items()}
+    for model, seed in ((start, 1), (again, 1), (other, 2)):
+        stage_lab.renew(model, 2, seed)
+    drawn = ("encoder.layer.4.", "encoder.layer.5.", "pooler.")
+    for name, value in start.state_dict().items():
+        matrix = value.dim() == 2  # biases and LayerNorm begin at 0 and 1 whatever the seed
+        new = any(part in name for part in drawn)
+        assert torch.equal(value, again.state_dict()[name])
+        assert torch.equal(value, before[name]) != (new and matrix), name
+        if new and matrix:
+            assert value.std() == pytest.approx(0.02, rel=0.1)
+            assert not torch.equal(value, other.state_dict()[name])
+
+
+def test_pairs_of_another_task_stand_after_a_tasks_own_in_its_columns(tmp_path, monkeypatch):
+    monkeypatch.setattr(stage_lab, "REPOSITORY", tmp_path)
+    lab = stage_lab.StageLab("RTE", "full", 1)
+    lab.data_dir.mkdir(parents=True)
+    heads = {"RTE": "index\tsentence1\tsentence2\tlabel", "MRPC": "Quality\ti\tj\ta\tb"}
+    own = f"{heads['RTE']}\n0\ta b\tc\tentailment\n1\td\te\tnot_entailment\n"
+    for name in ("train.tsv", "dev.tsv"):
+        (lab.data_dir / name).write_text(own)
+    other = tmp_path / "data" / "MRPC" / "train.tsv"
+    other.parent.mkdir(parents=True)
+    other.write_text(f"{heads['MRPC']}\n1\t7\t8\tf g\th\n0\t9\t6\ti\tj\n")
+    folder = lab.with_pairs_of(("MRPC",))
+    rows = list(TsvFile(folder / "train_aug.tsv", GLUE["RTE"]).rows())
+    assert [row.texts for row in rows] == [("a b", "c"), ("d", "e"), ("f g", "h"), ("i", "j")]
+    assert (folder / "train_aug.tsv").read_text().startswith(own)
+    assert (folder / "train.tsv").read_text() == own
+    assert chains.rows_of(folder, "RTE") == 2
 
 
 def test_a_student_of_fewer_pieces_answers_texts_of_these_as_before_by_its_own_tokenizer(
