@@ -179,9 +179,9 @@ class StageLab:
         own = TsvFile(self.data_dir / task.train_file, task)
         rows = list(own.rows())
         folder.mkdir(parents=True, exist_ok=True)
-        for file in (task.train_file, *task.dev_files):
-            if not (folder / file).is_symlink():
-                (folder / file).symlink_to(self.data_dir / file)
+        for kept in (task.train_file, *task.dev_files):
+            if not (folder / kept).is_symlink():
+                (folder / kept).symlink_to(self.data_dir / kept)
         with atomic_write(folder / "train_aug.tsv") as file:
             file.writelines(f"{line}\n" for line in [own.header] if line is not None)
             file.writelines("\t".join(row.fields) + "\n" for row in rows)
