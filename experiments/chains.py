@@ -6,13 +6,14 @@ of its final model. Stages that several chains share (the teacher, bert_student)
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from rosita.data.tsv import TsvFile
+from rosita.files import read_json
 from rosita.pruning.shape import Shape
 from rosita.tasks import find_task
-from stage_lab import LARGE, StageLab
+from stage_lab import CONFIGS, GLOVE, LARGE, StageLab
 
 SHAPE = "a2_l4_f256_e64"  # 3.5 M of 22.7 M parameters: 6.5x smaller
 TEACHER_SEED = 1  # one bert_ft and one bert_student for all: seeds vary what follows
@@ -76,12 +77,24 @@ def setting4(lab: StageLab, name: str = "setting4", **flags) -> Path:
     return lab.distil(name, "setting4", shallow, shallow, **flags)
 
 
-def transferred(lab: StageLab, others: tuple[str, ...], epochs: int, **flags) -> Path:
-    """Setting 1 on the pairs of other tasks besides, in as many steps as `epochs` of its own."""
-    own, data = rows_of(lab.data_dir, lab.task), lab.with_pairs_of(others)
-    share = own / rows_of(data, lab.task, "train_aug.tsv")
-    flags |= {"num_train_epochs": epochs * share, "data_dir": data, "aug_train": True}
-    return setting1(lab, f"setting1_with_{'_'.join(others)}", **flags)
+def recipe(lab: StageLab, name: str = "recipe", **flags) -> Path:
+    """As KD/configurations/minilm/config_recipe.json has it, shape and all."""
+    default = read_json(CONFIGS / "config_recipe.json")["default"]
+    shape = Shape(**{part.name: default[part.name] for part in fields(Shape)})
+    pruned = lab.prune("one_step", scored_teacher(lab), str(shape))
+    return lab.distil(name, "recipe", teacher(lab), pruned, glove_embs=GLOVE, **flags)
+
+
+def recipe_unaugmented(lab: StageLab, name: str = "recipe_unaugmented", **flags) -> Path:
+    return recipe(lab, name, fresh_augmentation="never", aug_edits=0.0, **flags)
+
+
+def recipe_with_pairs_of(others: tuple[str, ...], lab: StageLab) -> Path:
+    """Unaugmented, on the pairs of other tasks besides, in as many steps as on its own alone."""
+    data = lab.with_pairs_of(others)
+    epochs = 60 * rows_of(lab.data_dir, lab.task) / rows_of(data, lab.task, "train_aug.tsv")
+    more = {"num_train_epochs": epochs, "data_dir": data, "aug_train": True}
+    return recipe_unaugmented(lab, f"recipe_with_{'_'.join(others)}", **more)
 
 
 def rows_of(folder: Path, task_name: str, file: str = "train.tsv") -> int:

@@ -14,6 +14,9 @@ from chains import (
     copies,
     fresh,
     no_kd,
+    recipe,
+    recipe_unaugmented,
+    recipe_with_pairs_of,
     scored_teacher,
     scratch,
     setting1,
@@ -22,7 +25,6 @@ from chains import (
     setting4,
     teacher,
     teacher_of_seed,
-    transferred,
     two_phases,
 )
 from rosita.pruning.shape import Shape
@@ -51,7 +53,7 @@ REFERENCES = {
     "recipe": ("settings", "setting1"),
     "knowledge": ("settings", "setting1"),
     "vocabulary": ("settings", "setting1"),
-    "transfer": ("goal", "fresh_60_no_dropout"),
+    "transfer": ("goal", "recipe"),
 }
 # what the published KD scripts do, and the configs of minilm/ do otherwise
 PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
@@ -90,21 +92,18 @@ def knows(name: str, says: str, **flags) -> Experiment:
 
 
 def transfer(task: str, others: tuple[str, ...]) -> list[Experiment]:
-    """The best recipe without augmentation, on a task's own pairs, and on others' besides."""
-    flags: dict[str, Any] = {"learning_rate": 6e-4, "repr_weight": 10, "dropout": 0}
-
-    def plain(lab: StageLab) -> Path:
-        return setting1(lab, "setting1_plain_60", num_train_epochs=60, **flags)
-
-    def besides(lab: StageLab) -> Path:
-        return transferred(lab, others, 60, **flags)
-
+    """The recipe without augmentation, on a task's own pairs, and on others' besides."""
+    lines: dict[str, tuple[str, Chain]] = {
+        "unaugmented": ("its own pairs alone, as they are", recipe_unaugmented),
+        "others_pairs": (
+            f"the pairs of {' and '.join(others)} besides, as many steps",
+            partial(recipe_with_pairs_of, others),
+        ),
+    }
     return [
-        Experiment("transfer", "plain_60", "the best recipe, its own pairs alone, as they are",
-                   plain, tasks=(task,), seeds=(1,)),
-        Experiment("transfer", "others_pairs", f"the pairs of {' and '.join(others)} besides, as"
-                   " many steps", besides, tasks=(task,), seeds=(1,)),
-    ]  # fmt: skip
+        Experiment("transfer", name, says, chain, data="full", tasks=(task,), seeds=(1,))
+        for name, (says, chain) in lines.items()
+    ]
 
 
 def fewer_pieces(task: str, of: str, says: str) -> Experiment:
@@ -234,13 +233,10 @@ EXPERIMENTS = [
     at_its_best("CoLA", "always_30_edits_large_layers", "always_30_edits with more of the layers:"
                 " a4_l4_f512_e26", "a4_l4_f512_e26", fresh_augmentation="always", aug_edits=0.5,
                 dropout=0),
-    at_its_best("CoLA", "always_60_edits_large_layers", "always_30_edits_large_layers for 60"
-                " epochs", "a4_l4_f512_e26", seeds=(1, 2, 3), num_train_epochs=60,
-                fresh_augmentation="always", aug_edits=0.5, dropout=0),
-    *(at_its_best(task, "fresh_60_no_dropout", "the recipe of SST-2 and CoLA, unchanged: Setting 1,"
-                  " 60 epochs, every second one with fresh replacements, rate 6e-4, ten times the"
-                  " representation loss, no dropout", seeds=(1, 2, 3), num_train_epochs=60,
-                  fresh_augmentation="alternate", dropout=0) for task in OTHERS),
+    Experiment("goal", "recipe", "the one recipe, config_recipe.json: Setting 1 to a4_l4_f512_e26,"
+               " 60 epochs (SST-2: 20), each one with fresh replacements, half of the rows edited"
+               " besides, rate 6e-4, ten times the representation loss, no dropout", recipe,
+               data="full", tasks=FIVE),
     Experiment("settings", "no_kd", "pruned, trained on the labels, no KD", no_kd, tasks=FIVE),
     Experiment("settings", "setting1", "Setting 1: one step, one-stage KD", setting1, tasks=FIVE),
     Experiment("settings", "setting2", "Setting 2: one step, two-stage KD", setting2, tasks=FIVE),

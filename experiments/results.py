@@ -22,7 +22,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 
-from experiments import EXPERIMENTS, REFERENCES, TABLES, Experiment
+from experiments import EXPERIMENTS, REFERENCES, TABLES
 from records import best_on_held_out, difference_95, groups_of, held_out, read_records
 from rosita.cli import ArgumentParser, run_script
 from rosita.deploy.figures import draw_benchmark
@@ -124,8 +124,7 @@ def write_results(args: argparse.Namespace) -> None:
     for task in tasks:
         for table in TABLES:
             groups = groups_of(records, task, table)
-            planned = [e for e in EXPERIMENTS if e.table == table and task in e.tasks]
-            missing += [line for e in planned if (line := not_run(e, task, groups.get(e.name, [])))]
+            missing += not_run(task, table, groups)
             if groups:
                 groups = reference(records, task, table) | groups
                 lines += section(task, table, groups, args)
@@ -135,10 +134,10 @@ def write_results(args: argparse.Namespace) -> None:
             lines += serving_lines(task, read_json(path), args.results, args.output.parent)
             lines += finding(findings, f"{task} serving", {})
     if missing:
-        lines += ["## Not run yet", "", ", ".join(missing) + ".", ""]
+        lines += ["## Not run yet", "", *missing, ""]
     with atomic_write(args.output) as file:
         file.write("\n".join(lines))
-    print(f"{args.output}: {len(records)} records, {len(missing)} experiments without one")
+    print(f"{args.output}: {len(records)} records; {len(missing)} tables lack some")
 
 
 def reference(records: list[dict], task: str, table: str) -> dict[str, list[dict]]:
@@ -150,13 +149,16 @@ def reference(records: list[dict], task: str, table: str) -> dict[str, list[dict
     return {name: groups[name]} if name in groups else {}
 
 
-def not_run(experiment: Experiment, task: str, found: list[dict]) -> str:
-    """The experiment if it lacks records, with the seeds if it lacks some; or nothing."""
-    line = f"{task} {experiment.table}/{experiment.name}"
-    if not found:
-        return line
-    seeds = sorted(set(experiment.seeds) - {record["seed"] for record in found})
-    return f"{line} with seed {', '.join(map(str, seeds))}" if seeds else ""
+def not_run(task: str, table: str, groups: dict[str, list[dict]]) -> list[str]:
+    """A line for a table that lacks records: which experiments, of some only which seeds."""
+    lacking = []
+    for one in EXPERIMENTS:
+        if one.table == table and task in one.tasks:
+            run = {record["seed"] for record in groups.get(one.name, [])}
+            if seeds := sorted(set(one.seeds) - run):
+                some = f" (seed {', '.join(map(str, seeds))})" if run else ""
+                lacking.append(one.name + some)
+    return [f"- {task} {table}: {', '.join(lacking)}"] if lacking else []
 
 
 def goals_met(records: list[dict], tasks: list[str]) -> list[str]:

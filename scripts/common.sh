@@ -22,9 +22,10 @@ EOF
     exit 2
 }
 
-# Read the command line; every path becomes absolute.
+# Read the command line; every path becomes absolute. SHAPED_BY: the config whose shape is pruned to.
 start() {
     [ $# -ge 1 ] || usage
+    SHAPED_BY=${SHAPED_BY:-setting1}
     case $1 in -*) usage ;; *.json) TASK=$(realpath "$1") ;; *) TASK=$1 ;; esac
     shift
     DATA=data MODELS=models BASE=models/bert_pt GLOVE='' CONFIGS='' COPIES='' EPOCHS=''
@@ -101,8 +102,12 @@ run_script(main)' "$BASE/config.json")
         [ -n "$CONFIGS" ] || CONFIGS=KD/configurations
     fi
     CONFIGS=$(realpath "$CONFIGS")
+    if [ ! -e "$CONFIGS/config_$SHAPED_BY.json" ]; then
+        echo "error: $CONFIGS holds no config_$SHAPED_BY.json; name another folder by --configs" >&2
+        exit 2
+    fi
     # -keep_heads ... of the config's shape, and the shape's name
-    found=$(numbers "$CONFIGS/config_setting1.json" default \
+    found=$(numbers "$CONFIGS/config_$SHAPED_BY.json" default \
         keep_heads keep_layers ffn_hidden_dim emb_hidden_dim)
     read -r HEADS LAYERS FFN RANK <<<"$found"
     SHAPE=a${HEADS}_l${LAYERS}_f${FFN}_e${RANK}
@@ -177,13 +182,15 @@ threads_of_kd() {
     echo "${OMP_NUM_THREADS:-$((cores < KD_THREADS ? cores : KD_THREADS))}"
 }
 
-distil() {  # CONFIG TEACHER STUDENT OUTPUT
+distil() {  # CONFIG TEACHER STUDENT OUTPUT [FLAG ...]: flags in place of --aug_train
     say "distil: $1"
+    local flags=("${@:5}")
+    [ $# -gt 4 ] || flags=(--aug_train)
     (cd "$ROOT/KD"
-    case $1 in setting*) OMP_NUM_THREADS=$(threads_of_kd) && export OMP_NUM_THREADS ;; esac
+    case $1 in setting* | recipe) OMP_NUM_THREADS=$(threads_of_kd) && export OMP_NUM_THREADS ;; esac
     "$PYTHON" train.py \
         --config_dir "$CONFIGS/config_$1.json" \
-        --task_name "$TASK" --do_lower_case --aug_train --teacher_model "$MODELS/$2" \
+        --task_name "$TASK" --do_lower_case "${flags[@]}" --teacher_model "$MODELS/$2" \
         --student_model "$3" --data_dir "$DATA/$NAME" --output_dir "$MODELS/$4" \
         ${EPOCHS:+--num_train_epochs "$EPOCHS"})
 }

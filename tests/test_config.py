@@ -22,8 +22,8 @@ def write(tmp_path: Path, **sections) -> Path:
     return path
 
 
-def test_twelve_configs_are_shipped_and_every_one_serves_every_glue_task():
-    assert len(CONFIGS) == 12
+def test_thirteen_configs_are_shipped_and_every_one_serves_every_glue_task():
+    assert len(CONFIGS) == 13
     checked = 0
     for path in CONFIGS:
         sections = json.loads(path.read_text())
@@ -35,7 +35,7 @@ def test_twelve_configs_are_shipped_and_every_one_serves_every_glue_task():
             settings = load_config(KDSettings, task, {}, path, path.parent)
             assert settings.data_dir.endswith(f"data/{task.name}")
             checked += 1
-    assert checked == 108
+    assert checked == 117
 
 
 PUBLISHED = {  # task: learning rate, epochs, evaluation, proportion, patience (reference)

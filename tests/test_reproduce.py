@@ -19,6 +19,8 @@ import torch
 from conftest import REPOSITORY, WORDS, make_bert, python, run_script, sentences, write_cola
 from test_readme import IGNORED
 
+from rosita.config import KDSettings
+from rosita.config_file import load_config
 from rosita.data.tsv import TsvFile
 from rosita.errors import RositaError
 from rosita.evaluation import paired_bootstrap, score
@@ -269,9 +271,8 @@ def test_the_tables_hold_mean_and_deviation_of_the_records_and_name_what_is_miss
     )
     shared = "trained on 20,000 rows, teacher 90.0, 3.5 million parameters, 14.1 MB"
     assert f"All lines: {shared}.\n\n|  | what | held out | dev accuracy | kept |" in text
-    assert "Not run yet" in text and "SST-2 settings/setting4," in text
-    assert "SST-2 settings/no_kd with seed 2, 3," in text
-    assert "SST-2 settings/setting1" not in text
+    lacking = "no_kd (seed 2, 3), setting2, setting3, setting4"
+    assert f"- SST-2 settings: {lacking}\n" in text.split("Not run yet")[1]
     assert (tmp_path / "results" / "SST-2-settings.png").exists()
 
 
@@ -397,6 +398,26 @@ def test_a_chain_that_ctrl_c_ends_goes_on_where_it_was(lab, tmp_path, monkeypatc
     assert seen == list(range(1, 16))  # no step twice, and no other stage ran again
     assert (cut / "model.safetensors").read_bytes() == whole
     assert [read_run(folder)["stage"] for folder in dict.fromkeys(lab.ran)] == STAGES
+
+
+def test_the_records_of_the_recipe_have_the_settings_of_its_config():
+    found = records.read_records(REPOSITORY / "experiments" / "minilm")
+    path = stage_lab.CONFIGS / "config_recipe.json"
+    taught = [one for one in found if (one["table"], one["name"]) == ("goal", "recipe")]
+    assert {one["task"] for one in taught} >= {"CoLA"}
+    for one in taught:
+        config = load_config(KDSettings, GLUE[one["task"]], {}, path, path.parent).model_dump()
+        used = one["stages"][-1]["settings"]
+        shared = config.keys() & used.keys() - {"seed", "teacher_cache_gb", "do_lower_case"}
+        assert len(shared) > 30
+        assert {name: used[name] for name in shared} == {name: config[name] for name in shared}
+
+
+def test_the_keys_of_the_records_stages_are_the_hashes_of_their_lines():
+    for path in (REPOSITORY / "experiments" / "minilm").glob(records.STAGES):
+        for line in map(json.loads, path.read_text().splitlines()):
+            key = line.pop("key")
+            assert records._keyed({"folder": key.rpartition("@")[0], **line})["key"] == key
 
 
 def test_renewed_layers_are_drawn_anew_by_the_seed_and_the_others_stay(lab):

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from conftest import REPOSITORY, python
 
-SCRIPTS = ("quickstart.sh", "scripts/common.sh", "scripts/setting1.sh")
+SCRIPTS = ("quickstart.sh", "scripts/common.sh", "scripts/setting1.sh", "scripts/recipe.sh")
 # in place of Python: tells what it was called with, and fails where it is asked to
 STUB = """#!/usr/bin/env bash
 if [ "$1" = -c ]; then exec {python} "$@"; fi
@@ -93,6 +93,22 @@ def test_distilling_takes_few_threads_and_the_other_stages_all(tmp_path, layers,
     threads = {line.split()[1]: line.split()[0] for line in told}
     assert threads.pop("train.py") == (asked or str(min(most, len(os.sched_getaffinity(0)))))
     assert set(threads.values()) == {asked or "all"} and len(threads) >= 3
+
+
+def test_the_recipe_is_pruned_to_its_own_shape_and_draws_its_rows_from_the_vectors(tmp_path):
+    checkout = Checkout(tmp_path)
+    done, called = checkout.run("scripts/recipe.sh", "CoLA")
+    assert (done.returncode, called) == (2, [])  # it is measured on MiniLM alone
+    assert "/KD/configurations holds no config_recipe.json; name another" in done.stderr
+    checkout.config(num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+    done, called = checkout.run("scripts/recipe.sh", "CoLA")
+    assert done.returncode == 0, done.stderr
+    stages = [line.split(": ")[1].split()[0] for line in called]
+    assert stages == ["run_glue.py", "run_glue.py", "pruning_one_step.py", "train.py", "test.py"]
+    assert "-keep_heads 4 -num_layers 4 -ffn_hidden_dim 512 -emb_hidden_dim 26" in called[2]
+    assert "minilm/config_recipe.json" in called[3] and "--aug_train" not in called[3]
+    assert f"--glove_embs {checkout.folder}/glove/glove.6B.50d " in called[3]
+    assert called[3].endswith("/models/recipe/CoLA/a4_l4_f512_e26")
 
 
 @pytest.mark.parametrize(
