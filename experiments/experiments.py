@@ -172,7 +172,7 @@ def as_published(chain: Callable[..., Path], number: int) -> list[Experiment]:
 
 
 def tuned(task: str, name: str, says: str, **flags) -> Experiment:
-    """The teacher tuned otherwise: `bert_ft` is the best of those that ran, held out, or as good."""
+    """The teacher tuned otherwise; `bert_ft` is the best held out, or level with it."""
 
     def chain(lab: StageLab) -> Path:
         return lab.fine_tune(f"teacher_{name}", lab.base, TEACHER_SEED, **flags)
