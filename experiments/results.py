@@ -45,19 +45,19 @@ scores at 6.5x fewer parameters (the paper's figure, for BERT-base at 7.5x on ot
 How to read it:
 
 - The best step of every stage is chosen on rows held out of train with all their phrases (SST-2:
-  3,000 rows of eight words or more, as dev has whole sentences; CoLA: 1,000). "held out" is that
-  score: the best of many evaluations, so a little high, the more so the longer the run. Lines are
-  sorted by it, best first; one in bold is of another table, to compare with.
+  3,000 rows of eight words or more, as dev has whole sentences; CoLA 1,000, STS-B 600, MRPC 400,
+  RTE 300). "held out" is that score: the best of many evaluations, so a little high, the more so
+  the longer the run. Lines are sorted by it, best first; one in bold is of another table, to
+  compare with.
 - **dev** is all of GLUE's dev set, read once for each model, after its training; no step and no
   best model is chosen by it. "teacher" is the bert_ft of the same training data, on the same dev
-  rows; "kept" is dev by teacher. Standard errors: about one point on SST-2's 872 rows and three on
-  CoLA's 1,043; on the held-out rows half a point and three.
+  rows; "kept" is dev by teacher. Standard errors, in points, on dev (and held out): SST-2 1 (0.5),
+  CoLA 3 (3), MRPC 2 (2), STS-B 0.7 (1), RTE 3 (3).
 - The interval is that of the difference to the teacher, in points: a 95 % paired bootstrap over
   dev rows and the line's seeds together where it has a †, else over dev rows, of the first seed.
-- Deviations are over student seeds. Most lines have one seed, to fit about ten hours of two cores
-  in all: differences within a point on SST-2, and within three on CoLA, are noise. A line of one
-  seed next to a mean of three is best compared with that line's first seed, which its record
-  holds.
+- Deviations are over student seeds. Many lines have one seed yet: differences within a standard
+  error or two are noise. A line of one seed next to a mean of three is best compared with that
+  line's first seed, which its record holds.
 - Hours are those of all stages that lead to the model, shared ones included, on one core each, by
   the wall clock (the same stage run twice differs by a third); writing an augmented file is not
   counted.
