@@ -79,6 +79,18 @@ def test_paths_are_relative_to_where_the_user_stands_and_a_link_to_a_script_work
     assert "-keep_heads 2 -num_layers 8 -ffn_hidden_dim 512 -emb_hidden_dim 128" in called[3]
 
 
+@pytest.mark.parametrize(
+    "task, flags",
+    [("MRPC", "1e-4 --num_train_epochs 5"), ("RTE", "5e-5 --num_train_epochs 5"),
+     ("QNLI", "5e-5 --num_train_epochs 3")],
+)  # fmt: skip
+def test_a_small_bases_teacher_is_tuned_as_its_results_say(tmp_path, task, flags):
+    checkout = Checkout(tmp_path)
+    checkout.config(num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+    done, called = checkout.run("scripts/setting1.sh", task)
+    assert done.returncode == 0 and called[0].endswith(f" --learning_rate {flags}")
+
+
 @pytest.mark.parametrize("layers, most", [(6, 4), (12, 8)])
 @pytest.mark.parametrize("asked", [None, "3"])
 def test_distilling_takes_few_threads_and_the_other_stages_all(tmp_path, layers, most, asked):
