@@ -40,7 +40,7 @@ FINE_TUNE = {  # by task and training set
     ("SST-2", "20k"): {"learning_rate": 5e-5, "num_train_epochs": 3, "logging_steps": 500},
     ("CoLA", "full"): {"learning_rate": 5e-5, "num_train_epochs": 8, "logging_steps": 118},
     ("MRPC", "full"): {"learning_rate": 1e-4, "num_train_epochs": 5, "logging_steps": 51},
-    ("STS-B", "full"): {"learning_rate": 5e-5, "num_train_epochs": 5, "logging_steps": 80},
+    ("STS-B", "full"): {"learning_rate": 1e-4, "num_train_epochs": 5, "logging_steps": 80},
     ("RTE", "full"): {"learning_rate": 5e-5, "num_train_epochs": 5, "logging_steps": 35},
 }  # fmt: skip
 

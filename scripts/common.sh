@@ -92,8 +92,8 @@ run_script(main)' "$BASE/config.json")
     read -r fitting BASE_HEADS BASE_FFN <<<"$found"
     if [ "$fitting" = minilm ]; then
         case $NAME in  # as RESULTS.md chose them
-            MRPC) FT_FLAGS=(--learning_rate 1e-4 --num_train_epochs 5) ;;
-            CoLA | STS-B | RTE) FT_FLAGS=(--learning_rate 5e-5 --num_train_epochs 5) ;;
+            MRPC | STS-B) FT_FLAGS=(--learning_rate 1e-4 --num_train_epochs 5) ;;
+            CoLA | RTE) FT_FLAGS=(--learning_rate 5e-5 --num_train_epochs 5) ;;
             *) FT_FLAGS=(--learning_rate 5e-5 --num_train_epochs 3) ;;
         esac
         [ -n "$CONFIGS" ] || CONFIGS=KD/configurations/minilm
