@@ -101,16 +101,16 @@ def weights_of(record: dict) -> str | None:
     return record["stages"][-1].get("weights")
 
 
-def difference_95(found: list[dict]) -> tuple[list[float], bool]:
-    """The interval of the difference to the teacher, and whether it is over all seeds of a line.
+def difference_95(found: list[dict]) -> tuple[list[list[float]], bool]:
+    """The interval of the difference to the teacher over rows and seeds together, and True.
 
-    Otherwise it is the first seed's, over rows alone.
+    Where it was not made of all these seeds: each one's, over rows alone, and False.
     """
     weights = [weights_of(record) for record in found]
     for record in found:
         if record.get("over_seeds", {}).get("weights") == weights:
-            return record["over_seeds"]["difference_95"], True
-    return found[0]["difference_95"], False
+            return [record["over_seeds"]["difference_95"]], True
+    return [record["difference_95"] for record in found], False
 
 
 def best_on_held_out(groups: dict[str, list[dict]]) -> str:

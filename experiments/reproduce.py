@@ -109,12 +109,13 @@ def run_experiment(experiment: Experiment, task: str, seed: int, results: Path) 
         "name": experiment.name,
         "task": task,
         "seed": seed,
-        "data": experiment.data,
+        "data": lab.data,
         "train_rows": read_run(tuned)["data"]["train_rows"],
         **dev_scores(task, model, tuned),
         "bytes": weights_bytes(model),
         "stages": [
-            {"folder": str(folder.relative_to(MODELS)), **short_run(folder)} for folder in ran
+            {"folder": str(folder.relative_to(MODELS)), **short_run(folder, lab.asked[folder])}
+            for folder in ran
         ],
     }
     if "dev_score" not in record["stages"][-1]:  # cut after its training
@@ -271,14 +272,18 @@ def by_source(
     }
 
 
-def short_run(folder: Path) -> dict[str, Any]:
-    """A stage's run.json: its curves, no lists of heads and units, no paths of this machine."""
+def short_run(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
+    """A stage's run.json: its curves, no lists of heads and units, no paths of this machine.
+
+    Of what the chain asked of it, `asked`, also what no setting of the stage tells.
+    """
     run = read_run(folder)
     names = (
         "stage shape parameters metric dev_score best steps seconds arithmetic weights versions"
     ).split()
     kept = {name: run[name] for name in names if name in run}
-    settings = run.get("identity", {}).get("settings", {})
+    untold = {key: value for key, value in asked.items() if not isinstance(value, Path)}
+    settings = {**untold, **run.get("identity", {}).get("settings", {})}
     return {**kept, "settings": settings, **curves(run.get("history", []))}
 
 
@@ -289,7 +294,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         return text.split(",")
 
     add = parser.add_argument
-    add("--tasks", type=words, default=["SST-2", "CoLA"], help="SST-2,CoLA; also MRPC,STS-B,RTE")
+    tasks = list(dict.fromkeys(task for e in EXPERIMENTS for task in e.tasks))
+    add("--tasks", type=words, default=tasks, help=",".join(tasks))
     add("--tables", type=words, help="of these tables only")
     add("--names", type=words, help="these experiments only")
     add("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[1, 2, 3])

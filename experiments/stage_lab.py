@@ -53,6 +53,7 @@ class StageLab:
     data: str  # full or 20k
     seed: int
     ran: list[Path] = field(default_factory=list)  # folders of the chain, in order
+    asked: dict[Path, dict[str, Any]] = field(default_factory=dict)  # what of each stage
 
     def __post_init__(self) -> None:
         if self.task not in LARGE:
@@ -216,6 +217,7 @@ class StageLab:
     def _runs(self, folder: Path, settings: dict[str, Any]) -> bool:
         """Whether this stage of the chain is still to run; says so."""
         self.ran.append(folder)
+        self.asked[folder] = settings
         if read_run(folder).get("finished"):
             return False
         how = " ".join(f"{name}={value}" for name, value in settings.items())

@@ -272,7 +272,7 @@ def test_the_tables_hold_mean_and_deviation_of_the_records_and_name_what_is_miss
     shared = "trained on 20,000 rows, teacher 90.0, 3.5 million parameters, 14.1 MB"
     assert f"All lines: {shared}.\n\n|  | what | held out | dev accuracy | kept |" in text
     lacking = "no_kd (seed 2, 3), setting2, setting3, setting4"
-    assert f"- SST-2 settings: {lacking}\n" in text.split("Not run yet")[1]
+    assert f"- SST-2 settings: {lacking}\n" in text.split("No record yet")[1]
     assert (tmp_path / "results" / "SST-2-settings.png").exists()
 
 
@@ -331,6 +331,40 @@ def test_lines_are_sorted_by_their_held_out_score_and_the_line_of_another_table_
     table = (tmp_path / "R.md").read_text().split("--tables recipe`")[1]
     names = re.findall(r"^\| (\S+) \| .* \| (8.\.0) \|", table, re.MULTILINE)
     assert [name for name, _ in names] == ["dropout_0", "**setting1**", "labels"]
+
+
+def test_the_first_table_has_each_task_once_marks_a_second_teacher_and_the_top_says_where_it_stands(
+    tmp_path,
+):
+    lines = [
+        record("setting1", 1, 0.81),
+        record("setting2", 1, 0.83) | {"commit": "abc"},
+        *(
+            record("recipe", seed, score) | {"table": "goal"}
+            for seed, score in ((1, 0.8), (2, 0.9))
+        ),
+        record("bert_ft", 1, 0.9) | {"table": "teacher"},
+    ]
+    for one in lines[2:4]:
+        one["teacher_score"] = 0.85
+    for one in lines:
+        records.add_record(tmp_path / "results", one)
+    results.main(["--results", str(tmp_path / "results"), "--output", str(tmp_path / "R.md")])
+    text = (tmp_path / "R.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| SST-2 | 90.0, 85.0*")]
+    assert [re.sub(" +", " ", row) for row in rows] == [
+        "| SST-2 | 90.0, 85.0* | | 90.0 % (1) | 92.2 % (1) | | | 100.0 % (2)* |"
+    ]
+    assert "1 of 5 tasks have a best model" in text and "the least 100.0 %" in " ".join(
+        text.split()
+    )
+    intervals = "-3.0 to +1.0; -3.0 to +1.0"
+    assert (
+        f"- SST-2: recipe keeps 100.0 % (seeds 94.1, 105.9), difference {intervals} points" in text
+    )
+    assert "4 of 5 records are older than these notes" in text
+    taught = text.split("--tables teacher`")[1]
+    assert "| dev accuracy | difference, 95 % |" in taught and "kept" not in taught.split("!")[0]
 
 
 def test_a_column_that_differs_in_one_line_stays():
