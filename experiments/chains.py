@@ -16,6 +16,7 @@ from rosita.tasks import find_task
 from stage_lab import CONFIGS, GLOVE, LARGE, StageLab
 
 SHAPE = "a2_l4_f256_e64"  # 3.5 M of 22.7 M parameters: 6.5x smaller
+EPOCHS_OF_RECIPE = 60  # in config_recipe.json, on small tasks
 TEACHER_SEED = 1  # one bert_ft and one bert_student for all: seeds vary what follows
 
 
@@ -92,7 +93,11 @@ def recipe_unaugmented(lab: StageLab, name: str = "recipe_unaugmented", **flags)
 def recipe_with_pairs_of(others: tuple[str, ...], lab: StageLab) -> Path:
     """Unaugmented, on the pairs of other tasks besides, in as many steps as on its own alone."""
     data = lab.with_pairs_of(others)
-    epochs = 60 * rows_of(lab.data_dir, lab.task) / rows_of(data, lab.task, "train_aug.tsv")
+    epochs = (
+        EPOCHS_OF_RECIPE
+        * rows_of(lab.data_dir, lab.task)
+        / rows_of(data, lab.task, "train_aug.tsv")
+    )
     more = {"num_train_epochs": epochs, "data_dir": data, "aug_train": True}
     return recipe_unaugmented(lab, f"recipe_with_{'_'.join(others)}", **more)
 

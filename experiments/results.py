@@ -429,6 +429,7 @@ def draw(path: Path, groups: dict[str, list[dict]], title: str, shares: bool) ->
     """What each experiment keeps of its teacher, or scores: a dot a seed, a tick their mean, and
     the intervals."""
     figure, axes = plt.subplots(figsize=(8, 1.2 + 0.3 * len(groups)), layout="constrained")
+    axes.use_sticky_edges = False  # of bars: room beside them
     for place, found in enumerate(groups.values()):
         first = found[0]
         unit = first["teacher_score"] if shares else 1
