@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 from rosita.data.tsv import TsvFile
 from rosita.files import read_json
@@ -16,7 +17,6 @@ from rosita.tasks import find_task
 from stage_lab import CONFIGS, GLOVE, LARGE, StageLab
 
 SHAPE = "a2_l4_f256_e64"  # 3.5 M of 22.7 M parameters: 6.5x smaller
-EPOCHS_OF_RECIPE = 60  # in config_recipe.json, on small tasks
 TEACHER_SEED = 1  # one bert_ft and one bert_student for all: seeds vary what follows
 
 
@@ -80,10 +80,15 @@ def setting4(lab: StageLab, name: str = "setting4", **flags) -> Path:
 
 def recipe(lab: StageLab, name: str = "recipe", **flags) -> Path:
     """As KD/configurations/minilm/config_recipe.json has it, shape and all."""
-    default = read_json(CONFIGS / "config_recipe.json")["default"]
-    shape = Shape(**{part.name: default[part.name] for part in fields(Shape)})
+    config = config_of_recipe(lab.task)
+    shape = Shape(**{part.name: config[part.name] for part in fields(Shape)})
     pruned = lab.prune("one_step", scored_teacher(lab), str(shape))
     return lab.distil(name, "recipe", teacher(lab), pruned, glove_embs=GLOVE, **flags)
+
+
+def config_of_recipe(task: str) -> dict[str, Any]:
+    sections = read_json(CONFIGS / "config_recipe.json")
+    return sections["default"] | sections[task.lower()]
 
 
 def recipe_unaugmented(lab: StageLab, name: str = "recipe_unaugmented", **flags) -> Path:
@@ -93,11 +98,8 @@ def recipe_unaugmented(lab: StageLab, name: str = "recipe_unaugmented", **flags)
 def recipe_with_pairs_of(others: tuple[str, ...], lab: StageLab) -> Path:
     """Unaugmented, on the pairs of other tasks besides, in as many steps as on its own alone."""
     data = lab.with_pairs_of(others)
-    epochs = (
-        EPOCHS_OF_RECIPE
-        * rows_of(lab.data_dir, lab.task)
-        / rows_of(data, lab.task, "train_aug.tsv")
-    )
+    share = rows_of(lab.data_dir, lab.task) / rows_of(data, lab.task, "train_aug.tsv")
+    epochs = config_of_recipe(lab.task)["num_train_epochs"] * share
     more = {"num_train_epochs": epochs, "data_dir": data, "aug_train": True}
     return recipe_unaugmented(lab, f"recipe_with_{'_'.join(others)}", **more)
 

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from chains import TEACHER_SEED, teacher
-from experiments import EXPERIMENTS, Experiment
+from experiments import EXPERIMENTS, FIVE, Experiment
 from records import (
     add_record,
     best_on_held_out,
@@ -102,7 +102,7 @@ def run_experiment(experiment: Experiment, task: str, seed: int, results: Path) 
     lab = StageLab(task, experiment.data, seed)
     lab.hold_out()
     model = experiment.chain(lab)
-    ran = list(dict.fromkeys(lab.ran))  # what led to this model, and it last
+    ran = dict(lab.ran)  # what led to this model, and it last
     tuned = teacher(lab)
     record = {
         "table": experiment.table,
@@ -114,8 +114,8 @@ def run_experiment(experiment: Experiment, task: str, seed: int, results: Path) 
         **dev_scores(task, model, tuned),
         "bytes": weights_bytes(model),
         "stages": [
-            {"folder": str(folder.relative_to(MODELS)), **short_run(folder, lab.asked[folder])}
-            for folder in ran
+            {"folder": str(folder.relative_to(MODELS)), **short_run(folder, asked)}
+            for folder, asked in ran.items()
         ],
     }
     if "dev_score" not in record["stages"][-1]:  # cut after its training
@@ -294,8 +294,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         return text.split(",")
 
     add = parser.add_argument
-    tasks = list(dict.fromkeys(task for e in EXPERIMENTS for task in e.tasks))
-    add("--tasks", type=words, default=tasks, help=",".join(tasks))
+    add("--tasks", type=words, default=list(FIVE), help=",".join(FIVE))
     add("--tables", type=words, help="of these tables only")
     add("--names", type=words, help="these experiments only")
     add("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[1, 2, 3])

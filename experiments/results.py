@@ -22,7 +22,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 
-from experiments import EXPERIMENTS, REFERENCES, TABLES
+from experiments import EXPERIMENTS, FIVE, REFERENCES, TABLES
 from records import best_on_held_out, difference_95, groups_of, held_out, read_records
 from rosita.cli import ArgumentParser, run_script
 from rosita.deploy.figures import draw_benchmark
@@ -115,21 +115,20 @@ def write_results(args: argparse.Namespace) -> None:
     records = read_records(args.results)
     if not records:
         raise RositaError(f"{args.results} holds no record; run experiments/reproduce_minilm.sh")
-    tasks = list(dict.fromkeys(task for e in EXPERIMENTS for task in e.tasks))
     findings = read_findings(args.results / "findings.md")
-    lines = [HEAD, *goals_met(records, tasks), *summary(records, tasks)]
+    lines = [HEAD, *goals_met(records), *summary(records)]
     lines += finding(findings, "summary", {})
-    lines += [*teachers(records, tasks), READING, *without_commit(records)]
+    lines += [*teachers(records), READING, *without_commit(records)]
     missing: list[str] = []
     for table in TABLES:
-        for task in tasks:
+        for task in FIVE:
             groups = groups_of(records, task, table)
             missing += not_run(task, table, groups)
             if groups:
                 groups = reference(records, task, table) | groups
                 lines += section(task, table, groups, args)
                 lines += finding(findings, f"{task} {table}", groups)
-    for task in tasks:
+    for task in FIVE:
         path = args.results / f"serving-{task}.json"
         if path.exists():
             lines += serving_lines(task, read_json(path), args.results, args.output.parent)
@@ -162,9 +161,9 @@ def not_run(task: str, table: str, groups: dict[str, list[dict]]) -> list[str]:
     return [f"- {task} {table}: {', '.join(lacking)}"] if lacking else []
 
 
-def goals_met(records: list[dict], tasks: list[str]) -> list[str]:
+def goals_met(records: list[dict]) -> list[str]:
     """How many tasks have a best model, what it keeps of its teacher on average and at least."""
-    best = {task: found for task in tasks if (found := best_of(records, task))}
+    best = {task: found for task in FIVE if (found := best_of(records, task))}
     lines = []
     for task, found in best.items():
         seeds = f"seeds {NUMBERS['kept_by_seed'](found)}" if len(found) > 1 else "one seed"
@@ -173,10 +172,10 @@ def goals_met(records: list[dict], tasks: list[str]) -> list[str]:
             f" {difference(found)} points"
         )
     means = [mean(shares_kept(found)) for found in best.values()]
-    status = f"{len(best)} of {len(tasks)} tasks have a best model, chosen on the held-out rows"
+    status = f"{len(best)} of {len(FIVE)} tasks have a best model, chosen on the held-out rows"
     if means:
         status += f"; on average they keep {mean(means):.1f} %, the least {min(means):.1f} %"
-    return [*fill(f"{status}.", 99).split("\n"), "", *lines, ""]
+    return [fill(f"{status}.", 99), "", *lines, ""]
 
 
 def best_of(records: list[dict], task: str) -> list[dict]:
@@ -185,12 +184,12 @@ def best_of(records: list[dict], task: str) -> list[dict]:
     return goals[best_on_held_out(goals)] if goals else []
 
 
-def summary(records: list[dict], tasks: list[str]) -> list[str]:
+def summary(records: list[dict]) -> list[str]:
     """What the settings and the best recipe keep on each task, and on average over the tasks."""
     names = [e.name for e in EXPERIMENTS if e.table == "settings"]
     kept: dict[str, list[float]] = {name: [] for name in [*names, BEST]}
     rows = []
-    for task in tasks:
+    for task in FIVE:
         groups = groups_of(records, task, "settings")
         if best := best_of(records, task):
             groups[BEST] = best
@@ -206,7 +205,7 @@ def summary(records: list[dict], tasks: list[str]) -> list[str]:
             scores = ", ".join(f"{100 * score:.1f}{mark}" for score, mark in marks.items())
             rows.append([task, scores, *cells])
     # means over other tasks each would be compared with one another
-    said = [f"{mean(s):.1f} %" if len(s) == len(tasks) else "" for s in kept.values()]
+    said = [f"{mean(s):.1f} %" if len(s) == len(FIVE) else "" for s in kept.values()]
     total = [["mean", "", *said]] if any(said) else []
     return [
         "## In one table",
@@ -229,13 +228,13 @@ def without_commit(records: list[dict]) -> list[str]:
         f"{len(null)} of {len(records)} records are older than these notes and name neither commit"
         f" nor machine: all or some of {', '.join(tables)}."
     )
-    return [*fill(text, 99).split("\n"), ""]
+    return [fill(text, 99), ""]
 
 
-def teachers(records: list[dict], tasks: list[str]) -> list[str]:
+def teachers(records: list[dict]) -> list[str]:
     """Each task's bert_ft beside what is published of models of its kind."""
     rows = []
-    for task in tasks:
+    for task in FIVE:
         if found := groups_of(records, task, "teacher").get("bert_ft"):
             f1 = [100 * r["scores"]["f1"] for r in found if "f1" in r.get("scores", {})]
             ours = f"{NUMBERS['dev'](found)} ({len(found)})" + (f", F1 {spread(f1)}" if f1 else "")

@@ -5,19 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from hold_out import write_rows
 from rosita import api
 from rosita.data.tsv import TsvFile
 from rosita.errors import RositaError
-from rosita.files import atomic_write
-from rosita.model import RositaForSequenceClassification
 from rosita.provenance import read_run
 from rosita.pruning.importance import read_scores
+from rosita.stages.inputs import train_texts
 from rosita.tasks import find_task
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -52,8 +50,7 @@ class StageLab:
     task: str
     data: str  # full or 20k
     seed: int
-    ran: list[Path] = field(default_factory=list)  # folders of the chain, in order
-    asked: dict[Path, dict[str, Any]] = field(default_factory=dict)  # what of each stage
+    ran: dict[Path, dict[str, Any]] = field(default_factory=dict)  # the chain: folder -> settings
 
     def __post_init__(self) -> None:
         if self.task not in LARGE:
@@ -84,7 +81,7 @@ class StageLab:
         how = {**settings, "renewed_layers": renewed_layers} if renewed_layers else settings
         if self._runs(folder, how):
             start = self._load(source, seed)
-            renew(start.model, renewed_layers, seed)
+            renew(start, renewed_layers, seed)
             api.fine_tune(start, self.data_dir, folder, evaluate_during_training=True, **settings)
         return folder
 
@@ -121,8 +118,7 @@ class StageLab:
         if self._runs(folder, {"vocabulary": of}):
             task = find_task(of)
             data = self.data_dir if of == self.task else REPOSITORY / "data" / of
-            rows = TsvFile(data / task.train_file, task).rows()
-            texts = [text for row in rows for text in row.texts]
+            texts = list(train_texts([data / task.train_file], task))
             start = self._load(model)
             api.prune(start, start.shape, None, folder, vocabulary=texts)
         return folder
@@ -158,10 +154,7 @@ class StageLab:
         """The training set with so many augmented copies of each row; returns its folder."""
         folder = self.data_dir.parent / f"{self.data}_{copies}_copies" / self.task
         if not (folder / "train_aug.tsv").exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            for file in ("train.tsv", "dev.tsv"):
-                if not (folder / file).is_symlink():
-                    (folder / file).symlink_to(self.data_dir / file)
+            self._link_data(folder)
             run_checked(
                 "data_augmentation.py", "--glue_dir", folder.parent, "--task_name", self.task,
                 "--N", copies, "--pretrained_bert_model", self.base, "--glove_embs", GLOVE,
@@ -178,20 +171,15 @@ class StageLab:
         task = find_task(self.task)
         own = TsvFile(self.data_dir / task.train_file, task)
         rows = list(own.rows())
-        folder.mkdir(parents=True, exist_ok=True)
-        for kept in (task.train_file, *task.dev_files):
-            if not (folder / kept).is_symlink():
-                (folder / kept).symlink_to(self.data_dir / kept)
-        with atomic_write(folder / "train_aug.tsv") as file:
-            file.writelines(f"{line}\n" for line in [own.header] if line is not None)
-            file.writelines("\t".join(row.fields) + "\n" for row in rows)
-            for name in others:
-                other = find_task(name)
-                for row in TsvFile(REPOSITORY / "data" / name / other.train_file, other).rows():
-                    fields = list(rows[0].fields)
-                    for column, text in zip(own.text_columns, row.texts, strict=True):
-                        fields[column] = text
-                    file.write("\t".join(fields) + "\n")
+        self._link_data(folder)
+        for name in others:
+            other = find_task(name)
+            for row in TsvFile(REPOSITORY / "data" / name / other.train_file, other).rows():
+                fields = list(rows[0].fields)
+                for column, text in zip(own.text_columns, row.texts, strict=True):
+                    fields[column] = text
+                rows.append(replace(row, fields=fields))
+        write_rows(folder / "train_aug.tsv", own.header, rows)
         return folder
 
     def hold_out(self) -> None:
@@ -205,6 +193,12 @@ class StageLab:
             *HELD_OUT[self.task], *few,
         )  # fmt: skip
 
+    def _link_data(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in ("train.tsv", "dev.tsv"):
+            if not (folder / file).is_symlink():
+                (folder / file).symlink_to(self.data_dir / file)
+
     def _folder(self, name: str, seed: int | None = None) -> Path:
         return self.models / f"{name}-{seed or self.seed}"
 
@@ -216,8 +210,7 @@ class StageLab:
 
     def _runs(self, folder: Path, settings: dict[str, Any]) -> bool:
         """Whether this stage of the chain is still to run; says so."""
-        self.ran.append(folder)
-        self.asked[folder] = settings
+        self.ran[folder] = settings
         if read_run(folder).get("finished"):
             return False
         how = " ".join(f"{name}={value}" for name, value in settings.items())
@@ -225,17 +218,15 @@ class StageLab:
         return True
 
 
-def renew(model: RositaForSequenceClassification, layers: int, seed: int) -> None:
+def renew(start: api.TaskModel, layers: int, seed: int) -> None:
     """Draw the weights of the top layers and of the pooler anew (Zhang et al., ICLR 2021)."""
     if not layers:
         return
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        drawn = RositaForSequenceClassification(model.config)
-    ours, new = model.bert.encoder.layer, drawn.bert.encoder.layer
+    drawn = api.prune(start, start.shape, from_scratch=True, seed=seed).model.bert
+    ours, new = start.model.bert.encoder.layer, drawn.encoder.layer
     for top in range(len(ours) - layers, len(ours)):
         ours[top].load_state_dict(new[top].state_dict())
-    model.bert.pooler.load_state_dict(drawn.bert.pooler.state_dict())
+    start.model.bert.pooler.load_state_dict(drawn.pooler.state_dict())
 
 
 def run_checked(script: str, *arguments: object) -> None:

@@ -2,6 +2,7 @@
 # Every step is a stage script that starts nothing if it is finished and resumes if it was cut
 # off, so a chain can be run again at any time. The first failure stops the chain.
 set -euo pipefail
+SHAPED_BY=setting1  # the config whose shape is pruned to
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 if [ -z "${PYTHON:-}" ]; then
     PYTHON=python
@@ -22,10 +23,9 @@ EOF
     exit 2
 }
 
-# Read the command line; every path becomes absolute. SHAPED_BY: the config whose shape is pruned to.
+# Read the command line; every path becomes absolute.
 start() {
     [ $# -ge 1 ] || usage
-    SHAPED_BY=${SHAPED_BY:-setting1}
     case $1 in -*) usage ;; *.json) TASK=$(realpath "$1") ;; *) TASK=$1 ;; esac
     shift
     DATA=data MODELS=models BASE=models/bert_pt GLOVE='' CONFIGS='' COPIES='' EPOCHS=''

@@ -455,11 +455,11 @@ def test_the_keys_of_the_records_stages_are_the_hashes_of_their_lines():
 
 
 def test_renewed_layers_are_drawn_anew_by_the_seed_and_the_others_stay(lab):
-    start = lab._load(lab.base, 1).model
-    again, other = lab._load(lab.base, 1).model, lab._load(lab.base, 1).model
+    loaded = [lab._load(lab.base, 1) for _ in range(3)]
+    start, again, other = (one.model for one in loaded)
     before = {name: value.clone() for name, value in start.state_dict().items()}
-    for model, seed in ((start, 1), (again, 1), (other, 2)):
-        stage_lab.renew(model, 2, seed)
+    for one, seed in zip(loaded, (1, 1, 2), strict=True):
+        stage_lab.renew(one, 2, seed)
     drawn = ("encoder.layer.4.", "encoder.layer.5.", "pooler.")
     for name, value in start.state_dict().items():
         matrix = value.dim() == 2  # biases and LayerNorm begin at 0 and 1 whatever the seed
