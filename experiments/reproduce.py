@@ -233,6 +233,7 @@ def dev_scores(task_name: str, model: Path, teacher_folder: Path) -> dict[str, o
         "scores": scores.all,
         "teacher_score": teachers.main,
         "difference_95": paired_bootstrap(task, [ours], theirs, labels),
+        "agreement": agreement(task, ours, theirs),
         "dev_rows": len(labels),
         **(
             {"by_source": by_source(task, data / task.dev_files[0], ours, theirs, labels)}
@@ -240,6 +241,15 @@ def dev_scores(task_name: str, model: Path, teacher_folder: Path) -> dict[str, o
             else {}
         ),
     }
+
+
+def agreement(task: Task, ours: np.ndarray, theirs: np.ndarray) -> float:
+    """How alike two models answer, right or wrong (Stanton et al., NeurIPS 2021): the share of rows
+    of one answer, or of a regression Pearson's correlation. Logits (rows, num_labels).
+    """
+    if task.is_regression:
+        return float(np.corrcoef(ours[:, 0], theirs[:, 0])[0, 1])
+    return float((ours.argmax(axis=1) == theirs.argmax(axis=1)).mean())
 
 
 def scores_of(task_name: str, model: Path, data: Path) -> tuple[np.ndarray, Scores, np.ndarray]:

@@ -131,6 +131,16 @@ def test_colas_dev_is_scored_apart_by_whether_train_quotes_the_same_source(tmp_p
     }
 
 
+def test_agreement_is_the_share_of_rows_answered_alike_and_of_a_regression_the_correlation():
+    answers = np.array([0, 1, 1, 0, 1]), np.array([0, 1, 0, 0, 0])
+    ours, theirs = (np.eye(2)[found] * 3 - 1 for found in answers)
+    assert reproduce.agreement(GLUE["RTE"], ours, theirs) == 3 / 5
+    a, b = np.array([1.0, 2.0, 4.0]), np.array([2.0, 2.0, 5.0])
+    by_hand = ((a - a.mean()) * (b - b.mean())).mean() / (a.std() * b.std())
+    found = reproduce.agreement(GLUE["STS-B"], a[:, None], b[:, None])
+    assert found == pytest.approx(by_hand)
+
+
 def record(name: str, seed: int, score: float) -> dict:
     return {
         "table": "settings", "name": name, "task": "SST-2", "seed": seed,
@@ -367,6 +377,15 @@ def test_the_first_table_has_each_task_once_marks_a_second_teacher_and_the_top_s
     assert "| dev accuracy | difference, 95 % |" in taught and "kept" not in taught.split("!")[0]
 
 
+def test_what_the_later_records_have_alone_is_a_column_with_dashes_for_the_others(tmp_path):
+    for name, more in (("no_kd", {}), ("setting1", {"agreement": 0.915})):
+        records.add_record(tmp_path / "results", record(name, 1, 0.8) | more)
+    results.main(["--results", str(tmp_path / "results"), "--output", str(tmp_path / "R.md")])
+    text = (tmp_path / "R.md").read_text()
+    assert "| held out | dev accuracy | agreement | kept |" in text
+    assert "| 84.0 | 80.0 | – | 88.9 % |" in text and "| 84.0 | 80.0 | 91.5 | 88.9 % |" in text
+
+
 def test_a_column_that_differs_in_one_line_stays():
     lines = [["", "teacher", "MB"], ["a", "90.0", "14.1"], ["b", "90.0", "14.2"]]
     assert results.take_out_shared(lines) == (
@@ -537,6 +556,7 @@ def test_an_experiment_runs_from_teacher_to_record_and_a_second_call_runs_nothin
     assert [stage["stage"] for stage in made["stages"]] == STAGES
     assert made["train_rows"] + 1000 <= 1040
     assert made["stages"][-1]["shape"] == "a2_l4_f256_e64" and made["dev_rows"] == 20
+    assert 0 <= made["agreement"] <= 1 and tuned["agreement"] <= 1
     low, high = made["difference_95"]
     assert low <= made["score"] - made["teacher_score"] <= high
     assert [part["rows"] for part in made["by_source"].values()] == [10, 10]

@@ -1,0 +1,53 @@
+"""What a line of a table says of its records: numbers over seeds, as texts."""
+
+from __future__ import annotations
+
+from statistics import mean, stdev
+
+from records import difference_95, held_out
+
+OVER_SEEDS = " †"
+
+
+def spread(values: list[float]) -> str:
+    """`88.1 ± 0.3`, or the one value, or a dash."""
+    if not values:
+        return "–"
+    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def difference(found: list[dict]) -> str:
+    """The intervals of the difference to the teacher, in points."""
+    intervals, over_seeds = difference_95(found)
+    texts = [f"{100 * low:+.1f} to {100 * high:+.1f}" for low, high in intervals]
+    return "; ".join(texts) + OVER_SEEDS * over_seeds
+
+
+def shares_kept(found: list[dict]) -> list[float]:
+    """Of the teacher's dev score, in percent."""
+    return [100 * record["score"] / record["teacher_score"] for record in found]
+
+
+def scores_on(part: str, found: list[dict]) -> list[float]:
+    """CoLA's score, in percent, on one part of dev; of the records that have it apart."""
+    return [100 * r["by_source"][part]["score"] for r in found if "by_source" in r]
+
+
+def agreements(found: list[dict]) -> list[float]:
+    """With the teacher on dev, in percent; of the records that have it."""
+    return [100 * record["agreement"] for record in found if "agreement" in record]
+
+
+# What a line of a table says of its records, by the name that findings.md calls it.
+NUMBERS = {
+    "held_out": lambda found: spread(held_out(found)),
+    "dev": lambda found: spread([100 * record["score"] for record in found]),
+    "held_out_1": lambda found: spread(held_out(found)[:1]),  # of the first seed
+    "dev_1": lambda found: spread([100 * found[0]["score"]]),
+    "known": lambda found: spread(scores_on("known", found)),
+    "new": lambda found: spread(scores_on("new", found)),
+    "agreement": lambda found: spread(agreements(found)),
+    "kept": lambda found: f"{mean(shares_kept(found)):.1f} %",
+    "kept_by_seed": lambda found: ", ".join(f"{share:.1f}" for share in shares_kept(found)),
+    "seeds": lambda found: ", ".join(str(record["seed"]) for record in found),
+}
