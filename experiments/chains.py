@@ -95,17 +95,18 @@ def recipe_unaugmented(lab: StageLab, name: str = "recipe_unaugmented", **flags)
     return recipe(lab, name, fresh_augmentation="never", aug_edits=0.0, **flags)
 
 
-def recipe_with_pairs_of(others: tuple[str, ...], lab: StageLab) -> Path:
-    """Unaugmented, on the pairs of other tasks besides, in as many steps as on its own alone."""
+def recipe_with_pairs_of(others: tuple[str, ...], lab: StageLab, augmented: bool) -> Path:
+    """On the pairs of other tasks besides, in as many steps as on its own alone."""
     data = lab.with_pairs_of(others)
-    share = rows_of(lab.data_dir, lab.task) / rows_of(data, lab.task, "train_aug.tsv")
+    share = rows_of(lab.data_dir, lab.task) / rows_of(data, lab.task)
     epochs = config_of_recipe(lab.task)["num_train_epochs"] * share
-    more = {"num_train_epochs": epochs, "data_dir": data, "aug_train": True}
-    return recipe_unaugmented(lab, f"recipe_with_{'_'.join(others)}", **more)
+    chain, how = (recipe, "_augmented") if augmented else (recipe_unaugmented, "")
+    name = f"recipe_with_{'_'.join(others)}{how}"
+    return chain(lab, name, num_train_epochs=epochs, data_dir=data)
 
 
-def rows_of(folder: Path, task_name: str, file: str = "train.tsv") -> int:
-    return sum(1 for _ in TsvFile(folder / file, find_task(task_name)).rows())
+def rows_of(folder: Path, task_name: str) -> int:
+    return sum(1 for _ in TsvFile(folder / "train.tsv", find_task(task_name)).rows())
 
 
 def two_phases(lab: StageLab, name: str = "two_phases", epochs: int = 3, **flags) -> Path:

@@ -92,12 +92,17 @@ def knows(name: str, says: str, **flags) -> Experiment:
 
 
 def transfer(task: str, others: tuple[str, ...]) -> list[Experiment]:
-    """The recipe without augmentation, on a task's own pairs, and on others' besides."""
+    """The recipe with augmentation and without, on a task's own pairs, and on others' besides."""
+    besides = f"the pairs of {' and '.join(others)} besides, as many steps"
     lines: dict[str, tuple[str, Chain]] = {
-        "unaugmented": ("its own pairs alone, as they are", recipe_unaugmented),
+        "unaugmented": ("the recipe unaugmented: its own pairs as they are", recipe_unaugmented),
         "others_pairs": (
-            f"the pairs of {' and '.join(others)} besides, as many steps",
-            partial(recipe_with_pairs_of, others),
+            f"unaugmented, {besides}",
+            partial(recipe_with_pairs_of, others, augmented=False),
+        ),
+        "others_pairs_augmented": (
+            f"the recipe, {besides}",
+            partial(recipe_with_pairs_of, others, augmented=True),
         ),
     }
     return [

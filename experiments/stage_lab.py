@@ -154,7 +154,7 @@ class StageLab:
         """The training set with so many augmented copies of each row; returns its folder."""
         folder = self.data_dir.parent / f"{self.data}_{copies}_copies" / self.task
         if not (folder / "train_aug.tsv").exists():
-            self._link_data(folder)
+            self._link_data(folder, "train.tsv", "dev.tsv")
             run_checked(
                 "data_augmentation.py", "--glue_dir", folder.parent, "--task_name", self.task,
                 "--N", copies, "--pretrained_bert_model", self.base, "--glove_embs", GLOVE,
@@ -162,16 +162,16 @@ class StageLab:
         return folder
 
     def with_pairs_of(self, others: Sequence[str]) -> Path:
-        """The training set and the pairs of others, as augmented rows; returns its folder.
+        """The training set and, after it, the pairs of others; returns its folder.
 
         A pair of another task has no label here: it has the first row's, for its place in the file,
         and is for a distillation by the teacher alone.
         """
-        folder = self.data_dir.parent / f"{self.data}_{'_'.join(others)}" / self.task
+        folder = self.data_dir.parent / f"{self.data}_and_{'_'.join(others)}" / self.task
         task = find_task(self.task)
         own = TsvFile(self.data_dir / task.train_file, task)
         rows = list(own.rows())
-        self._link_data(folder)
+        self._link_data(folder, "dev.tsv")
         for name in others:
             other = find_task(name)
             for row in TsvFile(REPOSITORY / "data" / name / other.train_file, other).rows():
@@ -179,7 +179,7 @@ class StageLab:
                 for column, text in zip(own.text_columns, row.texts, strict=True):
                     fields[column] = text
                 rows.append(replace(row, fields=fields))
-        write_rows(folder / "train_aug.tsv", own.header, rows)
+        write_rows(folder / "train.tsv", own.header, rows)
         return folder
 
     def hold_out(self) -> None:
@@ -193,9 +193,9 @@ class StageLab:
             *HELD_OUT[self.task], *few,
         )  # fmt: skip
 
-    def _link_data(self, folder: Path) -> None:
+    def _link_data(self, folder: Path, *files: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        for file in ("train.tsv", "dev.tsv"):
+        for file in files:
             if not (folder / file).is_symlink():
                 (folder / file).symlink_to(self.data_dir / file)
 

@@ -502,11 +502,11 @@ def test_pairs_of_another_task_stand_after_a_tasks_own_in_its_columns(tmp_path, 
     other.parent.mkdir(parents=True)
     other.write_text(f"{heads['MRPC']}\n1\t7\t8\tf g\th\n0\t9\t6\ti\tj\n")
     folder = lab.with_pairs_of(("MRPC",))
-    rows = list(TsvFile(folder / "train_aug.tsv", GLUE["RTE"]).rows())
+    rows = list(TsvFile(folder / "train.tsv", GLUE["RTE"]).rows())
     assert [row.texts for row in rows] == [("a b", "c"), ("d", "e"), ("f g", "h"), ("i", "j")]
-    assert (folder / "train_aug.tsv").read_text().startswith(own)
-    assert (folder / "train.tsv").read_text() == own
-    assert chains.rows_of(folder, "RTE") == 2
+    assert (folder / "train.tsv").read_text().startswith(own)
+    assert (folder / "dev.tsv").read_text() == (lab.data_dir / "train.tsv").read_text() == own
+    assert [chains.rows_of(one, "RTE") for one in (folder, lab.data_dir)] == [4, 2]
 
 
 def test_a_student_of_fewer_pieces_answers_texts_of_these_as_before_by_its_own_tokenizer(
