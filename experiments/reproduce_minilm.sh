@@ -17,4 +17,5 @@ fi
 "$PYTHON" download_glue_data.py --data_dir data --tasks SST-2,CoLA,MRPC,STS-B,RTE \
     ${GLUE_MIRROR:+--mirror "$GLUE_MIRROR"}
 "$PYTHON" experiments/reproduce.py --serving "$@"
+"$PYTHON" experiments/floors.py
 "$PYTHON" experiments/results.py

@@ -3,6 +3,7 @@
     python experiments/results.py
 
 Reads   experiments/minilm/*.jsonl, the records, as experiments/reproduce.py writes them
+        experiments/minilm/floors.json, as experiments/floors.py writes it
         experiments/minilm/findings.md: what a table shows, in words, under `# TASK TABLE`;
         `{NAME kept}` in it becomes that line's number (also: held_out, dev, ...: see NUMBERS)
 Writes  RESULTS.md; experiments/minilm/TASK-TABLE.png
@@ -62,7 +63,7 @@ def write_results(args: argparse.Namespace) -> None:
     findings = read_findings(args.results / "findings.md")
     lines = [HEAD, *goals_met(records), *summary(records)]
     lines += finding(findings, "summary", {})
-    lines += [*teachers(records), READING, *without_commit(records)]
+    lines += [*teachers(records, args.results), READING, *without_commit(records)]
     missing: list[str] = []
     for table in TABLES:
         for task in FIVE:

@@ -29,9 +29,9 @@ from rosita.tasks import GLUE
 from rosita.training.loop import Training
 
 sys.path.insert(0, str(REPOSITORY / "experiments"))
-chains, hold_out, records, reproduce, results, stage_lab = map(
+chains, floors, hold_out, records, reproduce, results, stage_lab = map(
     importlib.import_module,
-    ("chains", "hold_out", "records", "reproduce", "results", "stage_lab"),
+    ("chains", "floors", "hold_out", "records", "reproduce", "results", "stage_lab"),
 )
 EXPERIMENTS = reproduce.EXPERIMENTS
 LARGE_ENOUGH = {  # for chains.SHAPE
@@ -88,6 +88,25 @@ def test_only_long_rows_are_chosen_on_and_their_short_parts_are_not_trained_on_e
     long = [number for number in held if number < 8]
     assert len(long) == 3
     assert sorted(held) == sorted(long + [number + 8 for number in long])
+
+
+def test_the_floors_are_those_of_the_better_answer_and_of_the_bound_that_is_best_on_train(
+    tmp_path,
+):
+    assert floors.overlap(("A man is here.", "a man, a MAN")) == 1
+    assert floors.overlap(("a b c d", "c d e f g")) == 2 / 4
+    head = "index\tsentence1\tsentence2\tlabel\n"
+    alike, half, other = "a b\tb a", "a b\tb c", "a b\tc d"
+    answers = {"train": (alike, 1), "dev": (alike, 0)}, {"train": (half, 1), "dev": (half, 1)}
+    for name in ("train", "dev"):
+        rows = [(pairs[name][0], pairs[name][1]) for pairs in answers]
+        rows += [(other, 0)] * 3
+        lines = (f"{n}\t{t}\t{('not_', '')[y]}entailment\n" for n, (t, y) in enumerate(rows))
+        (tmp_path / f"{name}.tsv").write_text(head + "".join(lines))
+    train, dev = tmp_path / "train.tsv", tmp_path / "dev.tsv"
+    assert floors.floors(GLUE["RTE"], train, train) == {"one_answer": 3 / 5, "words_in_common": 1}
+    found = floors.floors(GLUE["RTE"], train, dev)
+    assert found == {"one_answer": 4 / 5, "words_in_common": 4 / 5}
 
 
 def test_the_bootstrap_interval_is_that_of_the_normal_approximation_on_many_rows():

@@ -200,7 +200,7 @@ def _tokenized_chunks(
 def _columns(
     chunk: list[Row], encodings: list[Encoding], source: TsvFile | RecordFile
 ) -> dict[str, list | np.ndarray]:
-    return {**token_columns(encodings), "labels": [_label(row, source) for row in chunk]}
+    return {**token_columns(encodings), "labels": [label_number(row, source) for row in chunk]}
 
 
 def token_columns(encodings: list[Encoding]) -> dict[str, np.ndarray]:
@@ -212,7 +212,7 @@ def token_columns(encodings: list[Encoding]) -> dict[str, np.ndarray]:
     return {"ids": ids, "lengths": lengths, "first": lengths - second}
 
 
-def _label(row: Row, source: TsvFile | RecordFile) -> float | list[float]:
+def label_number(row: Row, source: TsvFile | RecordFile) -> float | list[float]:
     """The label as a number: of a class, of a regression; of several labels a 0 or 1 for each."""
     labels, several = source.task.labels, source.task.multi_label
     if row.label is None:
