@@ -68,7 +68,7 @@ def floors(task: Task, train: Path, test: Path) -> dict[str, float]:
     return found
 
 
-def overlap(texts: tuple[str, str]) -> float:
+def overlap(texts: tuple[str, ...]) -> float:
     """Overlap coefficient of two texts' words: how many both have, of the one that has fewer."""
     first, second = (set(re.findall(r"\w+", text.lower())) for text in texts)
     return len(first & second) / max(1, min(len(first), len(second)))
