@@ -94,21 +94,16 @@ def knows(name: str, says: str, **flags) -> Experiment:
 def transfer(task: str, others: tuple[str, ...]) -> list[Experiment]:
     """The recipe with augmentation and without, on a task's own pairs, and on others' besides."""
     besides = f"the pairs of {' and '.join(others)} besides, as many steps"
-    lines: dict[str, tuple[str, Chain]] = {
-        "unaugmented": ("the recipe unaugmented: its own pairs as they are", recipe_unaugmented),
-        "others_pairs": (
-            f"unaugmented, {besides}",
-            partial(recipe_with_pairs_of, others, augmented=False),
-        ),
-        "others_pairs_augmented": (
-            f"the recipe, {besides}",
-            partial(recipe_with_pairs_of, others, augmented=True),
-        ),
-    }
+    plain, augmented = (
+        partial(recipe_with_pairs_of, others, augmented=how) for how in (False, True)
+    )
+    line = partial(Experiment, "transfer", data="full", tasks=(task,))
     return [
-        Experiment("transfer", name, says, chain, data="full", tasks=(task,), seeds=(1,))
-        for name, (says, chain) in lines.items()
-    ]
+        line("unaugmented", "the recipe unaugmented: its own pairs as they are",
+             recipe_unaugmented, seeds=(1,)),
+        line("others_pairs", f"unaugmented, {besides}", plain),
+        line("others_pairs_augmented", f"the recipe, {besides}", augmented),
+    ]  # fmt: skip
 
 
 def fewer_pieces(task: str, of: str, says: str) -> Experiment:
