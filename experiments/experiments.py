@@ -205,6 +205,9 @@ EXPERIMENTS = [
     tuned("STS-B", "5e-5", "peak rate 5e-5", learning_rate=5e-5),
     tuned("RTE", "1e-4_10_epochs", "peak rate 1e-4, 10 epochs", learning_rate=1e-4,
           num_train_epochs=10),
+    tuned("RTE", "5e-5_10_epochs", "10 epochs, warm-up", num_train_epochs=10, warmup_steps=69),
+    tuned("RTE", "3e-5_10_epochs", "peak rate 3e-5, 10 epochs, warm-up", learning_rate=3e-5,
+          num_train_epochs=10, warmup_steps=69),
     at_its_best("SST-2", "fresh_20_no_dropout", "Setting 1, 20 epochs, every second one with"
                 " fresh replacements, rate 6e-4, ten times the representation loss, no dropout",
                 num_train_epochs=20, fresh_augmentation="alternate", dropout=0),
