@@ -136,10 +136,14 @@ def summary(records: list[dict]) -> list[str]:
     ]
 
 
-def teachers(records: list[dict], results: Path) -> list[str]:
-    """Each task's bert_ft beside scores without a model and published ones of its kind."""
+def read_floors(results: Path) -> dict[str, dict[str, dict[str, float]]]:
+    """Scores without a model, by task, set and rule; none if experiments/floors.py has not run."""
     path = results / "floors.json"
-    floors = read_json(path)["tasks"] if path.exists() else {}
+    return read_json(path)["tasks"] if path.exists() else {}
+
+
+def teachers(records: list[dict], floors: dict[str, dict[str, dict[str, float]]]) -> list[str]:
+    """Each task's bert_ft beside scores without a model and published ones of its kind."""
     rows = []
     for task in FIVE:
         if found := groups_of(records, task, "teacher").get("bert_ft"):

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean
 from textwrap import fill
+from types import MappingProxyType
 
 import matplotlib
 
@@ -25,7 +27,15 @@ import matplotlib.pyplot as plt
 
 from experiments import EXPERIMENTS, FIVE, REFERENCES, TABLES
 from numbers_over_seeds import NUMBERS, difference
-from overview import HEAD, READING, goals_met, summary, teachers, without_commit
+from overview import (
+    HEAD,
+    READING,
+    goals_met,
+    read_floors,
+    summary,
+    teachers,
+    without_commit,
+)
 from records import difference_95, groups_of, held_out, read_records
 from rosita.cli import ArgumentParser, run_script
 from rosita.deploy.figures import draw_benchmark
@@ -61,9 +71,10 @@ def write_results(args: argparse.Namespace) -> None:
     if not records:
         raise RositaError(f"{args.results} holds no record; run experiments/reproduce_minilm.sh")
     findings = read_findings(args.results / "findings.md")
+    floors = read_floors(args.results)
     lines = [HEAD, *goals_met(records), *summary(records)]
     lines += finding(findings, "summary", {})
-    lines += [*teachers(records, args.results), READING, *without_commit(records)]
+    lines += [*teachers(records, floors), READING, *without_commit(records)]
     missing: list[str] = []
     for table in TABLES:
         for task in FIVE:
@@ -72,7 +83,7 @@ def write_results(args: argparse.Namespace) -> None:
             if groups:
                 groups = reference(records, task, table) | groups
                 lines += section(task, table, groups, args)
-                lines += finding(findings, f"{task} {table}", groups)
+                lines += finding(findings, f"{task} {table}", groups, floors.get(task, {}))
     for task in FIVE:
         path = args.results / f"serving-{task}.json"
         if path.exists():
@@ -133,14 +144,22 @@ def read_findings(path: Path) -> dict[str, str]:
     return dict(zip(parts[1::2], map(str.strip, parts[2::2]), strict=True))
 
 
-def finding(findings: dict[str, str], heading: str, groups: dict[str, list[dict]]) -> list[str]:
+def finding(
+    findings: dict[str, str],
+    heading: str,
+    groups: dict[str, list[dict]],
+    floors: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
+) -> list[str]:
     """What was written of a table, its `{NAME kept}` filled in from the records.
 
-    Raises `RositaError` for a name that has no record, and for another number.
+    `floors` are the task's scores without a model, `{words_in_common dev}`. Raises `RositaError`
+    for a name that has no record, and for another number.
     """
 
     def value(match: re.Match) -> str:
         name, _, number = match[1].partition(" ")
+        if name in floors.get(number, {}):
+            return f"{100 * floors[number][name]:.1f}"
         if name not in groups or number not in NUMBERS:
             raise RositaError(
                 f"findings.md, {heading}: {match.group()} is no number of this table; its lines are"

@@ -425,7 +425,12 @@ def test_what_is_written_of_a_table_takes_its_numbers_from_the_records(tmp_path)
     kept = mean([84 / 0.9, 86 / 0.9])
     assert f"KD gives 85.0 ± 1.4 for 80.0 ({kept:.1f} % of 84.0)." in text
     assert "no text" not in text
-    for wrong in ("{setting2 dev}", "{no_kd mean}", "{no_kd}"):
+    without = {"SST-2": {"dev": {"one_answer": 0.509}}}
+    (tmp_path / "results" / "floors.json").write_text(json.dumps({"tasks": without}))
+    findings.write_text("# SST-2 settings\n\nOne answer gives {one_answer dev}.\n")
+    results.main(flags)
+    assert "One answer gives 50.9.\n" in (tmp_path / "RESULTS.md").read_text()
+    for wrong in ("{setting2 dev}", "{no_kd mean}", "{no_kd}", "{one_answer held_out}"):
         findings.write_text(f"# SST-2 settings\n\n{wrong}\n")
         with pytest.raises(RositaError, match=f"findings.md, SST-2 settings: {wrong}"):
             results.main(flags)
