@@ -39,7 +39,7 @@ TABLES = {
     "recipe": "one change at a time",
     "knowledge": "fewer hidden states, as the authors' next paper has them (Setting 1)",
     "vocabulary": "the word pieces of some texts alone, after training (Setting 1)",
-    "transfer": "sentence pairs of other tasks besides, by the teacher alone",
+    "transfer": "sentence pairs of other tasks besides, answered by the teacher",
     "published1": "training as published, one key at a time (Setting 1)",
     "published4": "training as published, one key at a time (Setting 4)",
     "teacher": "how to tune the teacher",

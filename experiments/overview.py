@@ -19,8 +19,9 @@ all-MiniLM-L6-v2 (6 layers of 384, 22.7 M parameters) compressed on real GLUE da
 which `experiments/reproduce_minilm.sh` makes; run again, that script makes what has no record yet.
 
 The goal is that the best compressed models keep, on average over five tasks, 98.5 % of their
-teachers' dev scores at 6.5x fewer parameters (the paper's share, for BERT-base at 7.5x on a partly
-other five), and on each task 97 %. Where it stands:
+teachers' dev scores at 6.5x fewer parameters (the paper's share, for BERT-base at 7.5x on five
+tasks, not all the same), and on each task 97 %. Where it stands (difference: to the teacher's dev
+score, 95 %, of each seed, or of all together with a †; names as in the tables below):
 """
 READING = """## How to read the tables
 
@@ -36,10 +37,11 @@ READING = """## How to read the tables
   score they are more: 10 % on CoLA.
 - "agreement" is the share of dev rows, in percent, that student and teacher answer alike, right or
   wrong (STS-B: Pearson's correlation of their answers): how much of this teacher the student has
-  taken on, whatever the teacher is worth. The later runs have it.
+  taken on, whatever the teacher is worth. Only later runs have it.
 - The interval is that of the difference to the teacher, in points: a 95 % paired bootstrap, over
   dev rows and the line's seeds together where it has a †, else over dev rows, of each seed.
-- Deviations are over student seeds. Differences within a standard error or two are noise. A line
+- Deviations are over student seeds: of two they say little, and they leave out the error from the
+  rows, which is larger. Differences within a standard error or two are noise. A line
   of one seed next to a mean of three is best compared with that line's first seed.
 - Hours are those of all stages that lead to the model, shared ones included, on one core each, by
   the wall clock. The same stage took up to six times as long beside other work and in other
@@ -177,7 +179,7 @@ def without_commit(records: list[dict]) -> list[str]:
         return []
     tables = dict.fromkeys(f"{record['task']} {record['table']}" for record in null)
     text = (
-        f"{len(null)} of {len(records)} records are older than these notes and name neither commit"
-        f" nor machine: all or some of {', '.join(tables)}."
+        f"{len(null)} of {len(records)} records are older than the fields commit and machine and"
+        f" have neither: all or some of {', '.join(tables)}."
     )
     return [fill(text, 99), ""]

@@ -90,7 +90,14 @@ def write_results(args: argparse.Namespace) -> None:
             lines += serving_lines(task, read_json(path), args.results, args.output.parent)
             lines += finding(findings, f"{task} serving", {})
     if missing:
-        lines += ["## No record yet", "", *missing, ""]
+        lines += [
+            "## No record yet",
+            "",
+            "Defined and not run: table, then lines.",
+            "",
+            *missing,
+            "",
+        ]
     with atomic_write(args.output) as file:
         file.write("\n".join(lines))
     print(f"{args.output}: {len(records)} records; {len(missing)} tables lack some")

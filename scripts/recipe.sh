@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The recipe that keeps most in RESULTS.md: Setting 1 with long training on rows drawn afresh.
+# The one recipe of RESULTS.md: Setting 1 with long training on rows drawn afresh.
 source "$(dirname "$(realpath "$0")")/common.sh"
 SHAPED_BY=recipe
 start "$@"

@@ -391,7 +391,7 @@ def test_the_first_table_has_each_task_once_marks_a_second_teacher_and_the_top_s
     assert (
         f"- SST-2: recipe keeps 100.0 % (seeds 94.1, 105.9), difference {intervals} points" in text
     )
-    assert "4 of 5 records are older than these notes" in text
+    assert "4 of 5 records are older than the fields commit and machine" in text
     taught = text.split("--tables teacher`")[1]
     assert "| dev accuracy | difference, 95 % |" in taught and "kept" not in taught.split("!")[0]
 

@@ -532,7 +532,7 @@ def test_a_run_without_layers_has_no_heat_map(tmp_path):
 
 MARKUP = [
     "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "](http://x) [a](http://x)", "a|b",
-    "two\n\n# lines", "{{7*7}} {% raw %}", "\"'`$x$&amp;&#60;", "-- - 1. *a* _b_ ~~c~~ www.x.y",
+    "two\n\n# lines", "{{97*89}} {% raw %}", "\"'`$x$&amp;&#60;", "-- - 1. *a* _b_ ~~c~~ www.x.y",
 ]  # fmt: skip
 
 
@@ -564,7 +564,7 @@ def test_no_text_of_a_run_becomes_markup_on_the_page(hostile):
     assert not found.tags & {"script", "img", "a", "em", "del"}
     for text in MARKUP:
         assert shown(text) in found.text
-    assert not any("49" in word for word in found.words if "{{" in word)
+    assert not any("8633" in word for word in found.words if "{{" in word)
 
 
 def rendered(text: str) -> Page:
