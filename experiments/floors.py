@@ -49,21 +49,19 @@ def floors(task: Task, train: Path, test: Path) -> dict[str, float]:
     `words_in_common`, of pairs: one label from a share of common words on and the other below, as
     is best on `train`, or in a regression that share.
     """
-    (pairs, labels), (test_pairs, gold) = _read(task, train), _read(task, test)
+    texts, gold = _read(task, test)
     found = {}
     if not task.is_regression:
         same = (np.eye(task.num_labels)[[label] * len(gold)] for label in range(task.num_labels))
         found["one_answer"] = max(score(task, answers, gold).main for answers in same)
-    if len(pairs[0]) == 2:
-        shares, test_shares = (
-            np.array([*map(overlap, pairs)]),
-            np.array([*map(overlap, test_pairs)]),
-        )
+    if len(texts[0]) == 2:
+        shares = _overlaps(texts)
         if task.is_regression:
-            answers = test_shares[:, None]
+            answers = shares[:, None]
         else:
-            bound, above = best_bound(shares, labels)
-            answers = np.eye(2)[np.where(test_shares >= bound, above, 1 - above)]
+            train_texts, labels = _read(task, train)
+            bound, above = best_bound(_overlaps(train_texts), labels)
+            answers = np.eye(2)[np.where(shares >= bound, above, 1 - above)]
         found["words_in_common"] = score(task, answers, gold).main
     return found
 
@@ -82,6 +80,10 @@ def best_bound(shares: np.ndarray, labels: np.ndarray) -> tuple[float, int]:
         for above in (0, 1)
     }
     return max(right, key=lambda rule: right[rule])
+
+
+def _overlaps(pairs: list[tuple[str, ...]]) -> np.ndarray:
+    return np.array([overlap(pair) for pair in pairs])
 
 
 def _read(task: Task, path: Path) -> tuple[list[tuple[str, ...]], np.ndarray]:
