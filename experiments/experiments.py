@@ -201,6 +201,8 @@ EXPERIMENTS = [
     tuned("CoLA", "5e-5_20_epochs", "20 epochs", num_train_epochs=20),
     tuned("CoLA", "1e-4_renewed_1", "peak rate 1e-4, pooler and top layer drawn anew",
           learning_rate=1e-4, renewed_layers=1),
+    tuned("CoLA", "1e-4_layer_decay", "peak rate 1e-4, each layer at 0.8 of that of the one above",
+          learning_rate=1e-4, layer_decay=0.8),
     tuned("MRPC", "5e-5", "peak rate 5e-5", learning_rate=5e-5),
     tuned("STS-B", "5e-5", "peak rate 5e-5", learning_rate=5e-5),
     tuned("RTE", "1e-4_10_epochs", "peak rate 1e-4, 10 epochs", learning_rate=1e-4,
@@ -208,6 +210,8 @@ EXPERIMENTS = [
     tuned("RTE", "5e-5_10_epochs", "10 epochs, warm-up", num_train_epochs=10, warmup_steps=69),
     tuned("RTE", "3e-5_10_epochs", "peak rate 3e-5, 10 epochs, warm-up", learning_rate=3e-5,
           num_train_epochs=10, warmup_steps=69),
+    tuned("RTE", "1e-4_layer_decay", "peak rate 1e-4, each layer at 0.8 of that of the one above",
+          learning_rate=1e-4, layer_decay=0.8),
     at_its_best("SST-2", "fresh_20_no_dropout", "Setting 1, 20 epochs, every second one with"
                 " fresh replacements, rate 6e-4, ten times the representation loss, no dropout",
                 num_train_epochs=20, fresh_augmentation="alternate", dropout=0),

@@ -87,6 +87,9 @@ class LoopSettings(BaseModel):
     accept_changed: bool = setting(False, ACCEPT_CHANGED, identity=False)
     max_seq_length: int = setting(128, "tokens after which a text is cut", ge=3)
     learning_rate: float = setting(5e-5, "peak learning rate", gt=0)
+    layer_decay: float = setting(
+        1.0, "the rate of each layer is this part of that of the layer above it", gt=0, le=1
+    )
     num_train_epochs: float = setting(3.0, "passes over the training data (scoring: 1)", gt=0)
     weight_decay: float = setting(0.0, "AdamW weight decay, not on bias and LayerNorm", ge=0)
     adam_epsilon: float = setting(1e-8, "AdamW epsilon", gt=0)

@@ -203,7 +203,8 @@ class Training:
             if not self.optimizer.step_was_skipped:
                 self.progress.moment_steps += 1
                 if self.vocabulary:
-                    self.vocabulary.decay *= 1 - rate * settings.weight_decay
+                    slower = settings.layer_decay**self.config.num_hidden_layers
+                    self.vocabulary.decay *= 1 - slower * rate * settings.weight_decay
 
     def _backward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Add one micro-batch's gradients; return its share of each mean loss of the step."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 
 import torch
@@ -38,21 +39,44 @@ def learning_rate(plan: Plan, progress: Progress, total: int, done: int) -> floa
 
 
 def build_optimizer(model: nn.Module, settings: LoopSettings) -> torch.optim.AdamW:
-    """AdamW, fused; no weight decay on biases and LayerNorm."""
-    groups = [
-        {
-            "params": [
-                weight
-                for name, weight in model.named_parameters()
-                if (name.endswith("bias") or "LayerNorm" in name) != decays
-            ],
-            "weight_decay": settings.weight_decay if decays else 0.0,
-        }
-        for decays in (True, False)
-    ]
+    """AdamW, fused; no weight decay on biases and LayerNorm, each layer at its `rate_share`."""
+    named = list(model.named_parameters())
+    layers = max((layer for name, _ in named if (layer := _layer(name))), default=0)
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, weight in named:
+        share = rate_share(name, layers, settings.layer_decay)
+        decays = not name.endswith("bias") and "LayerNorm" not in name
+        groups.setdefault((share, decays), []).append(weight)
     return torch.optim.AdamW(
-        groups, lr=settings.learning_rate, eps=settings.adam_epsilon, fused=True
+        [
+            {
+                "params": weights,
+                "weight_decay": settings.weight_decay if decays else 0.0,
+                "rate_share": share,
+            }
+            for (share, decays), weights in groups.items()
+        ],
+        lr=settings.learning_rate,
+        eps=settings.adam_epsilon,
+        fused=True,
     )
+
+
+def rate_share(name: str, layers: int, decay: float) -> float:
+    """What part of the learning rate a weight of BERT has, by its name (Howard & Ruder, ACL 2018).
+
+    Pooler, classifier and the top one of `layers` have all of it, each layer below `decay` times
+    that of the one above, and the embedding `decay` times that of the first layer.
+    """
+    if ".embeddings." in name:
+        return decay**layers
+    return decay ** (layers - (_layer(name) or layers))
+
+
+def _layer(name: str) -> int | None:
+    """The layer that a weight is of, counted from 1."""
+    found = re.search(r"\.layer\.(\d+)\.", name)
+    return 1 + int(found[1]) if found else None
 
 
 def set_rate(
@@ -65,12 +89,13 @@ def set_rate(
     quotient, and epsilon and decay adapted, its step is that one exactly, not about.
     """
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        # a state that an earlier version saved has no shares: it has one rate
+        group["lr"] = rate * group.get("rate_share", 1.0)
         if settings.bias_correction:
             continue
         first, second = (1 - beta ** (done + 1) for beta in group["betas"])
         factor = first / second**0.5
-        group["lr"] = rate * factor
+        group["lr"] *= factor
         group["eps"] = settings.adam_epsilon / second**0.5
         if group["weight_decay"]:
             group["weight_decay"] = settings.weight_decay / factor

@@ -1,5 +1,6 @@
 import copy
 import math
+import re
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -157,6 +158,35 @@ def test_without_bias_correction_a_step_is_that_of_the_published_adam():
         torch.testing.assert_close(weight.double(), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_each_layer_moves_by_its_part_of_the_rate(bench):
+    """Adam's first step, corrected, is the rate itself in every weight that has a gradient."""
+    training = bench.training(
+        lr_schedule="none",
+        learning_rate=1e-3,
+        layer_decay=0.5,
+        bias_correction=True,
+        weight_decay=0.0,
+        adam_epsilon=1e-12,
+        max_steps=1,
+    )
+    before = weights(training)
+    training.run()
+    layers = bench.model.config.num_hidden_layers
+    seen = set()
+    for name, value in weights(training).items():
+        where = re.search(r"embeddings|layer\.\d+|pooler|classifier", name)[0]
+        below_top = {"embeddings": layers, "pooler": 0, "classifier": 0} | {
+            f"layer.{number}": layers - 1 - number for number in range(layers)
+        }
+        moved = (value - before[name]).abs().max()
+        if not name.endswith("key.bias"):  # has no gradient: softmax takes no notice of it
+            torch.testing.assert_close(
+                moved, torch.tensor(1e-3 * 0.5 ** below_top[where]), rtol=1e-3, atol=0, msg=name
+            )
+        seen.add(where)
+    assert len(seen) == layers + 3
+
+
 def test_the_missing_correction_makes_a_step_as_much_longer_as_the_formula_says():
     settings = KDSettings(output_dir="o", teacher_model="t", student_model="s", pred_distill=True)
     optimizer = build_optimizer(torch.nn.Linear(2, 2), settings)
@@ -194,10 +224,10 @@ def test_gradients_are_clipped_together_or_tensor_by_tensor(together):
     assert weights[3].grad is None
 
 
-@pytest.mark.parametrize("iterative", [False, True])
-def test_leaving_unused_embedding_rows_out_changes_nothing(bench, iterative):
+@pytest.mark.parametrize(("iterative", "layer_decay"), [(False, 1.0), (True, 1.0), (False, 0.5)])
+def test_leaving_unused_embedding_rows_out_changes_nothing(bench, iterative, layer_decay):
     plan = width_plan(bench) if iterative else {}
-    settings = {"weight_decay": 0.1, "learning_rate": 1e-2}
+    settings = {"weight_decay": 0.1, "learning_rate": 1e-2, "layer_decay": layer_decay}
     dense = bench.training("dense", plan, teacher_loss(bench), **settings)
     torch.manual_seed(5)
     dense.run()
