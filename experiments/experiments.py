@@ -31,7 +31,7 @@ from rosita.pruning.shape import Shape
 from stage_lab import StageLab
 
 TABLES = {
-    "goal": "as good as it gets at 6.4 to 6.5x fewer parameters",
+    "goal": "towards the goal, at 6.4 to 6.5x fewer parameters",
     "settings": "the paper's settings",
     "baselines": "against what one would pick instead, at the same size",
     "augmentation": "augmentation",

@@ -118,6 +118,15 @@ def best_on_held_out(groups: dict[str, list[dict]]) -> str:
     return max(groups, key=lambda name: mean(held_out(groups[name])))
 
 
+def best_of(records: list[dict], task: str) -> list[dict]:
+    """The records of a task's best line, by the held-out rows; none if it has none.
+
+    Lines that other tasks' pairs teach are in the running, beside those of table goal.
+    """
+    lines = groups_of(records, task, "goal") | groups_of(records, task, "transfer")
+    return lines[best_on_held_out(lines)] if lines else []
+
+
 def _stage_file(folder: Path, key: str) -> Path:
     task, data, stage = key.partition("@")[0].split("/")[:3]
     return folder / STAGES.replace("*", f"{task}-{data}-{stage.rpartition('-')[2]}")

@@ -27,7 +27,7 @@ from chains import TEACHER_SEED, teacher
 from experiments import EXPERIMENTS, FIVE, Experiment
 from records import (
     add_record,
-    best_on_held_out,
+    best_of,
     curves,
     groups_of,
     has_record,
@@ -195,11 +195,9 @@ def this_machine() -> dict[str, object]:
 
 
 def measure_serving(task: str, results: Path) -> None:
-    """Time the settings' models and the goal's best, as far as they are here, in every format."""
+    """Time the settings' models and the best one, as far as they are here, in every format."""
     records = read_records(results)
-    goals = groups_of(records, task, "goal")
-    groups = [goals[best_on_held_out(goals)]] if goals else []
-    groups += groups_of(records, task, "settings").values()
+    groups = [best_of(records, task), *groups_of(records, task, "settings").values()]
     models = {}
     for record in (r for found in groups for r in found if r["seed"] == SERVED_SEED):
         lab = StageLab(task, record["data"], SERVED_SEED)
@@ -309,7 +307,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--names", type=words, help="these experiments only")
     add("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[1, 2, 3])
     add("--results", type=Path, default=REPOSITORY / "experiments" / "minilm")
-    add("--serving", action="store_true", help="then time the settings' and the goal's models")
+    add("--serving", action="store_true", help="then time the settings' models and the best")
     add("--dry_run", action="store_true", help="list what would run")
     return parser.parse_args(argv)
 

@@ -196,7 +196,7 @@ def table_lines(table: str, groups: dict[str, list[dict]]) -> list[str]:
             [
                 first["name"] if first["table"] == table else f"**{first['name']}**",
                 SAYS[first["task"], first["table"], first["name"]],
-                f"{first['train_rows']:,} rows",
+                f"{first['train_rows']:,} of the task's rows",
                 NUMBERS["held_out"](found),
                 NUMBERS["dev"](found),
                 *(NUMBERS[part](found) for part in parts),
