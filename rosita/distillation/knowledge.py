@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rosita.config import HskAmount
 from rosita.data.batches import Encoded
+from rosita.errors import RositaError
 from rosita.model import RositaLayer
 
 
@@ -154,14 +155,21 @@ def layer_map(teacher_layers: int, student_layers: int, kind: str = "uniform") -
 
     `uniform`: floor(i * T / S), as in the paper; `t_topN`: the same with the teacher's first N
     layers alone; `last`: the embedding and the last S layers; `ends`: the embedding and the last
-    layer only.
+    layer only. Raises `RositaError` if the teacher has too few layers for it.
     """
     if kind == "ends":
         return {0: 0, student_layers: teacher_layers}
     if kind == "last":
         skipped = teacher_layers - student_layers
+        if skipped < 0:
+            raise RositaError(
+                f"layer_map last needs a teacher of as many layers as the student: it has"
+                f" {teacher_layers}, the student {student_layers}; --layer_map uniform takes any"
+            )
         return {0: 0} | {i: i + skipped for i in range(1, student_layers + 1)}
     top = int(kind.removeprefix("t_top")) if kind != "uniform" else teacher_layers
+    if top > teacher_layers:
+        raise RositaError(f"layer_map {kind}: the teacher has {teacher_layers} layers only")
     return {i: i * top // student_layers for i in range(student_layers + 1)}
 
 

@@ -37,7 +37,11 @@ PLACE = np.dtype(np.int32)  # of a kept position
 
 
 class CannotRemember(RositaError):
-    """The disk has no room for hidden states, or half precision none for one of them."""
+    """The disk has no room for hidden states, or half precision none for one of them: `why`."""
+
+    def __init__(self, why: str, advice: str) -> None:
+        super().__init__(f"{why}; {advice}")
+        self.why = why
 
 
 @dataclass
@@ -233,7 +237,8 @@ def _reserve(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
     except OSError as error:
         raise CannotRemember(
             f"no room for {array.nbytes / 1e9:.2g} GB of the teacher's answers in {path.parent}:"
-            f" {error.strerror}; make room, or set teacher_cache_gb to 0"
+            f" {error.strerror}",
+            "make room, or set teacher_cache_gb to 0",
         ) from error
 
 
@@ -327,7 +332,8 @@ def _put_states(
     kept = torch.stack([state.values[state.places] for state in states], dim=1).to(torch.float16)
     if not kept.isfinite().all():
         raise CannotRemember(
-            "a hidden state of the teacher does not fit half precision; set teacher_cache_gb to 0"
+            "a hidden state of the teacher does not fit half precision",
+            "set teacher_cache_gb to 0",
         )
     written = {"states": kept}
     if "places" in arrays:

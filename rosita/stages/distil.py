@@ -45,14 +45,7 @@ def distil_stage(
     check_pair(teacher, student, settings)
     if settings.dropout is not None:
         set_dropout(student.model, settings.dropout)
-    task = student.task
-    names = train_file_names(Path(settings.data_dir), task, settings.aug_train, subsets)
-    data = load_data(settings, task, student.tokenizer, accelerator, student.model.config, names)
-    if settings.aug_train or subsets:
-        hashes = {file.path.name: file.sha256 for file in data.train}
-        check_augmented(Path(settings.data_dir), task, hashes)
-    if vectors := settings.fresh_vectors:
-        data = with_fresh_rows(data, settings, vectors, student)
+    data = distil_data(settings, student, accelerator, subsets)
     parents = {"teacher": teacher, "student": student}
     folder = Path(settings.output_dir)
     run = new_run(kd_stage(settings), settings, data, parents, folder, accelerator)
@@ -60,21 +53,10 @@ def distil_stage(
         return None
     sampler = data.sampler(settings.train_batch_size * accelerator.num_processes, settings.seed)
     plan = distil_plan(settings, student, sampler)
-    guide = Teacher(
-        freeze(fast_on_cpu(teacher.model), accelerator), followed_knowledge(settings, teacher)
-    )
-    objective = DistillationLoss(
-        guide,
-        settings.pred_distill,
-        settings.repr_distill,
-        settings.temperature,
-        repr_weight=settings.repr_weight,
-        label_weight=settings.label_weight,
-        positions=settings.max_seq_length if settings.repr_mean == "positions" else None,
-        learn_labels=settings.regression_target == "labels",
-    )
+    objective = distil_loss(settings, teacher, accelerator)
+    guide = objective.teacher
     with accelerator.autocast():
-        check_label_order(task, guide.model, data.dev, teacher.path, settings.eval_batch_size)
+        check_label_order(data.task, guide.model, data.dev, teacher.path, settings.eval_batch_size)
     memory = to_remember(settings, objective, data, student, plan, sampler)
     job = Job(student, data, objective, sampler, plan, accelerator, run, teacher=memory.says)
     if not job.begin():
@@ -87,11 +69,42 @@ def distil_stage(
             asked = settings.teacher_cache_gb is not None or not memory.states
             if asked or accelerator.num_processes > 1:
                 raise
-            print(f"{error.args[0].split(';')[0]}: the teacher runs in every step instead")
+            print(f"{error.why}: the teacher runs in every step instead")
     if settings.compute_taylor:
         job.score(mean=True)
         return None
     return job.train(run.folder / "logging")
+
+
+def distil_data(
+    settings: KDSettings, student: TaskModel, accelerator: Accelerator, subsets: bool
+) -> Data:
+    """The rows that the student learns from, checked against what wrote them, and dev."""
+    task, folder = student.task, Path(settings.data_dir)
+    names = train_file_names(folder, task, settings.aug_train, subsets)
+    data = load_data(settings, task, student.tokenizer, accelerator, student.model.config, names)
+    if settings.aug_train or subsets:
+        check_augmented(folder, task, {file.path.name: file.sha256 for file in data.train})
+    if vectors := settings.fresh_vectors:
+        return with_fresh_rows(data, settings, vectors, student)
+    return data
+
+
+def distil_loss(
+    settings: KDSettings, teacher: TaskModel, accelerator: Accelerator
+) -> DistillationLoss:
+    """The losses that the settings name, with the teacher frozen on its device."""
+    model = freeze(fast_on_cpu(teacher.model), accelerator)
+    return DistillationLoss(
+        Teacher(model, followed_knowledge(settings, teacher)),
+        settings.pred_distill,
+        settings.repr_distill,
+        settings.temperature,
+        repr_weight=settings.repr_weight,
+        label_weight=settings.label_weight,
+        positions=settings.max_seq_length if settings.repr_mean == "positions" else None,
+        learn_labels=settings.regression_target == "labels",
+    )
 
 
 class Memory(NamedTuple):
@@ -207,13 +220,8 @@ def check_pair(teacher: TaskModel, student: TaskModel, settings: KDSettings) -> 
             " the student must have its teacher's tokenizer"
         )
     check_length(settings.max_seq_length, teacher.model.config)
-    theirs, ours = (one.model.config.hidden_size for one in (teacher, student))
-    if settings.repr_distill and theirs != ours:
-        raise RositaError(
-            f"teacher {teacher.path} has hidden_size {theirs}, student {student.path} has {ours}:"
-            " repr_distill compares their hidden states and needs one size; such a teacher is"
-            " learnt by its logits alone: --pred_distill True --repr_distill False"
-        )
+    if settings.repr_distill:
+        check_states(teacher, student, settings)
     learns_labels = settings.label_weight or (
         student.task.is_regression and settings.regression_target == "labels"
     )
@@ -223,28 +231,33 @@ def check_pair(teacher: TaskModel, student: TaskModel, settings: KDSettings) -> 
             f"{name} needs labels, and {student.task.name} has none in train (train_labelled is"
             " false); leave it out"
         )
-    theirs, ours = (one.model.config.num_hidden_layers for one in (teacher, student))
-    if settings.repr_distill and settings.layer_map == "last" and theirs < ours:
-        raise RositaError(
-            f"layer_map last needs a teacher of as many layers as the student: {theirs} in"
-            f" {teacher.path}, {ours} in {student.path}; --layer_map uniform takes any"
-        )
-    top = settings.layer_map.removeprefix("t_top")
-    if settings.repr_distill and top.isdecimal() and theirs < int(top):
-        raise RositaError(
-            f"layer_map {settings.layer_map}: the teacher {teacher.path} has {theirs} layers only"
-        )
-    fewest = settings.target.keep_layers if settings.depth_or_width and settings.target else ours
-    states = len(layer_map(theirs, fewest, settings.layer_map)) if settings.repr_distill else 0
-    asked = hsk_amount(settings.hsk).layers
-    if asked and asked > states:
-        raise RositaError(
-            f"hsk {settings.hsk} follows {asked} states, a student of {fewest} layers has {states}"
-            f" to follow by layer_map {settings.layer_map}"
-        )
     one_step = not settings.depth_or_width and not settings.compute_taylor
     if settings.target and one_step and student.shape != settings.target:
         raise RositaError(
             f"{student.path} has the shape {student.shape}, the settings name {settings.target};"
             " prune it with pruning_one_step.py"
+        )
+
+
+def check_states(teacher: TaskModel, student: TaskModel, settings: KDSettings) -> None:
+    """The teacher has hidden states that the student's can follow, as many as are asked for."""
+    configs = teacher.model.config, student.model.config
+    theirs, ours = (config.hidden_size for config in configs)
+    if theirs != ours:
+        raise RositaError(
+            f"teacher {teacher.path} has hidden_size {theirs}, student {student.path} has {ours}:"
+            " repr_distill compares their hidden states and needs one size; such a teacher is"
+            " learnt by its logits alone: --pred_distill True --repr_distill False"
+        )
+    theirs, ours = (config.num_hidden_layers for config in configs)
+    fewest = settings.target.keep_layers if settings.depth_or_width and settings.target else ours
+    try:
+        mappings = [layer_map(theirs, layers, settings.layer_map) for layers in (ours, fewest)]
+    except RositaError as error:
+        raise RositaError(f"teacher {teacher.path}, student {student.path}: {error}") from None
+    states, asked = len(mappings[-1]), hsk_amount(settings.hsk).layers
+    if asked and asked > states:
+        raise RositaError(
+            f"hsk {settings.hsk} follows {asked} states, a student of {fewest} layers has {states}"
+            f" to follow by layer_map {settings.layer_map}"
         )

@@ -16,6 +16,7 @@ from rosita.data.encode import encode_file
 from rosita.distillation.knowledge import Knowledge, State, layer_map
 from rosita.distillation.losses import DistillationLoss
 from rosita.distillation.teacher import Teacher
+from rosita.errors import RositaError
 from rosita.tasks import GLUE
 from rosita.tokenizer import read_tokenizer
 
@@ -64,6 +65,13 @@ def test_depth_is_the_last_states_of_the_student_spread_over_the_teachers_first_
     assert Knowledge(HskAmount(layers=1), "t_top8").mapping(12, 6) == {6: 8}
     assert Knowledge(HskAmount(layers=2), "t_top10").mapping(12, 6) == {5: 8, 6: 10}
     assert Knowledge().mapping(6, 4) == layer_map(6, 4)
+
+
+def test_a_map_that_wants_more_layers_than_the_teacher_has_is_refused():
+    for layers, kind in (((2, 4), "last"), ((6, 4), "t_top7")):
+        with pytest.raises(RositaError, match=f"layer_map {kind}"):
+            layer_map(*layers, kind)
+    assert layer_map(4, 4, "last") == layer_map(4, 4) == layer_map(4, 4, "t_top4")
 
 
 @pytest.mark.parametrize("length", LENGTHS)
