@@ -9,13 +9,15 @@ Writes  data/held_out/, models/minilm/ (the models and their logs; not kept in t
         with --serving experiments/minilm/serving-TASK.json: latency and size in every format
 
 The best step of each stage is chosen on sentences held out of train; dev is read once, at the end.
-Cut off, the same command goes on; several may run at once, on experiments that share no stage.
+Cut off, the same command goes on. `--jobs 2` runs two experiments at once, of two tasks, each with
+half of the cores.
 """
 
 from __future__ import annotations
 
 import argparse
 import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,7 @@ from rosita.provenance import read_run
 from rosita.runtime import auto_takes_bf16
 from rosita.tasks import GLUE, Task, find_task
 from rosita.tokenizer import read_tokenizer
+from side_by_side import Job, run_side_by_side
 from stage_lab import MODELS, REPOSITORY, StageLab, run_checked
 
 COLA = GLUE["CoLA"]
@@ -64,18 +67,23 @@ def main(argv: list[str] | None = None) -> None:
         and (not args.names or experiment.name in args.names)
     ]
     chosen.sort(key=partial(_turn, read_records(args.results)))
+    waiting: list[Job] = []
     for number, (experiment, task, seed) in enumerate(chosen, 1):
         known = has_record(args.results, experiment.table, experiment.name, task, seed)
-        state = "has a record" if known else "runs"
+        state = "has a record" if known else "runs" if args.jobs == 1 else "waits for its turn"
         print(
             f"[{number}/{len(chosen)}] {task} {experiment.table}/{experiment.name}, seed {seed}:"
             f" {state}",
             flush=True,
         )
-        if not known and not args.dry_run:
+        if args.dry_run:
+            continue
+        if known or args.jobs == 1:
             run_experiment(experiment, task, seed, args.results)
-        if not args.dry_run:
-            add_interval_over_seeds(experiment, task, args.results)
+        else:
+            waiting.append(job(experiment, task, seed, args.results))
+    if waiting:
+        run_side_by_side(waiting, args.jobs, MODELS / "logs")
     for task in args.tasks if args.serving and not args.dry_run else []:
         measure_serving(task, args.results)
 
@@ -96,7 +104,22 @@ def _turn(records: list[dict], chosen: tuple[Experiment, str, int]) -> tuple[boo
     return experiment.table != "settings", hours
 
 
+def job(experiment: Experiment, task: str, seed: int, results: Path) -> Job:
+    """One experiment as a process of its own."""
+    flags = {"tasks": task, "tables": experiment.table, "names": experiment.name, "seeds": seed}
+    words = [f"--{name}={value}" for name, value in flags.items()]
+    command = (sys.executable, __file__, *words, f"--results={results}")
+    return Job(task, f"{task}-{experiment.table}-{experiment.name}-{seed}", command)
+
+
 def run_experiment(experiment: Experiment, task: str, seed: int, results: Path) -> None:
+    """Make what of it is missing: the record, and the interval over its seeds."""
+    if not has_record(results, experiment.table, experiment.name, task, seed):
+        make_record(experiment, task, seed, results)
+    add_interval_over_seeds(experiment, task, results)
+
+
+def make_record(experiment: Experiment, task: str, seed: int, results: Path) -> None:
     """Run the chain, score teacher and student on dev, write the record."""
     made_by = {"commit": commit(REPOSITORY), "machine": this_machine()}  # as the chain begins
     lab = StageLab(task, experiment.data, seed)
@@ -308,8 +331,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[1, 2, 3])
     add("--results", type=Path, default=REPOSITORY / "experiments" / "minilm")
     add("--serving", action="store_true", help="then time the settings' models and the best")
+    add("--jobs", type=int, default=1, help="experiments at once, of as many tasks (1)")
     add("--dry_run", action="store_true", help="list what would run")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.jobs < 1:
+        parser.error("--jobs must be 1 or more")
+    return args
 
 
 if __name__ == "__main__":

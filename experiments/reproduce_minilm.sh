@@ -2,6 +2,7 @@
 # Redo RESULTS.md from nothing: MiniLM, GloVe and GLUE, every experiment that has no record yet, the
 # tables. Hours on two cores; cut off, the same command goes on. Arguments go to reproduce.py:
 #
+#   experiments/reproduce_minilm.sh --jobs 2
 #   experiments/reproduce_minilm.sh --tasks SST-2 --tables settings --seeds 1
 #   GLUE_MIRROR=DIR|URL|s3://bucket/prefix experiments/reproduce_minilm.sh
 set -euo pipefail

@@ -29,9 +29,9 @@ from rosita.tasks import GLUE
 from rosita.training.loop import Training
 
 sys.path.insert(0, str(REPOSITORY / "experiments"))
-chains, floors, hold_out, records, reproduce, results, stage_lab = map(
+chains, floors, hold_out, records, reproduce, results, side_by_side, stage_lab = map(
     importlib.import_module,
-    ("chains", "floors", "hold_out", "records", "reproduce", "results", "stage_lab"),
+    "chains floors hold_out records reproduce results side_by_side stage_lab".split(),
 )
 EXPERIMENTS = reproduce.EXPERIMENTS
 LARGE_ENOUGH = {  # for chains.SHAPE
@@ -554,6 +554,37 @@ def test_a_student_of_fewer_pieces_answers_texts_of_these_as_before_by_its_own_t
     assert found.shape == before.shape and not np.allclose(found, before, atol=1e-5)
 
 
+def noted_jobs(*jobs):
+    """Jobs of (task, name, seconds, exit code) that note when they begin and when they end."""
+    note = "import sys, time; print(time.time()); time.sleep({}); print(time.time()); sys.exit({})"
+    return [
+        side_by_side.Job(task, name, (sys.executable, "-c", note.format(seconds, code)))
+        for task, name, seconds, code in jobs
+    ]
+
+
+def test_experiments_run_side_by_side_in_their_order_but_never_two_of_a_task(tmp_path):
+    jobs = noted_jobs(("A", "a1", 0.6, 0), ("A", "a2", 0.1, 0), ("B", "b1", 1.0, 0))
+    side_by_side.run_side_by_side(jobs, 2, tmp_path)
+    (a1, a1_end), (a2, _), (b1, b1_end) = (
+        map(float, (tmp_path / f"{job.name}.log").read_text().split()) for job in jobs
+    )
+    assert b1 < a1_end <= a2  # b1 goes before a2, whose task is busy
+    side_by_side.run_side_by_side(jobs[1:], 1, tmp_path / "one")
+    (_, first_end), (second, _) = (
+        map(float, (tmp_path / "one" / f"{job.name}.log").read_text().split()) for job in jobs[1:]
+    )
+    assert first_end <= second
+
+
+def test_after_a_failed_experiment_no_other_begins_and_those_beside_it_end(tmp_path):
+    jobs = noted_jobs(("A", "a", 0.1, 3), ("B", "b", 1.5, 0), ("C", "c", 0, 0))
+    with pytest.raises(RositaError, match=r"^a failed: its last lines are in .*a\.log$"):
+        side_by_side.run_side_by_side(jobs, 2, tmp_path)
+    assert len((tmp_path / "b.log").read_text().split()) == 2
+    assert not (tmp_path / "c.log").exists()
+
+
 def test_an_experiment_runs_from_teacher_to_record_and_a_second_call_runs_nothing(tmp_path):
     sandbox = tmp_path / "rosita"
     shutil.copytree(REPOSITORY, sandbox, ignore=IGNORED)
@@ -567,7 +598,7 @@ def test_an_experiment_runs_from_teacher_to_record_and_a_second_call_runs_nothin
     for command in (("init", "-q"), ("add", "."), ("commit", "-qm", "a copy")):
         git(sandbox, *command)
     flags = ("--tasks", "CoLA", "--names", "setting1,3e-5", "--seeds", 1, "--serving",
-             "--results", tmp_path / "results")  # fmt: skip
+             "--jobs", 2, "--results", tmp_path / "results")  # fmt: skip
     environment = pytest.MonkeyPatch()
     environment.setenv("PYTHONPATH", str(sandbox))  # the copy's rosita/, for the scripts' children
     with environment.context():
