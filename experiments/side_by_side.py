@@ -31,6 +31,7 @@ def run_side_by_side(jobs: Sequence[Job], count: int, logs: Path) -> None:
     that ran beside it have ended; what had not begun then does not begin.
     """
     logs.mkdir(parents=True, exist_ok=True)
+    count = min(count, len({job.task for job in jobs}))  # more would leave cores without work
     threads = str(max(1, (os.cpu_count() or 1) // count))
     environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     waiting, failed = list(jobs), list[Job]()
