@@ -54,6 +54,7 @@ def run_side_by_side(jobs: Sequence[Job], count: int, logs: Path) -> None:
         finally:  # Ctrl-C has reached them too: each saves its state
             for process in running.values():
                 process.terminate()
+            for process in running.values():
                 process.wait()
     if failed:
         last = failed[0].name
