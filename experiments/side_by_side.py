@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rosita.errors import RositaError
 from rosita.progress import Bar
+from rosita.training.signals import stop_on_signal
 
 POLL_SECONDS = 0.5
 
@@ -27,38 +28,56 @@ class Job:
 def run_side_by_side(jobs: Sequence[Job], count: int, logs: Path) -> None:
     """Run all jobs, `count` at a time and in their order, as far as no task runs twice.
 
-    What a job says goes to `logs`/NAME.log. Raises `RositaError` for one that failed, after those
-    that ran beside it have ended; what had not begun then does not begin.
+    Each has its share of the cores as it begins. What a job says goes to `logs`/NAME.log. Raises
+    `RositaError` for one that failed, after those that ran beside it have ended; what had not begun
+    then does not begin. Raises `KeyboardInterrupt` after SIGTERM or SIGINT, when all have ended.
     """
     logs.mkdir(parents=True, exist_ok=True)
-    count = min(count, len({job.task for job in jobs}))  # more would leave cores without work
-    threads = str(max(1, (os.cpu_count() or 1) // count))
-    environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     waiting, failed = list(jobs), list[Job]()
     running: dict[Job, subprocess.Popen] = {}
-    with Bar(total=len(jobs), unit="experiment") as bar:
-        try:
-            while running or (waiting and not failed):
-                while not failed and len(running) < count and (job := _next(waiting, running)):
-                    waiting.remove(job)
-                    with (logs / f"{job.name}.log").open("ab") as log:
-                        running[job] = subprocess.Popen(
-                            job.command, stdout=log, stderr=log, env=environment
-                        )
-                    bar.write(f"{job.name}: runs, and says how far it is in {log.name}")
-                for job in [job for job, process in running.items() if process.poll() is not None]:
-                    failed += [job] if running.pop(job).returncode else []
-                    bar.write(f"{job.name}: {'failed' if job in failed else 'has a record'}")
-                    bar.update()
-                time.sleep(POLL_SECONDS)
-        finally:  # Ctrl-C has reached them too: each saves its state
-            for process in running.values():
-                process.terminate()
-            for process in running.values():
-                process.wait()
+    with Bar(total=len(jobs), unit="experiment") as bar, stop_on_signal() as stop:
+        while running or (waiting and not failed):
+            while not failed and len(running) < count and (job := _next(waiting, running)):
+                tasks = {job.task for job in (*waiting, *running)}
+                waiting.remove(job)
+                with (logs / f"{job.name}.log").open("ab") as log:
+                    running[job] = subprocess.Popen(
+                        job.command,
+                        stdout=log,
+                        stderr=log,
+                        env=os.environ | _threads(cores() // min(count, len(tasks))),
+                    )
+                bar.write(f"{job.name}: runs, and says how far it is in {log.name}")
+            for job in [job for job, process in running.items() if process.poll() is not None]:
+                failed += [job] if running.pop(job).returncode else []
+                bar.write(f"{job.name}: {'failed' if job in failed else 'has a record'}")
+                bar.update()
+            if stop.requested:
+                _end(running.values())
+                raise KeyboardInterrupt
+            time.sleep(POLL_SECONDS)
     if failed:
         last = failed[0].name
         raise RositaError(f"{last} failed: its last lines are in {logs / last}.log")
+
+
+def cores() -> int:
+    """How many this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _threads(count: int) -> dict[str, str]:
+    return dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(max(1, count)))
+
+
+def _end(processes: Collection[subprocess.Popen]) -> None:
+    """Ask each for its end, at which it saves its state, then wait for all."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.wait()
 
 
 def _next(waiting: Sequence[Job], running: dict[Job, subprocess.Popen]) -> Job | None:

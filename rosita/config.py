@@ -88,7 +88,11 @@ class LoopSettings(BaseModel):
     max_seq_length: int = setting(128, "tokens after which a text is cut", ge=3)
     learning_rate: float = setting(5e-5, "peak learning rate", gt=0)
     layer_decay: float = setting(
-        1.0, "the rate of each layer is this part of that of the layer above it", gt=0, le=1
+        1.0,
+        "the rate of each layer is this part of that of the layer above it, the embedding's of the"
+        " first layer's; pooler and classifier have the whole rate",
+        gt=0,
+        le=1,
     )
     num_train_epochs: float = setting(3.0, "passes over the training data (scoring: 1)", gt=0)
     weight_decay: float = setting(0.0, "AdamW weight decay, not on bias and LayerNorm", ge=0)

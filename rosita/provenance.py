@@ -83,6 +83,18 @@ class Run:
             print(f"finished already: {self.folder} (--overwrite_output_dir runs it again)")
         return bool(earlier.get("finished"))
 
+    @property
+    def outcome_hash(self) -> str:
+        """Of what decides the outcome; a setting at its default does not count, so that the state
+        of a run outlives the settings that later versions add."""
+        decided = outcome(self.identity)
+        settings = {
+            name: value
+            for name, value in decided["settings"].items()
+            if name not in self.defaults or value != self.defaults[name]
+        }
+        return values_hash(decided | {"settings": settings})
+
     def _difference(self, earlier: dict[str, Any]) -> str:
         """In what a record is of another run; what it is older than does not count."""
         there, mine = earlier.get("identity", {}), self.identity.get("settings", {})

@@ -555,34 +555,67 @@ def test_a_student_of_fewer_pieces_answers_texts_of_these_as_before_by_its_own_t
 
 
 def noted_jobs(*jobs):
-    """Jobs of (task, name, seconds, exit code) that note when they begin and when they end."""
-    note = "import sys, time; print(time.time()); time.sleep({}); print(time.time()); sys.exit({})"
+    """Jobs of (task, name, seconds, exit code) that note when they begin, on how many threads, and
+    when they end."""
+    note = (
+        "import os, sys, time; print(time.time(), os.environ['OMP_NUM_THREADS'], flush=True);"
+        " time.sleep({}); print(time.time()); sys.exit({})"
+    )
     return [
         side_by_side.Job(task, name, (sys.executable, "-c", note.format(seconds, code)))
         for task, name, seconds, code in jobs
     ]
 
 
-def test_experiments_run_side_by_side_in_their_order_but_never_two_of_a_task(tmp_path):
-    jobs = noted_jobs(("A", "a1", 0.6, 0), ("A", "a2", 0.1, 0), ("B", "b1", 1.0, 0))
+def notes_of(folder, jobs):
+    return [tuple(map(float, (folder / f"{job.name}.log").read_text().split())) for job in jobs]
+
+
+def test_experiments_run_side_by_side_in_their_order_but_never_two_of_a_task(tmp_path, monkeypatch):
+    monkeypatch.setattr(side_by_side, "cores", lambda: 6)
+    jobs = noted_jobs(("A", "a1", 0.6, 0), ("A", "a2", 0.1, 0), ("B", "b1", 1.5, 0))
     side_by_side.run_side_by_side(jobs, 2, tmp_path)
-    (a1, a1_end), (a2, _), (b1, b1_end) = (
-        map(float, (tmp_path / f"{job.name}.log").read_text().split()) for job in jobs
-    )
-    assert b1 < a1_end <= a2  # b1 goes before a2, whose task is busy
-    side_by_side.run_side_by_side(jobs[1:], 1, tmp_path / "one")
-    (_, first_end), (second, _) = (
-        map(float, (tmp_path / "one" / f"{job.name}.log").read_text().split()) for job in jobs[1:]
-    )
-    assert first_end <= second
+    (a1, share, a1_end), (a2, _, _), (b1, other, _) = notes_of(tmp_path, jobs)
+    assert a1 < b1 < a1_end <= a2  # b1 goes before a2, whose task is busy
+    assert share == other == 3
+    side_by_side.run_side_by_side(jobs[:2], 2, tmp_path / "one")
+    (_, first, first_end), (second, last, _) = notes_of(tmp_path / "one", jobs[:2])
+    assert first_end <= second and first == last == 6  # no core idles beside a lone task
 
 
 def test_after_a_failed_experiment_no_other_begins_and_those_beside_it_end(tmp_path):
     jobs = noted_jobs(("A", "a", 0.1, 3), ("B", "b", 1.5, 0), ("C", "c", 0, 0))
     with pytest.raises(RositaError, match=r"^a failed: its last lines are in .*a\.log$"):
         side_by_side.run_side_by_side(jobs, 2, tmp_path)
-    assert len((tmp_path / "b.log").read_text().split()) == 2
+    assert len(notes_of(tmp_path, jobs[1:2])[0]) == 3
     assert not (tmp_path / "c.log").exists()
+
+
+def test_a_signal_ends_the_experiments_side_by_side_each_in_its_own_way(tmp_path):
+    saves = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit('saved'));"
+    script = f"""
+import os, signal, sys, threading
+sys.path.insert(0, {str(REPOSITORY / "experiments")!r})
+from pathlib import Path
+from side_by_side import Job, run_side_by_side
+command = (sys.executable, "-c", "{saves} print('on', flush=True); time.sleep(60)")
+logs = Path({str(tmp_path)!r})
+def kill():
+    both = [logs / "a.log", logs / "b.log"]
+    while not all(log.exists() and log.read_text() for log in both):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+threading.Thread(target=kill, daemon=True).start()
+try:
+    run_side_by_side([Job("A", "a", command), Job("B", "b", command)], 2, logs)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=50, cwd=REPOSITORY
+    )
+    assert ended.stdout.endswith("interrupted\n"), ended.stderr
+    assert [(tmp_path / f"{name}.log").read_text() for name in "ab"] == ["on\nsaved\n"] * 2
 
 
 def test_an_experiment_runs_from_teacher_to_record_and_a_second_call_runs_nothing(tmp_path):

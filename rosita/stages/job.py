@@ -15,9 +15,9 @@ from rosita.checkpoint import TaskModel, load_model, save_model
 from rosita.data.batches import Sampler
 from rosita.distillation.losses import Objective
 from rosita.evaluation import Scores, UndefinedScore, collapsed_scores, predict, score
-from rosita.files import read_sealed, values_hash, write_sealed
+from rosita.files import read_sealed, write_sealed
 from rosita.model import RositaForSequenceClassification
-from rosita.provenance import Run, file_hashes, outcome
+from rosita.provenance import Run, file_hashes
 from rosita.stages.inputs import Data
 from rosita.stages.preflight import check_disk, show_plan
 from rosita.stages.record import _result, finish, score_weights
@@ -103,7 +103,6 @@ class Job:
             self.run.remove_state()
 
     def _training(self, **more: Any) -> Training:
-        run_hash = values_hash(outcome(self.run.identity))
         return Training(
             self.start.model,
             self.objective,
@@ -111,7 +110,7 @@ class Job:
             self.plan,
             self.accelerator,
             self.run.folder,
-            run_hash=run_hash,
+            run_hash=self.run.outcome_hash,
             **more,
         )
 

@@ -89,8 +89,7 @@ def set_rate(
     quotient, and epsilon and decay adapted, its step is that one exactly, not about.
     """
     for group in optimizer.param_groups:
-        # a state that an earlier version saved has no shares: it has one rate
-        group["lr"] = rate * group.get("rate_share", 1.0)
+        group["lr"] = rate * group["rate_share"]
         if settings.bias_correction:
             continue
         first, second = (1 - beta ** (done + 1) for beta in group["betas"])

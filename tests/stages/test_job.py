@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +74,18 @@ def test_a_job_claims_its_folder_goes_on_with_it_and_ends_once_it_is_finished(
     assert "finished already" in capsys.readouterr().out
     with pytest.raises(RositaError, match="holds another run .*learning_rate"):
         job(root, tmp_path / "out", learning_rate=1e-3).begin()
+
+
+def test_a_state_outlives_a_setting_that_a_later_version_adds_unless_it_is_set(root, tmp_path):
+    now = job(root, tmp_path / "out").run
+    earlier = copy.deepcopy(now.identity)
+    assert earlier["settings"].pop("layer_decay") == 1.0  # of a version that had none
+    assert replace(now, identity=earlier).outcome_hash == now.outcome_hash
+    others = [{"layer_decay": 0.5}, {"learning_rate": 1e-3}, {"per_gpu_train_batch_size": 16}]
+    hashes = {job(root, tmp_path / "out", **changed).run.outcome_hash for changed in others}
+    assert len(hashes | {now.outcome_hash}) == 4
+    halves = {"per_gpu_train_batch_size": 16, "gradient_accumulation_steps": 2}  # the same rows
+    assert job(root, tmp_path / "out", **halves).run.outcome_hash == now.outcome_hash
 
 
 def test_a_dry_run_shows_the_plan_and_claims_nothing(root, tmp_path, capsys):

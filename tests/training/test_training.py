@@ -117,6 +117,11 @@ def teacher_loss(bench, seed=9):
     return DistillationLoss(Teacher(teacher), True, True)
 
 
+def depth_plan(bench):
+    target = replace(Shape.of(bench.model.config), keep_layers=1)
+    return {"schedule": PruningSchedule.plan(bench.model.config, target, "depth", 8, 10)}
+
+
 def width_plan(bench, steps=8, **how):
     schedule = PruningSchedule.plan(bench.model.config, Shape(2, 3, 20, 8), "width", steps, 10)
     return {"schedule": replace(schedule, **how)}
@@ -224,9 +229,11 @@ def test_gradients_are_clipped_together_or_tensor_by_tensor(together):
     assert weights[3].grad is None
 
 
-@pytest.mark.parametrize(("iterative", "layer_decay"), [(False, 1.0), (True, 1.0), (False, 0.5)])
-def test_leaving_unused_embedding_rows_out_changes_nothing(bench, iterative, layer_decay):
-    plan = width_plan(bench) if iterative else {}
+@pytest.mark.parametrize(
+    ("pruned", "layer_decay"), [(None, 1.0), ("width", 1.0), (None, 0.5), ("depth", 0.5)]
+)
+def test_leaving_unused_embedding_rows_out_changes_nothing(bench, pruned, layer_decay):
+    plan = {"width": width_plan, "depth": depth_plan}[pruned](bench) if pruned else {}
     settings = {"weight_decay": 0.1, "learning_rate": 1e-2, "layer_decay": layer_decay}
     dense = bench.training("dense", plan, teacher_loss(bench), **settings)
     torch.manual_seed(5)
