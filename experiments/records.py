@@ -113,18 +113,13 @@ def difference_95(found: list[dict]) -> tuple[list[list[float]], bool]:
     return [record["difference_95"] for record in found], False
 
 
-def best_on_held_out(groups: dict[str, list[dict]]) -> str:
-    """The experiment whose models score best on the held-out rows, on average over seeds."""
-    return max(groups, key=lambda name: mean(held_out(groups[name])))
-
-
 def best_of(records: list[dict], task: str) -> list[dict]:
-    """The records of a task's best line, by the held-out rows; none if it has none.
+    """The records of a task's best line, by its held-out rows over seeds; none if it has none.
 
     Lines that other tasks' pairs teach are in the running, beside those of table goal.
     """
     lines = groups_of(records, task, "goal") | groups_of(records, task, "transfer")
-    return lines[best_on_held_out(lines)] if lines else []
+    return max(lines.values(), key=lambda found: mean(held_out(found)), default=[])
 
 
 def _stage_file(folder: Path, key: str) -> Path:

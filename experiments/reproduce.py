@@ -10,7 +10,7 @@ Writes  data/held_out/, models/minilm/ (the models and their logs; not kept in t
 
 The best step of each stage is chosen on sentences held out of train; dev is read once, at the end.
 Cut off, the same command goes on. `--jobs 2` runs two experiments at once, of two tasks, each with
-half of the cores.
+half of the threads.
 """
 
 from __future__ import annotations
@@ -78,10 +78,12 @@ def main(argv: list[str] | None = None) -> None:
         )
         if args.dry_run:
             continue
-        if known or args.jobs == 1:
-            run_experiment(experiment, task, seed, args.results)
-        else:
+        if not known and args.jobs > 1:
             waiting.append(job(experiment, task, seed, args.results))
+            continue
+        if not known:
+            run_experiment(experiment, task, seed, args.results)
+        add_interval_over_seeds(experiment, task, args.results)
     if waiting:
         run_side_by_side(waiting, args.jobs, MODELS / "logs")
     for task in args.tasks if args.serving and not args.dry_run else []:
@@ -113,13 +115,6 @@ def job(experiment: Experiment, task: str, seed: int, results: Path) -> Job:
 
 
 def run_experiment(experiment: Experiment, task: str, seed: int, results: Path) -> None:
-    """Make what of it is missing: the record, and the interval over its seeds."""
-    if not has_record(results, experiment.table, experiment.name, task, seed):
-        make_record(experiment, task, seed, results)
-    add_interval_over_seeds(experiment, task, results)
-
-
-def make_record(experiment: Experiment, task: str, seed: int, results: Path) -> None:
     """Run the chain, score teacher and student on dev, write the record."""
     made_by = {"commit": commit(REPOSITORY), "machine": this_machine()}  # as the chain begins
     lab = StageLab(task, experiment.data, seed)

@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean
 from textwrap import fill
-from types import MappingProxyType
 
 import matplotlib
 
@@ -73,7 +71,7 @@ def write_results(args: argparse.Namespace) -> None:
     findings = read_findings(args.results / "findings.md")
     floors = read_floors(args.results)
     lines = [HEAD, *goals_met(records), *summary(records)]
-    lines += finding(findings, "summary", {})
+    lines += finding(findings, "summary", {}, {})
     lines += [*teachers(records, floors), READING, *without_commit(records)]
     missing: list[str] = []
     for table in TABLES:
@@ -88,7 +86,7 @@ def write_results(args: argparse.Namespace) -> None:
         path = args.results / f"serving-{task}.json"
         if path.exists():
             lines += serving_lines(task, read_json(path), args.results, args.output.parent)
-            lines += finding(findings, f"{task} serving", {})
+            lines += finding(findings, f"{task} serving", {}, {})
     if missing:
         lines += [
             "## No record yet",
@@ -155,7 +153,7 @@ def finding(
     findings: dict[str, str],
     heading: str,
     groups: dict[str, list[dict]],
-    floors: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
+    floors: dict[str, dict[str, float]],
 ) -> list[str]:
     """What was written of a table, its `{NAME kept}` filled in from the records.
 

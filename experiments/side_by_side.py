@@ -1,4 +1,4 @@
-"""Experiments side by side: each in a process of its own, with its share of the cores."""
+"""Experiments side by side: each in a process of its own, with its share of the threads."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from rosita.errors import RositaError
 from rosita.progress import Bar
@@ -28,9 +30,10 @@ class Job:
 def run_side_by_side(jobs: Sequence[Job], count: int, logs: Path) -> None:
     """Run all jobs, `count` at a time and in their order, as far as no task runs twice.
 
-    Each has its share of the cores as it begins. What a job says goes to `logs`/NAME.log. Raises
-    `RositaError` for one that failed, after those that ran beside it have ended; what had not begun
-    then does not begin. Raises `KeyboardInterrupt` after SIGTERM or SIGINT, when all have ended.
+    Each has its share of torch's threads as it begins. What a job says goes to `logs`/NAME.log.
+    Raises `RositaError` for one that failed, after those that ran beside it have ended; what had
+    not begun then does not begin. Raises `KeyboardInterrupt` after SIGTERM or SIGINT, when all have
+    ended.
     """
     logs.mkdir(parents=True, exist_ok=True)
     waiting, failed = list(jobs), list[Job]()
@@ -39,13 +42,14 @@ def run_side_by_side(jobs: Sequence[Job], count: int, logs: Path) -> None:
         while running or (waiting and not failed):
             while not failed and len(running) < count and (job := _next(waiting, running)):
                 tasks = {job.task for job in (*waiting, *running)}
+                threads = torch.get_num_threads() // min(count, len(tasks))
                 waiting.remove(job)
                 with (logs / f"{job.name}.log").open("ab") as log:
                     running[job] = subprocess.Popen(
                         job.command,
                         stdout=log,
                         stderr=log,
-                        env=os.environ | _threads(cores() // min(count, len(tasks))),
+                        env=os.environ | {"OMP_NUM_THREADS": str(max(1, threads))},
                     )
                 bar.write(f"{job.name}: runs, and says how far it is in {log.name}")
             for job in [job for job, process in running.items() if process.poll() is not None]:
@@ -59,17 +63,6 @@ def run_side_by_side(jobs: Sequence[Job], count: int, logs: Path) -> None:
     if failed:
         last = failed[0].name
         raise RositaError(f"{last} failed: its last lines are in {logs / last}.log")
-
-
-def cores() -> int:
-    """How many this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _threads(count: int) -> dict[str, str]:
-    return dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(max(1, count)))
 
 
 def _end(processes: Collection[subprocess.Popen]) -> None:

@@ -163,7 +163,7 @@ def layer_map(teacher_layers: int, student_layers: int, kind: str = "uniform") -
         skipped = teacher_layers - student_layers
         if skipped < 0:
             raise RositaError(
-                f"layer_map last needs a teacher of as many layers as the student: it has"
+                "layer_map last needs a teacher of as many layers as the student: it has"
                 f" {teacher_layers}, the student {student_layers}; --layer_map uniform takes any"
             )
         return {0: 0} | {i: i + skipped for i in range(1, student_layers + 1)}

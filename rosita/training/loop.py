@@ -34,6 +34,7 @@ from rosita.training.optimizer import (
     clip_gradients,
     gradients_are_finite,
     learning_rate,
+    rate_share,
     set_rate,
 )
 from rosita.training.plan import Plan, Progress, total_steps
@@ -203,8 +204,9 @@ class Training:
             if not self.optimizer.step_was_skipped:
                 self.progress.moment_steps += 1
                 if self.vocabulary:
-                    slower = settings.layer_decay**self.config.num_hidden_layers
-                    self.vocabulary.decay *= 1 - slower * rate * settings.weight_decay
+                    layers, decay = self.config.num_hidden_layers, settings.layer_decay
+                    rate *= rate_share(".embeddings.", layers, decay)
+                    self.vocabulary.decay *= 1 - rate * settings.weight_decay
 
     def _backward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Add one micro-batch's gradients; return its share of each mean loss of the step."""

@@ -802,7 +802,10 @@ def test_a_part_of_the_hidden_states_is_learnt_from_memory_and_decides_the_run(c
         (("--repr_distill", "--hsk", "ten"), "hsk 'ten': must be of the form 1l_10t_0.1h"),
         (("--repr_distill", "--hsk_length", "attention"), "hsk_length is for hsk"),
         (("--repr_distill", "--hsk", "9l"), "hsk 9l follows 9 states, a student of 3 layers has 4"),
-        (("--repr_distill", "--layer_map", "t_top5"), "t_top5: the teacher has 3 layers only"),
+        (
+            ("--repr_distill", "--layer_map", "t_top5"),
+            "^teacher .*: layer_map t_top5: the teacher has 3 layers only$",
+        ),
         (("--repr_distill", "--layer_map", "top"), "must be uniform, last, ends, or t_top8"),
     ],
 )
