@@ -97,6 +97,7 @@ PUBLISHED_SCORES: dict[str, tuple[float | None, float]] = {
 OTHER_TEACHER = ("", "*", "**")  # marks the shares of a second teacher, and its score
 RECIPE = "recipe"  # of table goal: the one for all tasks
 BEST = "best"  # of a task, by the held-out rows
+SUMMARY = [*(e.name for e in EXPERIMENTS if e.table == "settings"), RECIPE, BEST]
 
 
 def goals_met(records: list[dict]) -> list[str]:
@@ -123,15 +124,9 @@ def goals_met(records: list[dict]) -> list[str]:
 
 def summary(records: list[dict]) -> list[str]:
     """What the settings and the best recipe keep on each task, and on average over the tasks."""
-    names = [e.name for e in EXPERIMENTS if e.table == "settings"] + [RECIPE, BEST]
-    kept: dict[str, list[float]] = {name: [] for name in names}
+    kept: dict[str, list[float]] = {name: [] for name in SUMMARY}
     rows = []
-    for task in FIVE:
-        groups = groups_of(records, task, "settings")
-        if recipe := groups_of(records, task, "goal").get(RECIPE):
-            groups[RECIPE] = recipe
-        if best := best_of(records, task):
-            groups[BEST] = best
+    for task, groups in summary_lines(records).items():
         taught = {found[0]["teacher_score"]: None for found in groups.values()}
         marks = dict(zip(taught, OTHER_TEACHER, strict=False))
         cells = []
@@ -140,9 +135,8 @@ def summary(records: list[dict]) -> list[str]:
             shares += [mean(shares_kept(found))] if found else []
             mark = marks[found[0]["teacher_score"]] if found else ""
             cells.append(f"{NUMBERS['kept'](found)} ({len(found)}){mark}" if found else "")
-        if any(cells):
-            scores = ", ".join(f"{100 * score:.1f}{mark}" for score, mark in marks.items())
-            rows.append([task, scores, *cells])
+        scores = ", ".join(f"{100 * score:.1f}{mark}" for score, mark in marks.items())
+        rows.append([task, scores, *cells])
     # means over other tasks each would be compared with one another
     said = [f"{mean(s):.1f} %" if len(s) == len(FIVE) else "" for s in kept.values()]
     total = [["mean", "", *said]] if any(said) else []
@@ -152,9 +146,23 @@ def summary(records: list[dict]) -> list[str]:
         "The share of its teacher's dev score that a student of 3.5 of 22.7 M parameters keeps,",
         "mean over seeds (how many). Settings of SST-2 on 20,000 rows, all else on all rows.",
         "",
-        markdown([["", "teacher", *names], *rows, *total], {0}),
+        markdown([["", "teacher", *SUMMARY], *rows, *total], {0}),
         "",
     ]
+
+
+def summary_lines(records: list[dict]) -> dict[str, dict[str, list[dict]]]:
+    """Of each task that has some, the records of the lines `SUMMARY`, by name."""
+    tasks = {}
+    for task in FIVE:
+        groups = groups_of(records, task, "settings")
+        if recipe := groups_of(records, task, "goal").get(RECIPE):
+            groups[RECIPE] = recipe
+        if best := best_of(records, task):
+            groups[BEST] = best
+        if groups:
+            tasks[task] = groups
+    return tasks
 
 
 def read_floors(results: Path) -> dict[str, dict[str, dict[str, float]]]:

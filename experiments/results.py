@@ -6,7 +6,7 @@ Reads   experiments/minilm/*.jsonl, the records, as experiments/reproduce.py wri
         experiments/minilm/floors.json, as experiments/floors.py writes it
         experiments/minilm/findings.md: what a table shows, in words, under `# TASK TABLE`;
         `{NAME kept}` in it becomes that line's number (also: held_out, dev, ...: see NUMBERS)
-Writes  RESULTS.md; experiments/minilm/TASK-TABLE.png
+Writes  RESULTS.md; experiments/minilm/TASK-TABLE.png, summary.png
 """
 
 from __future__ import annotations
@@ -17,24 +17,21 @@ from pathlib import Path
 from statistics import mean
 from textwrap import fill
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
-
 from experiments import EXPERIMENTS, FIVE, REFERENCES, TABLES
+from figures import draw_lines, draw_summary
 from numbers_over_seeds import NUMBERS, difference
 from overview import (
     HEAD,
     READING,
+    SUMMARY,
     goals_met,
     read_floors,
     summary,
+    summary_lines,
     teachers,
     without_commit,
 )
-from records import difference_95, groups_of, held_out, read_records
+from records import groups_of, held_out, read_records
 from rosita.cli import ArgumentParser, run_script
 from rosita.deploy.figures import draw_benchmark
 from rosita.errors import RositaError
@@ -71,6 +68,9 @@ def write_results(args: argparse.Namespace) -> None:
     findings = read_findings(args.results / "findings.md")
     floors = read_floors(args.results)
     lines = [HEAD, *goals_met(records), *summary(records)]
+    picture = args.results / "summary.png"
+    draw_summary(picture, summary_lines(records), SUMMARY)
+    lines += [f"![all tasks]({picture.relative_to(args.output.parent)})", ""]
     lines += finding(findings, "summary", {}, {})
     lines += [*teachers(records, floors), READING, *without_commit(records)]
     missing: list[str] = []
@@ -128,7 +128,7 @@ def section(
     """One table: its command, its lines, its picture."""
     base = args.output.parent
     picture = args.results / f"{task}-{table}.png"
-    draw(picture, groups, f"{task}: {TABLES[table]}", shares=table != "teacher")
+    draw_lines(picture, groups, f"{task}: {TABLES[table]}", shares=table != "teacher")
     return [
         f"## {task}: {TABLES[table]}",
         "",
@@ -262,37 +262,6 @@ def serving_lines(task: str, report: dict, results: Path, base: Path) -> list[st
         f"![{task}, serving]({picture.relative_to(base)})",
         "",
     ]
-
-
-def draw(path: Path, groups: dict[str, list[dict]], title: str, shares: bool) -> None:
-    """What each experiment keeps of its teacher, or scores: a dot a seed, a tick their mean, and
-    the intervals."""
-    figure, axes = plt.subplots(figsize=(8, 1.2 + 0.3 * len(groups)), layout="constrained")
-    axes.use_sticky_edges = False  # of bars: room beside them
-    for place, found in enumerate(groups.values()):
-        first = found[0]
-        unit = first["teacher_score"] if shares else 1
-        kept = [100 * record["score"] / unit for record in found]
-        intervals, _ = difference_95(found)
-        width = 0.45 / len(intervals)
-        for number, bounds in enumerate(intervals):
-            ends = [100 * (first["teacher_score"] + bound) / unit for bound in bounds]
-            middle = place + width * (number - (len(intervals) - 1) / 2)
-            axes.barh(middle, ends[1] - ends[0], 0.8 * width, ends[0], color="#c6d6e8")
-        axes.plot(mean(kept), place, "|", color="#1f3a5f", markersize=14, markeredgewidth=2)
-        axes.plot(kept, [place] * len(kept), "o", color="#1f3a5f", markersize=4)
-    if shares:
-        axes.axvline(100, color="#888888", linewidth=1)
-    axes.set(yticks=range(len(groups)), yticklabels=groups, title=title)
-    what = "% of the teacher's dev score" if shares else f"dev {first['metric']}"
-    axes.set_xlabel(f"{what}: seeds, their mean, 95 % intervals")
-    axes.set_ylim(len(groups) - 0.5, -0.5)
-    axes.grid(axis="x", color="#eeeeee")
-    axes.set_axisbelow(True)
-    axes.tick_params(axis="y", length=0)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-    plt.close(figure)
 
 
 if __name__ == "__main__":

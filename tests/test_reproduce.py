@@ -29,9 +29,9 @@ from rosita.tasks import GLUE
 from rosita.training.loop import Training
 
 sys.path.insert(0, str(REPOSITORY / "experiments"))
-chains, floors, hold_out, records, reproduce, results, side_by_side, stage_lab = map(
+chains, figures, floors, hold_out, records, reproduce, results, side_by_side, stage_lab = map(
     importlib.import_module,
-    "chains floors hold_out records reproduce results side_by_side stage_lab".split(),
+    "chains figures floors hold_out records reproduce results side_by_side stage_lab".split(),
 )
 EXPERIMENTS = reproduce.EXPERIMENTS
 LARGE_ENOUGH = {  # for chains.SHAPE
@@ -303,6 +303,8 @@ def test_the_tables_hold_mean_and_deviation_of_the_records_and_name_what_is_miss
     lacking = "no_kd (seed 2, 3), setting2, setting3, setting4"
     assert f"- SST-2 settings: {lacking}\n" in text.split("No record yet")[1]
     assert (tmp_path / "results" / "SST-2-settings.png").exists()
+    assert "![all tasks](results/summary.png)" in text
+    assert (tmp_path / "results" / "summary.png").exists()
 
 
 def test_the_interval_over_rows_and_seeds_is_of_all_models_that_are_here_and_marked_when_of_all(
@@ -398,6 +400,30 @@ def test_the_first_table_has_each_task_once_marks_a_second_teacher_and_the_top_s
     assert "4 of 5 records are older than the fields commit and machine" in text
     taught = text.split("--tables teacher`")[1]
     assert "| dev accuracy | difference, 95 % |" in taught and "kept" not in taught.split("!")[0]
+
+
+def test_the_picture_of_all_tasks_has_a_dot_for_each_share_and_the_means_of_what_all_tasks_have(
+    tmp_path, monkeypatch
+):
+    drawn = []
+    monkeypatch.setattr(figures, "_finish", lambda path, figure, axes, bare: drawn.append(axes))
+    scores = {"A": {"no_kd": [0.09], "setting1": [0.72, 0.9]}, "B": {"setting1": [0.99]}}
+    tasks = {
+        task: {
+            name: [record(name, seed, score) for seed, score in enumerate(of_line, 1)]
+            for name, of_line in lines.items()
+        }
+        for task, lines in scores.items()
+    }
+    figures.draw_summary(tmp_path / "summary.png", tasks, ["no_kd", "setting1"])
+    (axes,) = drawn
+    dots = [line for line in axes.lines if line.get_marker() == "o"]
+    shares = {(round(float(x), 1), round(y)) for dot in dots for x, y in dot.get_xydata()}
+    assert shares == {(-0.2, 10), (0.8, 80), (0.8, 100), (1.2, 110)}
+    assert [text.get_text() for text in axes.texts] == ["10"]  # below the picture's range
+    names = [label.get_text() for label in axes.get_xticklabels()]
+    assert names == ["no_kd\n", "setting1\n100.0 %"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["A", "B"]
 
 
 def test_what_the_later_records_have_alone_is_a_column_with_dashes_for_the_others(tmp_path):
