@@ -29,20 +29,12 @@ from rosita.fetch.download import (
     writing,
 )
 from rosita.fetch.sources import Access, check_source, join, redact
-from rosita.tasks import GLUE, Task, glue_task_name
+from rosita.tasks import DIAGNOSTIC, GLUE, glue_task_name
 
 ROOT = Path(__file__).resolve().parent
 MAX_BYTES = 2**30  # the largest, MNLI.zip, has a third of it
 HOST = "https://dl.fbaipublicfiles.com/glue/data"
 MRPC_HOST = "https://dl.fbaipublicfiles.com/senteval/senteval_data"
-AX = Task(
-    name="diagnostic",
-    labels=GLUE["MNLI"].labels,
-    metric="accuracy",
-    text_columns=(1, 2),
-    dev_files=(),
-    test_files=("diagnostic.tsv",),
-)
 
 # The files a task is made from, and their SHA-256 at the official host as Hugging Face's
 # `datasets` library records them (datasets/glue/dataset_infos.json).
@@ -169,8 +161,10 @@ def already_there(target: Path, name: str) -> bool:
 
 
 def task_files(name: str) -> list[str]:
-    task = GLUE.get(name)
-    return [task.train_file, *task.dev_files, *task.test_files] if task else [*AX.test_files]
+    if name not in GLUE:
+        return list(DIAGNOSTIC.test_files)
+    task = GLUE[name]
+    return [task.train_file, *task.dev_files, *task.test_files]
 
 
 def fetch_file(file: str, staging: Path, name: str, mirror: str | None, access: Access) -> Path:
@@ -193,7 +187,7 @@ def assemble(name: str, arrived: list[Path], folder: Path) -> None:
         split_mrpc(train, test, dev_ids, folder)
     elif name == "diagnostic":
         with writing(folder):
-            shutil.copyfile(arrived[0], folder / AX.test_files[0])
+            shutil.copyfile(arrived[0], folder / DIAGNOSTIC.test_files[0])
     else:
         unpack(arrived[0], folder, task_files(name))
 
@@ -237,7 +231,7 @@ def rows_of(path: Path, columns: int, header: bool = False) -> Iterator[tuple[in
 
 def count_rows(name: str, folder: Path) -> str:
     """`train.tsv 8,551 rows, dev.tsv 1,043 rows, ...`, read as every later stage reads them."""
-    task = GLUE.get(name, AX)
+    task = GLUE.get(name, DIAGNOSTIC)
     counts = []
     for file in task_files(name):
         table = TsvFile(folder / file, task, labelled=file not in task.test_files)

@@ -32,9 +32,10 @@ class Task(BaseModel):
     label_range: tuple[float, float] | None = None  # of a regression: what no label lies outside
     test_text_columns: tuple[int | str, ...] | None = None  # None: those of train
     train_file: str = "train.tsv"
-    dev_files: tuple[str, ...] = ("dev.tsv",)  # the first one chooses the best model
+    # of dev files the first one chooses the best model
+    dev_files: tuple[str, ...] = Field(("dev.tsv",), min_length=1)
     test_files: tuple[str, ...] = ("test.tsv",)
-    header: bool = True  # of train and dev; a test file always has one
+    header: bool = True  # False: of GLUE's files train and dev alone have none, of a user's all
     train_labelled: bool = True  # False: only a teacher can say what train's rows are
     short_rows: bool = False  # rows with too few columns are skipped and counted (QQP)
     max_seq_length: int = Field(128, ge=3)
@@ -56,6 +57,8 @@ class Task(BaseModel):
             raise ValueError("metric micro_f1 goes with multi_label true and no other")
         if self.multi_label and any("," in name for name in self.labels or ()):
             raise ValueError("labels of a multi_label task must have no comma in their names")
+        if len(self.test_text_columns or self.text_columns) != len(self.text_columns):
+            raise ValueError("test_text_columns must be as many as text_columns")
         if self.metric == "accuracy_and_f1" and len(self.labels or ()) != 2:
             raise ValueError("metric accuracy_and_f1 needs two labels, the second the positive one")
         return self
@@ -66,7 +69,14 @@ class Task(BaseModel):
         for name in names:
             if not name or Path(name).is_absolute() or ".." in Path(name).parts:
                 raise ValueError(f"{name!r} must be the name of a file within the task's folder")
+        if self.submission_files and len(self.submission_files) != len(self.test_files):
+            raise ValueError("submission_files must be one for each of test_files, or left out")
         return self
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is a user's own, from a task.json, and not GLUE's."""
+        return self.name not in GLUE and self.name != DIAGNOSTIC.name
 
     @property
     def is_regression(self) -> bool:
@@ -82,10 +92,17 @@ class Task(BaseModel):
         """Number of logits: one per label, one for regression."""
         return len(self.outputs)
 
-    def text_columns_of(self, file: str) -> tuple[int | str, ...]:
+    def text_columns_of(self, file: Path) -> tuple[int | str, ...]:
         """Text columns of one of the task's files: a test file may have other columns."""
-        is_test = Path(file).name in {Path(name).name for name in self.test_files}
-        return self.test_text_columns if is_test and self.test_text_columns else self.text_columns
+        if self.test_text_columns and self.is_test_file(file):
+            return self.test_text_columns
+        return self.text_columns
+
+    def is_test_file(self, file: Path) -> bool:
+        """Whether a path is that of a test file: of all files that it ends like, the longest."""
+        names = (self.train_file, *self.dev_files, *self.test_files)
+        ends = [name for name in names if file.parts[-len(Path(name).parts) :] == Path(name).parts]
+        return max(ends, key=lambda name: len(Path(name).parts), default=None) in self.test_files
 
     def split_names(self, kind: Literal["dev", "test"]) -> dict[str, str]:
         """File of each split by its suffix: `{"": "dev.tsv"}`; MNLI `{"": ..., "-mm": ...}`."""
@@ -172,10 +189,14 @@ def _read_task(path: Path) -> Task:
     if values.get("labels") == "regression":
         values["labels"] = None
     try:
-        return Task.model_validate(values)
+        task = Task.model_validate(values)
     except ValidationError as error:
         faults = [
             f"{'.'.join(map(str, fault['loc'])) or 'task'}: {fault['msg']}"
             for fault in error.errors()
         ]
         raise RositaError(f"{path}: {'; '.join(faults)}") from None
+    if known := glue_task_name(task.name) or (task.name if not task.is_own else None):
+        # a run's record holds the name alone: it would be read as GLUE's task
+        raise RositaError(f"{path}: name {task.name!r} is that of GLUE's {known}; choose another")
+    return task

@@ -246,6 +246,11 @@ class AugmentedFile:
             while chunk := list(islice(rows, chunk_rows)):
                 grown = grow(begin + state["rows_in"], chunk)
                 lines = ["\t".join(fields) for fields in grown]
+                if not all(line.strip() for line in lines):
+                    raise RositaError(
+                        f"{train.path} has a row without a word, which would be a blank line of"
+                        f" {self.path.name}; remove it"
+                    )
                 if not state["bytes"] and train.header is not None and self.shard == 0:
                     lines.insert(0, train.header)
                 content = ("\n".join(lines) + "\n").encode()

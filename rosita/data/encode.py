@@ -70,7 +70,7 @@ def encode_file(
         )
     built = tokenizer.build(max_seq_length)
     content = content_hash(source.path)
-    columns = task.text_columns_of(source.path.name)
+    columns = task.text_columns_of(source.path)
     settings = [
         content,
         max_seq_length,
@@ -83,6 +83,8 @@ def encode_file(
         task.short_rows,
         train_header,
         *([task.label_range] if task.label_range else []),
+        # the same bytes are other rows in another format
+        *([source.path.suffix or "folder"] if isinstance(source, RecordFile) else []),
     ]
     key = hashlib.sha256(json.dumps(settings).encode() + built.to_str().encode()).hexdigest()
     cache = cache_dir or source.path.parent / "cache"

@@ -60,7 +60,10 @@ class RecordFile:
             found = tuple(_value(record, name, where) for name in texts)
             told = None if label is None else self._told(record, label, where)
             # what an augmented .tsv repeats of the row
-            fields = [" ".join(_plain(record.get(name)).split("\t")) for name in self.names]
+            values = {name: _plain(record.get(name)) for name in self.names}
+            if label is not None and told is not None:
+                values[label] = told
+            fields = [" ".join(value.split("\t")) for value in values.values()]
             yield Row(number, [" ".join(text.splitlines()) for text in fields], found, told)
         if not number:
             raise RositaError(f"{self.path} has no rows")
@@ -80,7 +83,7 @@ class RecordFile:
     @cached_property
     def text_columns(self) -> list[int]:
         """Places of the text, or of both texts of a pair."""
-        return [self._place(name) for name in self.task.text_columns_of(self.path.name)]
+        return [self._place(name) for name in self.task.text_columns_of(self.path)]
 
     @property
     def _unit(self) -> str:
@@ -106,20 +109,25 @@ class RecordFile:
         return self._label(_value(record, column, where), column)
 
     def _label(self, label: str, column: str) -> str:
-        classes = self._classes.get(column, ())
+        classes = self._classes.get(column, [])
         if label.isdecimal() and int(label) < len(classes):
-            named = classes[int(label)]
-            return named if named in (self.task.labels or ()) else label
+            return classes[int(label)]
         return label
 
     @cached_property
     def _classes(self) -> dict[str, list[str]]:
-        """Of a Hugging Face dataset: the columns of class numbers, and the classes' names."""
+        """Of a Hugging Face dataset: the columns of class numbers whose classes are called as the
+        task's labels are, and the names. Of other classes the labels are the numbers."""
         info = self.path / "dataset_info.json"
         if not info.exists():
             return {}
-        features = read_json(info).get("features") or {}
-        return {name: kind["names"] for name, kind in features.items() if kind.get("names")}
+        labels = set(self.task.labels or ())
+        found = {}
+        for name, kind in (read_json(info).get("features") or {}).items():
+            names = _class_names(kind)
+            if labels and (labels <= set(names) or set(names) <= labels):
+                found[name] = names
+        return found
 
 
 def open_table(
@@ -222,11 +230,18 @@ def csv_rows(file: IO[str], name: str, form: str) -> Iterator[tuple[int, list[st
     if form == "tsv":
         reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
     else:
-        reader = csv.reader(lines)
+        reader = csv.reader(lines, strict=True)  # else a quote left open takes all that follows
+    done = 0
     try:
-        yield from ((reader.line_num, row) for row in reader if row)
+        for row in reader:
+            if row:
+                yield reader.line_num, row
+            done = reader.line_num
     except csv.Error as error:
-        raise RositaError(f"{name} line {reader.line_num}: not {form}: {error}") from None
+        raise RositaError(
+            f"{name} line {done + 1}: not {form}: {error}; is a quote mark left open? (one within a"
+            " quoted text is written twice)"
+        ) from None
 
 
 def numbered_lines(file: IO[str], name: str) -> Iterator[tuple[int, str]]:
@@ -274,6 +289,17 @@ def opened(path: Path) -> Iterator[IO[str]]:
                 yield file
         except UnicodeDecodeError as error:
             raise RositaError(f"{path} is not UTF-8 (byte {error.start} of a block)") from None
+
+
+def _class_names(feature: Any) -> list[str]:
+    """The names of a Hugging Face feature's classes, or of those in its lists; else none."""
+    if isinstance(feature, list):  # of each element, as older versions of datasets write it
+        return _class_names(feature[0]) if feature else []
+    if not isinstance(feature, dict):
+        return []
+    if feature.get("names"):
+        return feature["names"]
+    return _class_names(feature.get("feature"))
 
 
 def _arrow_files(folder: Path) -> list[Path]:

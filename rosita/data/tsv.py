@@ -25,10 +25,6 @@ class Row:
     label: str | None
 
 
-def _name(path: str) -> str:
-    return Path(path).name
-
-
 @dataclass
 class TsvFile:
     """A TSV file of a task, read lazily.
@@ -78,6 +74,15 @@ class TsvFile:
                     f"{self.path} line {number}: {len(fields)} columns, but {task.name} needs"
                     f" column {needed + 1}; remove or repair the row"
                 )
+            if (
+                header is not None
+                and task.is_own
+                and len(fields) > (names := header.count("\t") + 1)
+            ):
+                raise RositaError(
+                    f"{self.path} line {number}: {len(fields)} columns, but the header has {names};"
+                    " is there a tab within a text?"
+                )
             count += 1
             label = fields[label_column] if self.labelled else None
             yield Row(number, fields, tuple(fields[column] for column in text_columns), label)
@@ -120,7 +125,7 @@ class TsvFile:
     @cached_property
     def text_columns(self) -> list[int]:
         """Columns of the text, or of both texts of a pair."""
-        return [self._column(name) for name in self.task.text_columns_of(self.path.name)]
+        return [self._column(name) for name in self.task.text_columns_of(self.path)]
 
     @cached_property
     def _label_column(self) -> int:
@@ -135,7 +140,8 @@ class TsvFile:
     def _first_line_is_header(self, line: str) -> bool:
         if self.train_header is not None:
             return line == self.train_header
-        return self.task.header or self.path.name in map(_name, self.task.test_files)
+        task = self.task  # GLUE's test files have a header where train and dev have none (CoLA)
+        return task.header or (not task.is_own and task.is_test_file(self.path))
 
     def _column(self, name: int | str) -> int:
         is_header, names = self.header is not None, self._first_line.split("\t")

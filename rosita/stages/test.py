@@ -13,6 +13,7 @@ from rosita.checkpoint import TaskModel
 from rosita.data.batches import Encoded
 from rosita.data.encode import encode_file
 from rosita.description import check_length
+from rosita.errors import RositaError
 from rosita.evaluation import (
     Scores,
     mean_loss,
@@ -96,6 +97,8 @@ def evaluate_model(
 def predict_model(start: TaskModel, settings: TestSettings, output: Path) -> dict[str, Path]:
     """Predict every test file; returns submission file name -> result file written."""
     task, written = start.task, {}
+    if not task.test_files:
+        raise RositaError(f"{task.name} has no test_files in its json: there is nothing to predict")
     data_dir = Path(settings.data_dir)
     names = list(task.submission_files) or [
         f"{task.name}{suffix}.tsv" for suffix in task.split_names("test")

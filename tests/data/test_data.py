@@ -251,6 +251,41 @@ def test_a_task_of_the_users_own_reads_columns_by_name(tmp_path, tokenizer):
     assert encoded.labels.tolist() == [1, 0]
 
 
+def test_a_task_of_the_users_own_without_headers_has_none_in_test_either(tmp_path, tokenizer):
+    task = Task(name="Mood", labels=("a", "b"), metric="accuracy", text_columns=(0,), header=False)
+    (tmp_path / "test.tsv").write_text("the dog ran\na cat\na bird\n")
+    assert len(encode_file(tmp_path / "test.tsv", task, tokenizer, 32, labelled=False)) == 3
+    assert not GLUE["CoLA"].header  # whose test file has one all the same
+    (tmp_path / "test.tsv").write_text("index\tsentence\n0\ta cat\n")
+    assert len(encode_file(tmp_path / "test.tsv", GLUE["CoLA"], tokenizer, 32, labelled=False)) == 1
+
+
+@pytest.mark.parametrize("test_file", ["test/data.tsv", "data.tsv"])
+def test_a_test_file_of_the_same_name_in_another_folder_does_not_make_train_one(
+    tmp_path, tokenizer, test_file
+):
+    task = Task(name="Mood", labels=("a", "b"), metric="accuracy", text_columns=("text",),
+                label_column="mood", test_text_columns=("source",), train_file="train/data.tsv",
+                test_files=(test_file,))  # fmt: skip
+    for name in ("train/data.tsv", test_file):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("source\ttext\tmood\nthe dog ran\ta cat\ta\n")
+    read = {
+        name: next(TsvFile(tmp_path / name, task).rows()).texts
+        for name in ("train/data.tsv", test_file)
+    }
+    assert read == {"train/data.tsv": ("a cat",), test_file: ("the dog ran",)}
+
+
+def test_a_row_of_more_fields_than_its_header_is_told_with_its_line(tmp_path, tokenizer):
+    task = Task(name="Mood", labels=("a", "b"), metric="accuracy", text_columns=("text",),
+                label_column="mood")  # fmt: skip
+    (tmp_path / "t.tsv").write_text("mood\ttext\na\tthe dog\nb\tthe dog\tand the cat\n")
+    with pytest.raises(RositaError, match="line 3: 3 columns, but the header has 2; is there"):
+        encode_file(tmp_path / "t.tsv", task, tokenizer, 32)
+
+
 @pytest.mark.parametrize(
     "change, word",
     [
@@ -259,6 +294,11 @@ def test_a_task_of_the_users_own_reads_columns_by_name(tmp_path, tokenizer):
         ('"label_range": [0, 5]', "label_range goes with labels 'regression'"),
         ('"colour": 1', "unknown key 'colour'"),
         ('"text_columns": []', "text_columns"),
+        ('"name": "sst2"', "name 'sst2' is that of GLUE's SST-2; choose another"),
+        ('"name": "AX"', "name 'AX' is that of GLUE's AX"),
+        ('"dev_files": []', "dev_files"),
+        ('"submission_files": ["a.tsv", "b.tsv"]', "one for each of test_files"),
+        ('"test_text_columns": [0, 1]', "as many as text_columns"),
     ],
 )
 def test_faults_of_a_task_file_are_named(tmp_path, change, word):

@@ -90,6 +90,9 @@ def test_token_ids_are_those_of_the_texts_and_a_changed_file_has_another_hash(
         ("t.csv", "a,b,a\nx,y,z\n", "t.csv has the column 'a' twice"),
         ("t.csv", "a,text,mood\nx,y,sad\n", "t.csv has no column 'b'; it has"),
         ("t.csv", "", "t.csv has no rows"),
+        # a quote left open would take all that follows into one text
+        ("t.csv", 'mood,a,b\nsad,x,y\nglad,x,"y\nsad,x,y\n', "t.csv line 3: not csv: unexpected"),
+        ("t.csv", 'a,b,mood\n"x" y,z,sad\n', "t.csv line 2: not csv: "),
         (
             "t.jsonl",
             '{"a": "x", "b": "y", "mood": "sad"}\n{"a": "x"}\n',
@@ -113,3 +116,52 @@ def test_faults_are_named_with_file_and_line(tmp_path, name, content, message):
 def test_a_folder_that_is_no_split_names_the_splits_in_it(folder):
     with pytest.raises(RositaError, match=r"no state.json\); name one of its splits: train"):
         list(open_table(folder, TASK).rows())
+
+
+@pytest.mark.parametrize(
+    "labels, classes, told",
+    [
+        (("sad", "glad"), ["sad", "glad"], ["glad", "sad"]),
+        (("glad", "sad"), ["sad", "glad", "unused"], ["glad", "sad"]),
+        (("0", "1", "2"), ["1", "2", "3"], ["1", "0"]),  # else 0 would be 1, and 1 be 2
+        (("0", "1"), ["sad", "glad"], ["1", "0"]),
+    ],
+)
+def test_class_numbers_are_all_names_of_labels_or_all_the_labels_themselves(
+    tmp_path, labels, classes, told
+):
+    save_dataset(tmp_path / "train")
+    features = {
+        "mood": {"names": classes, "_type": "ClassLabel"},
+        "tags": [{"names": classes}],  # a list, as older and as newer versions write it
+        "more": {"feature": {"dtype": "string"}, "_type": "List"},
+    }
+    (tmp_path / "train" / "dataset_info.json").write_text(json.dumps({"features": features}))
+    table = pa.Table.from_pylist([{"a": "x", "b": "y", "mood": number} for number in (1, 0)])
+    with pa.ipc.new_stream(
+        tmp_path / "train" / "data-00000-of-00001.arrow", table.schema
+    ) as stream:
+        stream.write_table(table)
+    task = TASK.model_copy(update={"labels": labels})
+    assert [row.label for row in open_table(tmp_path / "train", task).rows()] == told
+
+
+def test_rows_for_an_augmented_file_have_the_label_that_was_read(folder, tmp_path):
+    rows = list(open_table(folder / "train", TASK).rows())
+    assert [row.fields[3] for row in rows] == ["sad", "glad", "glad"]
+    several = TASK.model_copy(update={"multi_label": True, "text_columns": ("a",)})
+    line = '{"a": "x", "mood": ["sad", "glad"]}\n'
+    (tmp_path / "t.jsonl").write_text(line)
+    (row,) = open_table(tmp_path / "t.jsonl", several).rows()
+    assert row.fields == ["x", "sad,glad"] and row.label == "sad,glad"
+
+
+def test_the_same_bytes_in_another_format_are_encoded_anew(tmp_path):
+    tokenizer = read_tokenizer(make_bert(tmp_path / "bert"))
+    task = Task(name="One", labels=("sad", "glad"), metric="accuracy", text_columns=("a",))
+    content = 'a\n"the dog\nran"\n'
+    counts = {}
+    for name in ("t.tsv", "t.csv"):
+        (tmp_path / name).write_text(content)
+        counts[name] = len(encode_file(tmp_path / name, task, tokenizer, 32, labelled=False))
+    assert counts == {"t.tsv": 2, "t.csv": 1}

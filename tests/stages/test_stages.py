@@ -48,7 +48,7 @@ def write_task(folder: Path, task: Task, rows: int = 24) -> None:
     kinds = [(task.train_file, True), *((name, True) for name in task.dev_files)]
     kinds += [(name, False) for name in task.test_files]
     for seed, (name, labelled) in enumerate(kinds):
-        columns = task.text_columns_of(name)
+        columns = task.text_columns_of(Path(name))
         label = task.label_column if labelled else max(columns)
         width = max(*columns, label, 0) + (2 if labelled and label == -1 else 1)
         lines = []
