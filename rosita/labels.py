@@ -52,15 +52,20 @@ def check_labels(
     given = config.get("id2label") or {}
     if not isinstance(given, dict) or not all(key.isdecimal() for key in given):
         raise RositaError(f"{folder}/config.json: id2label must map numbers to names")
-    stored = [str(given[key]) for key in sorted(given, key=int)]
     own, rows = list(task.outputs), list(range(count))
-    if stored in ([], own, [f"LABEL_{index}" for index in rows]):
+    unnamed = [f"LABEL_{index}" for index in rows]  # what transformers calls them then
+    stored = [str(given[key]) for key in sorted(given, key=int)] or unnamed
+    # written by `set_names`: in the task's order
+    is_ours = config.get("task_labels") == own or (
+        config.get("model_type") == "rosita" and stored == own
+    )
+    if asked and set(asked) == set(stored):
+        if asked == stored or not is_ours:
+            return asked, [stored.index(name) for name in asked]
+    elif is_ours:
+        return asked or stored, rows
+    elif stored in (own, unnamed):
         return asked, rows
-    if config.get("task_labels") == own:  # written by `set_names`: in the task's order
-        if not asked or asked == stored or set(asked) != set(stored):
-            return asked or stored, rows
-    elif asked and sorted(asked) == sorted(stored):
-        return asked, [stored.index(name) for name in asked]
     if asked:
         raise RositaError(
             f"{folder} has the labels {stored}, --label_names has {asked}: give the folder's own,"

@@ -396,6 +396,9 @@ READABLE = {"0": "negative", "1": "positive"}
         ({"0": "0", "1": "1"}, "bad,good", [0, 1]),
         ({"0": "LABEL_0", "1": "LABEL_1"}, "bad,good", [0, 1]),
         ({"0": "1", "1": "0"}, "0,1", [1, 0]),
+        ({"0": "LABEL_0", "1": "LABEL_1"}, "LABEL_1,LABEL_0", [1, 0]),
+        ({"0": "LABEL_0", "1": "LABEL_1"}, "LABEL_0,LABEL_1", [0, 1]),
+        ({}, "LABEL_1,LABEL_0", [1, 0]),
     ],
 )
 def test_label_names_bring_the_logits_into_the_tasks_order_and_stay_with_the_model(
@@ -441,6 +444,9 @@ def test_a_model_that_knows_the_order_of_its_names_takes_no_other(tuned, tmp_pat
     TaskModel.open(tuned, COLA, label_names="bad,good").save(tmp_path / "saved")
     with pytest.raises(RositaError, match="give the folder's own, in the order of CoLA's 0, 1"):
         load_model(tmp_path / "saved", COLA, label_names="good,bad")
+    TaskModel.open(tuned, COLA).save(tmp_path / "own")
+    with pytest.raises(RositaError, match="give the folder's own, in the order of CoLA's 0, 1"):
+        load_model(tmp_path / "own", COLA, label_names="1,0")
     with pytest.raises(RositaError, match="is a regression and has no labels"):
         load_model(tuned, GLUE["STS-B"], label_names="bad,good")
 

@@ -76,7 +76,9 @@ def finished_already(
     folder = Path(settings.output_dir)
     earlier = {} if settings.overwrite_output_dir else read_run(folder)
     recorded = earlier.get("parents", {})
-    if not earlier.get("finished") or any(
+    # in another order the labels of the same files are those of another model
+    same_labels = earlier.get("label_names") == settings.label_names
+    if not (earlier.get("finished") and same_labels) or any(
         recorded.get(role, {}).get("files") != file_hashes(path) for role, path in parents.items()
     ):
         return False

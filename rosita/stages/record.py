@@ -48,6 +48,7 @@ def new_run(
             "train_rows": sum(map(len, data.train)),
             "dev_rows": len(data.dev),
         },
+        "label_names": settings.label_names,
     }
     defaults = setting_defaults(type(settings))
     return Run(folder, identity, details, accelerator.is_main_process, defaults)

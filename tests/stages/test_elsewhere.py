@@ -133,6 +133,17 @@ def trained_by_transformers(export: Path, tmp_path: Path) -> Path:
     return tmp_path / "again"
 
 
+def test_a_finished_run_is_not_that_of_its_labels_in_another_order(teacher, data, tmp_path, capsys):
+    command = ("--task_name", "sst-2", "--data_dir", data, "--max_seq_length", 32, "--do_train",
+               "--model_name_or_path", teacher, "--output_dir", tmp_path / "tuned", "--max_steps",
+               2, "--label_names")  # fmt: skip
+    fine_tune(*command, ",".join(NAMES))
+    fine_tune(*command, ",".join(NAMES))
+    assert "finished already" in capsys.readouterr().out
+    with pytest.raises(RositaError, match="holds another run"):
+        fine_tune(*command, ",".join(reversed(NAMES)))
+
+
 @pytest.fixture
 def pair(tmp_path) -> dict[str, TaskModel]:
     """A teacher of another width and depth than the student, with the same tokenizer."""
