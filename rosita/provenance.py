@@ -239,9 +239,15 @@ def require_finished(folder: Path, task: str, advice: str) -> dict[str, Any]:
     run = read_run(folder)
     if run and not run.get("finished", False):
         raise RositaError(f"{folder} is from a run that was cut off; run its command again first")
-    if run.get("task") not in (None, task):
-        raise RositaError(f"{folder} was made for {run['task']}, not for {task}; {advice}")
+    check_task(folder, task, advice)
     return run
+
+
+def check_task(folder: Path, task: str, advice: str) -> None:
+    """Raise `RositaError` if the record of a model, or of an export, names another task."""
+    for record in (read_run(folder), read_run(folder, "export.json")):
+        if record.get("task") not in (None, task):
+            raise RositaError(f"{folder} was made for {record['task']}, not for {task}; {advice}")
 
 
 def resolve_folder(name_or_path: str) -> Path:

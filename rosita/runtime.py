@@ -81,8 +81,11 @@ def _bf16_gain() -> float:
     """How many times faster a product of a teacher's size is in bf16 on this CPU: measured.
 
     To have the instruction is not enough. An AMD EPYC makes 2.6 times as many products by it, an
-    Intel Xeon whose AMX a virtual machine hides half as many.
+    Intel Xeon whose AMX a virtual machine hides half as many. On one core: where others are busy,
+    the threads of a product wait for each other, and any quotient comes out.
     """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     rows, weights = (torch.ones(size, 768) for size in (384, 768))
     best = {torch.float32: math.inf, torch.bfloat16: math.inf}  # seconds
     for _ in range(8):  # in turn, so that what else runs hits both
@@ -91,6 +94,7 @@ def _bf16_gain() -> float:
             start = time.perf_counter()
             F.linear(*product)
             best[dtype] = min(best[dtype], time.perf_counter() - start)
+    torch.set_num_threads(threads)
     return best[torch.float32] / best[torch.bfloat16]
 
 

@@ -27,11 +27,14 @@ def test_the_gain_of_bf16_is_the_quotient_of_the_best_times_of_both(monkeypatch)
 
     def product(rows, weights):
         assert rows.dtype == weights.dtype
+        assert torch.get_num_threads() == 1  # those of a busy machine wait for each other
         now[0] += next(seconds[rows.dtype])
 
     monkeypatch.setattr(runtime.F, "linear", product)
     monkeypatch.setattr(runtime.time, "perf_counter", lambda: now[0])
+    threads = torch.get_num_threads()
     assert runtime._bf16_gain.__wrapped__() == 4 / 2
+    assert torch.get_num_threads() == threads
 
 
 def test_processes_of_another_precision_are_refused(monkeypatch):

@@ -26,6 +26,7 @@ from rosita.evaluation import (
     write_submission,
 )
 from rosita.files import atomic_write
+from rosita.provenance import require_finished
 from rosita.tasks import DIAGNOSTIC, Task
 
 
@@ -61,7 +62,8 @@ class TestSettings(Protocol):
 
 
 def open_for_test(folder: Path, task: Task, settings: TestSettings) -> TaskModel:
-    """A model folder, on the device that tests it."""
+    """A model folder, of a finished run on this task, on the device that tests it."""
+    require_finished(folder, task.name, "name the model of this task")
     start = TaskModel.open(
         folder,
         task,

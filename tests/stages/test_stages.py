@@ -16,6 +16,7 @@ import pytest
 import torch
 from conftest import error_line, make_bert, run_script, sentences, stage, write_cola
 
+from rosita import api
 from rosita.augmentation.file import write_subsets
 from rosita.checkpoint import load_model, save_model
 from rosita.data.encode import encode_file
@@ -539,6 +540,28 @@ def test_a_model_of_a_run_that_was_cut_off_is_not_a_parent(chain):
     (chain.tuned / "run.json").write_text(json.dumps(run))
     with pytest.raises(RositaError, match="was cut off; run its command again"):
         chain.distil()
+
+
+def test_a_model_of_another_task_or_of_a_run_that_was_cut_off_is_not_tested(chain):
+    other = ("--task_name", "sst-2", "--data_dir", chain.data, "--do_eval", "--do_predict")
+    before = sorted(chain.tuned.iterdir())
+    for test in (
+        lambda: evaluate(*other, "--student_model", chain.tuned, "--submission_dir", chain.models),
+        lambda: fine_tune(*other, "--model_name_or_path", chain.tuned),
+        lambda: api.load(chain.tuned, "SST-2"),
+    ):
+        with pytest.raises(RositaError, match="was made for CoLA, not for SST-2"):
+            test()
+    (chain.tuned / "run.json").rename(chain.tuned / "export.json")  # of an export the record
+    with pytest.raises(RositaError, match="was made for CoLA, not for SST-2"):
+        evaluate(*other, "--student_model", chain.tuned)
+    (chain.tuned / "export.json").rename(chain.tuned / "run.json")
+    assert sorted(chain.tuned.iterdir()) == before
+
+    run = json.loads((chain.tuned / "run.json").read_text()) | {"finished": False}
+    (chain.tuned / "run.json").write_text(json.dumps(run))
+    with pytest.raises(RositaError, match="was cut off; run its command again"):
+        evaluate(*chain.common, "--student_model", chain.tuned, "--do_eval")
 
 
 def test_a_folder_edited_since_it_was_made_is_refused_by_every_stage_unless_asked(chain):
