@@ -16,7 +16,7 @@ from typing import Any
 
 from rosita.cli import ArgumentParser, add_flags, is_first_process, run_script
 from rosita.config import KD, KDSettings
-from rosita.config_file import describe, load_config
+from rosita.config_file import describe, from_text, load_config
 from rosita.errors import RositaError
 from rosita.provenance import require_finished, resolve_folder
 from rosita.stages.identity import finished_already, kd_stage
@@ -159,7 +159,7 @@ def parse_args(argv: list[str] | None) -> tuple[Task, dict[str, str], str | None
 
 def read_settings(task: Task, flags: dict[str, str], config: str | None) -> KDSettings:
     """The settings of this run; paths in the JSON file are relative to KD/."""
-    if flags.get("compute_taylor", "").lower() == "true":
+    if from_text(KDSettings, "compute_taylor", flags.get("compute_taylor", "False")):
         flags = {"num_train_epochs": "1"} | flags
     return load_config(KDSettings, task, flags, config, KD)
 

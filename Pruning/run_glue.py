@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from rosita.cli import ArgumentParser, add_flags, is_first_process, run_script
 from rosita.config import FineTuneSettings
-from rosita.config_file import describe, load_config
+from rosita.config_file import describe, from_text, load_config
 from rosita.errors import RositaError
 from rosita.files import read_json
 from rosita.provenance import require_finished, resolve_folder
@@ -106,8 +106,9 @@ def parse_args(argv: list[str] | None) -> tuple[Task, FineTuneSettings, dict[str
     task = find_task(flags.pop("task_name"))
     if "num_train_epochs" not in flags:
         flags["num_train_epochs"] = default_epochs(task, flags)
-    if flags.pop("fp16", "False").lower() == "true":
+    if is_on(flags, "fp16"):
         flags["precision"] = "fp16"
+    flags.pop("fp16", None)
     settings = load_config(FineTuneSettings, task, NO_OUTPUT | flags)
     if not (
         settings.do_train or settings.do_eval or settings.do_predict or settings.compute_taylor
@@ -115,18 +116,26 @@ def parse_args(argv: list[str] | None) -> tuple[Task, FineTuneSettings, dict[str
         raise RositaError(
             "nothing to do: give --do_train, --do_eval, --do_predict or --compute_taylor True"
         )
+    for name in ("do_train", "do_eval", "do_predict"):
+        if settings.compute_taylor and getattr(settings, name):
+            raise RositaError(
+                f"--compute_taylor True scores the weights, no more: leave --{name} out"
+            )
     if settings.do_train and not flags.get("output_dir"):
         raise RositaError("--do_train needs --output_dir")
-    if settings.do_train and settings.compute_taylor:
-        raise RositaError("--compute_taylor True trains nothing: leave --do_train out")
     return task, settings, flags
 
 
 def default_epochs(task: Task, flags: dict[str, str]) -> str:
     """5 epochs; 20 for a pruned CoLA model; one pass for scores."""
-    if flags.get("compute_taylor", "").lower() == "true":
+    if is_on(flags, "compute_taylor"):
         return "1"
-    return "20" if flags.get("is_prun", "").lower() == "true" and task.name == "CoLA" else "5"
+    return "20" if is_on(flags, "is_prun") and task.name == "CoLA" else "5"
+
+
+def is_on(flags: dict[str, str], switch: str) -> bool:
+    """Whether the command line turns a switch on; `RositaError` for a text that is no switch."""
+    return from_text(FineTuneSettings, switch, flags.get(switch, "False"))
 
 
 def check_is_prun(source: Path, task: Task, settings: FineTuneSettings) -> None:

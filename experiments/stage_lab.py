@@ -133,8 +133,8 @@ class StageLab:
         **settings: Any,
     ) -> Path:
         folder, seed = self._folder(name, seed), seed or self.seed
-        if "fresh_augmentation" in settings:
-            settings["glove_embs"] = GLOVE
+        if how := settings.get("fresh_augmentation"):
+            settings["glove_embs"] = None if how == "never" else GLOVE
         settings = {
             "data_dir": self.data_dir,
             "teacher_cache_gb": 8,

@@ -339,9 +339,15 @@ class KDSettings(LoopSettings):
             raise ValueError("set pred_distill or repr_distill, or both: there is no other loss")
         if self.train_batch_size % self.gradient_accumulation_steps:
             raise ValueError("train_batch_size must be a multiple of gradient_accumulation_steps")
-        if self.depth_or_width and self.target is None:
+        shape = ("keep_heads", "keep_layers", "ffn_hidden_dim", "emb_hidden_dim")
+        given = [name for name in shape if getattr(self, name) is not None]
+        if self.depth_or_width and not given:
+            raise ValueError(f"depth_or_width needs {', '.join(shape)}")
+        if given and self.target is None:
+            missing = [name for name in shape if name not in given]
             raise ValueError(
-                "depth_or_width needs keep_heads, keep_layers, ffn_hidden_dim and emb_hidden_dim"
+                f"{', '.join(given)} {'names' if len(given) == 1 else 'name'} no shape without"
+                f" {', '.join(missing)}"
             )
         if self.hsk and not self.repr_distill:
             raise ValueError("hsk is for the hidden states: set repr_distill")
@@ -352,10 +358,18 @@ class KDSettings(LoopSettings):
             raise ValueError("fresh_augmentation draws from train.tsv: leave aug_train out")
         if self.fresh_augmentation != "never" and not self.glove_embs:
             raise ValueError("fresh_augmentation needs glove_embs, the vectors' file or folder")
-        for name in ("aug_edits", "aug_eligible", "aug_stop_words"):
-            default = type(self).model_fields[name].default
-            if getattr(self, name) != default and self.fresh_augmentation == "never":
-                raise ValueError(f"{name} is for fresh_augmentation: set it to alternate or always")
+        ignored = [
+            name
+            for name, field in type(self).model_fields.items()
+            if name.startswith(("glove_", "aug_"))
+            and name != "aug_train"
+            and getattr(self, name) != field.default
+        ]
+        if ignored and self.fresh_augmentation == "never":
+            raise ValueError(
+                f"{', '.join(ignored)} {'is' if len(ignored) == 1 else 'are'} for"
+                " fresh_augmentation: set it to alternate or always, or leave these out"
+            )
         try:
             character_class(self.aug_eligible)
         except ValueError as error:

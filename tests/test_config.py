@@ -3,7 +3,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, load_script
 
 from rosita.cli import add_flags
 from rosita.config import FineTuneSettings, KDSettings
@@ -12,6 +12,7 @@ from rosita.errors import RositaError
 from rosita.pruning.shape import Shape
 from rosita.tasks import GLUE, PAPER_TASKS, Task, find_task
 
+run_glue, train = load_script("Pruning/run_glue.py"), load_script("KD/train.py")
 CONFIGS = sorted((REPOSITORY / "KD" / "configurations").rglob("*.json"))
 MINIMAL = {"teacher_model": "t", "student_model": "s", "output_dir": "o", "pred_distill": True}
 
@@ -121,6 +122,10 @@ def test_the_task_in_braces_and_paths_relative_to_kd_are_resolved(tmp_path):
         ({"keep_heads": 0}, ["keep_heads 0"]),
         ({"pred_distill": False}, ["pred_distill or repr_distill"]),
         ({"depth_or_width": "width"}, ["needs keep_heads"]),
+        (
+            {"keep_heads": 2, "emb_hidden_dim": 8},
+            ["keep_heads, emb_hidden_dim name no shape without keep_layers, ffn_hidden_dim"],
+        ),
         ({"lr_schedule": "cosine"}, ["lr_schedule 'cosine'", "warmup_linear"]),
         ({"max_steps": 0}, ["max_steps 0: 0 steps train nothing; -1 trains for num_train_epochs"]),
     ],
@@ -161,6 +166,25 @@ def test_switches_stand_alone_or_take_true_and_false():
     line = "--model_name_or_path m --output_dir o --do_train --is_prun False --compute_taylor True"
     settings = load_config(FineTuneSettings, GLUE["CoLA"], vars(parser.parse_args(line.split())))
     assert settings.do_train and settings.compute_taylor and not settings.is_prun
+
+
+@pytest.mark.parametrize("text", ["True", "true", "1", "yes", "on"])
+def test_a_switch_means_the_same_in_every_spelling_that_is_taken(text):
+    command = ["--task_name", "CoLA", "--model_name_or_path", "m", "--output_dir", "o"]
+    score = run_glue.parse_args([*command, "--compute_taylor", text])[1]
+    assert (score.compute_taylor, score.num_train_epochs) == (True, 1)
+    pruned = run_glue.parse_args([*command, "--do_train", "--is_prun", text, "--fp16", text])[1]
+    assert (pruned.num_train_epochs, pruned.precision) == (20, "fp16")
+    flags = {"teacher_model": "t", "student_model": "s", "output_dir": "o", "pred_distill": text}
+    distilled = train.read_settings(GLUE["CoLA"], {**flags, "compute_taylor": text}, None)
+    assert (distilled.compute_taylor, distilled.num_train_epochs) == (True, 1)
+
+
+@pytest.mark.parametrize("flag", ["--fp16", "--is_prun", "--compute_taylor"])
+def test_a_text_that_is_no_switch_is_refused(flag):
+    command = ["--task_name", "CoLA", "--model_name_or_path", "m", "--output_dir", "o"]
+    with pytest.raises(RositaError, match=f"{flag} banana: Input should be a valid boolean"):
+        run_glue.parse_args([*command, "--do_train", flag, "banana"])
 
 
 @pytest.mark.parametrize("key", ["train_file", "dev_files", "test_files", "submission_files"])

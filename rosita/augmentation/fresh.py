@@ -64,7 +64,8 @@ class FreshRows:
                 for choices in candidates.values():
                     words.update(dict.fromkeys(choices))
         used = np.zeros(vocab_size, dtype=bool)
-        for encoding in self.tokenizer.encode_batch_fast(list(words)):
+        # byte-level BPE has other pieces for a word that follows a space
+        for encoding in self.tokenizer.encode_batch_fast([*words, *(f" {word}" for word in words)]):
             used[encoding.ids] = True
         return torch.from_numpy(np.flatnonzero(used))
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -48,11 +47,23 @@ def _left(values: dict[str, Tensor], cut: Cut, rotated: bool) -> dict[str, Tenso
     return kept
 
 
-def put_moments(model: nn.Module, optimizer: Optimizer, moments: Moments) -> None:
-    """Give the parameters of `model` the moments of the same names; others begin from zero."""
+def put_moments(
+    model: nn.Module, optimizer: Optimizer, moments: Moments, counted: bool = True
+) -> None:
+    """Give the parameters of `model` the moments of the same names; others begin from zero.
+
+    `counted`: these count their steps from here on, for the correction of their moments; else they
+    have the count of the others, by which `set_rate` takes the correction out of all steps alike.
+    """
+    steps = next(iter(moments.get("step", {}).values()), None)
     for name, weight in model.named_parameters():
         if name in moments.get("exp_avg", {}):
-            state: dict[str, Any] = {kind: values[name] for kind, values in moments.items()}
-            optimizer.state[weight] = {
-                kind: value.clone().contiguous() for kind, value in state.items()
-            }
+            state: dict[str, Tensor] = {kind: values[name] for kind, values in moments.items()}
+        elif steps is None or counted:
+            continue
+        else:
+            zero = torch.zeros_like(weight)
+            state = {"step": steps, "exp_avg": zero, "exp_avg_sq": zero}
+        optimizer.state[weight] = {
+            kind: value.clone().contiguous() for kind, value in state.items()
+        }

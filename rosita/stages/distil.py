@@ -81,6 +81,11 @@ def distil_data(
 ) -> Data:
     """The rows that the student learns from, checked against what wrote them, and dev."""
     task, folder = student.task, Path(settings.data_dir)
+    if subsets and settings.fresh_vectors:
+        raise RositaError(
+            "fresh_augmentation draws from train.tsv, not from the subsets of train_aug.tsv: take"
+            " KD/train.py, or leave it out"
+        )
     names = train_file_names(folder, task, settings.aug_train, subsets)
     data = load_data(settings, task, student.tokenizer, accelerator, student.model.config, names)
     if settings.aug_train or subsets:
@@ -189,6 +194,7 @@ def distil_plan(settings: KDSettings, student: TaskModel, sampler: Sampler) -> P
             settings.prun_period_proportion * whole,
             steps,
         )
+        check_warmup(settings, steps, schedule)
         schedule = replace(
             schedule,
             save_ladder=settings.save_ladder,
@@ -206,6 +212,18 @@ def distil_plan(settings: KDSettings, student: TaskModel, sampler: Sampler) -> P
         schedule,
         update=not settings.compute_taylor,
     )
+
+
+def check_warmup(settings: KDSettings, steps: int, schedule: PruningSchedule) -> None:
+    """Refuse a pruning within the warm-up: by warmup_linear the rate that it finds is the highest
+    of all that follow, and at the first step it is zero."""
+    warm = settings.warmup_proportion * steps
+    if settings.lr_schedule == "warmup_linear" and schedule.period <= warm:
+        raise RositaError(
+            f"the first pruning, at step {schedule.period}, comes within the warm-up of {warm:.0f}"
+            " steps, and by lr_schedule warmup_linear the rate rises no more after it: set"
+            " warmup_proportion 0, as the configs do that prune on the way"
+        )
 
 
 def check_pair(teacher: TaskModel, student: TaskModel, settings: KDSettings) -> None:

@@ -129,6 +129,12 @@ def train_file_names(folder: Path, task: Task, aug_train: bool, subsets: bool) -
         names: list[str] = []
         while (folder / f"train_aug{len(names)}.tsv").exists():
             names.append(f"train_aug{len(names)}.tsv")
+        there = sorted(path.name for path in folder.glob("train_aug[0-9]*.tsv"))
+        if names and len(there) > len(names):
+            raise RositaError(
+                f"{folder} has {there[-1]} and no train_aug{len(names)}.tsv: the subsets are"
+                " numbered from 0, without gaps"
+            )
         if not names:
             raise RositaError(
                 f"{folder} has no train_aug0.tsv; make the subsets with {command}"

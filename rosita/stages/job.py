@@ -43,9 +43,10 @@ class Job:
 
     def train(self, log_dir: Path) -> dict[str, Any]:
         """Train; the best evaluation."""
-        progress = self._training(evaluate=self.evaluate, save=self.save, used=self.used).run(
-            log_dir
+        training = self._training(
+            evaluate=self.evaluate, save=self.save, used=self.used, saved=self._read_best()[1]
         )
+        progress = training.run(log_dir)
         return finish(self.run, progress, load_model(self.run.folder, self.start.task))
 
     def score(self, mean: bool) -> None:
@@ -74,7 +75,8 @@ class Job:
     ) -> None:
         """Write the best model to the run's folder, or with a `name` another one to one within.
 
-        With its evaluation given, such a model gets a run.json of its own: a rung of the ladder.
+        With its evaluation given, such a model gets a run.json of its own: a rung of the ladder;
+        that of the best model stands in its record.
         """
         run = self.run
         folder = run.folder / name
@@ -82,21 +84,28 @@ class Job:
             self._best.unlink(missing_ok=True)
         save_model(folder, model, self.start.tokenizer, self.start.task)
         if not name:
-            write_sealed(self._best, file_hashes(folder))
-        if evaluation:
+            write_sealed(self._best, {**file_hashes(folder), "evaluation": evaluation})
+        elif evaluation:
             details = {**run.details, "run": str(run.folder)}
             rung = Run(folder, run.identity | {"stage": "ladder"}, details)
             rung.write(finished=True, best=evaluation, **_result(evaluation, model))
 
     @property
     def _best(self) -> Path:
-        """Record of the files of the best model so far: what a killed run goes on with."""
+        """Record of the best model so far, its files and its evaluation: what a killed run goes on
+        with."""
         return self.run.folder / "last" / "best.json"
+
+    def _read_best(self) -> tuple[dict[str, str] | None, dict[str, Any] | None]:
+        """The hashes of its files, and its evaluation, where the record has them."""
+        files = read_sealed(self._best) if self._best.exists() else None
+        evaluation = files.pop("evaluation", None) if files else None  # earlier ones do not say it
+        return files, evaluation
 
     def _check_best(self) -> None:
         """Have the run begin again if its best model so far is not as it was written."""
         files = file_hashes(self.run.folder)
-        if self._best.exists() and read_sealed(self._best) != files:
+        if self._best.exists() and self._read_best()[0] != files:
             print(f"{self.run.folder}: its best model so far was changed; the run begins again")
             for name in files:  # all of them are written anew
                 (self.run.folder / name).unlink()

@@ -34,7 +34,8 @@ class CompactEmbedding(nn.Module):
     def __init__(self, full: nn.Embedding, used: Tensor) -> None:
         super().__init__()
         self.weight = nn.Parameter(full.weight.detach()[used].clone())
-        lookup = torch.zeros(full.num_embeddings, dtype=torch.long)
+        # a token that is not among them would be the wrong row: it is none, and so an error
+        lookup = torch.full((full.num_embeddings,), len(used))
         lookup[used.cpu()] = torch.arange(len(used))
         self.register_buffer("lookup", lookup.to(full.weight.device), persistent=False)
         # the model's own padding is among them unless the tokenizer pads with another piece

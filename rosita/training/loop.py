@@ -64,10 +64,12 @@ class Interrupted(KeyboardInterrupt):
 class Training:
     """One run of the loop. `run` goes on from the state in `folder`/last, if there is one.
 
-    `evaluate(model)` scores the dev set; `save(model)` writes the best model so far,
-    `save(model, name, evaluation)` another one, into a folder within. `used`: ids of all tokens of
-    the data; the embedding rows of others are left out of the training, which changes nothing but
-    its speed (see `Vocabulary`). `run_hash`: of the run's identity; it takes no state of another.
+    `evaluate(model)` scores the dev set; `save(model, evaluation=...)` writes the best model so
+    far, `save(model, name, evaluation)` another one, into a folder within. `saved`: the evaluation
+    of the best model that is written already, which may be later than the state. `used`: ids of all
+    tokens of the data; the embedding rows of others are left out of the training, which changes
+    nothing but its speed (see `Vocabulary`). `run_hash`: of the run's identity; it takes no state
+    of another.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Training:
         evaluate: Callable[[nn.Module], Scores] | None = None,
         save: Callable[..., None] | None = None,
         used: Tensor | None = None,
+        saved: dict[str, Any] | None = None,
         run_hash: str = "",
     ) -> None:
         self.objective = objective
@@ -91,6 +94,7 @@ class Training:
         self.folder = folder
         self.evaluate = evaluate
         self.save = save
+        self.saved = saved
         self.run_hash = run_hash
         self.vocabulary = Vocabulary(used) if used is not None else None
         self.progress = Progress()
@@ -109,6 +113,8 @@ class Training:
         when a signal came.
         """
         resume(self)
+        if self.progress.step and self.saved:
+            self._take_for_best(self.saved)
         now = arithmetic(self.accelerator)
         if self.progress.arithmetic[-1:] != [now]:
             self.progress.arithmetic.append(now)
@@ -241,7 +247,7 @@ class Training:
         if schedule.keep_optimizer:
             moments = surviving_moments(self.student, self.optimizer, cut, rotated)
         self.use(cut.of_model(self.whole_model, rotated))
-        put_moments(self.student, self.optimizer, moments)
+        put_moments(self.student, self.optimizer, moments, self.settings.bias_correction)
         if not moments:
             self.progress.moment_steps = 0
         self.progress.anchor_step, self.progress.anchor_rate = step - 1, rate
@@ -294,14 +300,17 @@ class Training:
         }
         candidate = not self.plan.schedule or shape == self.plan.schedule.target
         if candidate and (not progress.best or rank(entry) > rank(progress.best)):
-            progress.best = entry
-            progress.last_gain = progress.step
+            self._take_for_best(entry)
             if self.save and self.accelerator.is_main_process:
-                self.save(self.whole_model)
+                self.save(self.whole_model, evaluation=entry)
         self._record(entry)
         best = f", best {progress.best['score']:.4f}" if progress.best else ""
         same = " (all predictions are the same)" if scores.collapsed else ""
         bar.write(f"step {progress.step}: dev {scores.metric} {scores.main:.4f}{same}{best}")
+
+    def _take_for_best(self, evaluation: dict[str, Any]) -> None:
+        self.progress.best = evaluation
+        self.progress.last_gain = evaluation["step"]
 
     def _last_evaluation(self, bar: Bar) -> dict[str, Any] | None:
         """The evaluation of the model as it stands, made now if there is none yet."""
@@ -317,6 +326,9 @@ class Training:
     def _out_of_patience(self) -> bool:
         if not self.settings.patience or not self.progress.best:
             return False
+        evaluated = self._newest("dev")
+        if not evaluated or evaluated["step"] != self.progress.step:
+            return False  # since then it may have become better
         waited = self.progress.step - self.progress.last_gain
         return waited >= self.settings.patience * self.sampler.steps_per_epoch
 

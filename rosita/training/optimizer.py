@@ -68,7 +68,7 @@ def rate_share(name: str, layers: int, decay: float) -> float:
     Pooler, classifier and the top one of `layers` have all of it, each layer below `decay` times
     that of the one above, and the embedding `decay` times that of the first layer.
     """
-    if ".embeddings." in name:
+    if ".embeddings" in name:  # ELECTRA's projection of them too
         return decay**layers
     return decay ** (layers - (_layer(name) or layers))
 

@@ -6,7 +6,8 @@ import json
 
 import numpy as np
 import pytest
-from conftest import make_bert, run_script, write_cola
+from conftest import make_bert, run_script, sentences, write_cola
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from rosita.augmentation.candidates import CandidateFinder, Sampling, edited
 from rosita.augmentation.fresh import FreshRows
@@ -178,6 +179,10 @@ def test_the_words_that_may_change_decide_a_run_where_they_are_not_the_published
         ({"aug_eligible": "letters"}, "aug_eligible is for fresh_augmentation: set it to"),
         ({"aug_stop_words": "stop.txt"}, "aug_stop_words is for fresh_augmentation: set it to"),
         (
+            {"glove_embs": "g", "aug_probability": 0.5, "aug_candidates": 3},
+            "glove_embs, aug_candidates, aug_probability are for fresh_augmentation: set it to",
+        ),
+        (
             {"aug_eligible": "z-a", "fresh_augmentation": "always", "glove_embs": "g"},
             r"aug_eligible 'z-a' is no class of characters \(bad character range",
         ),
@@ -206,3 +211,22 @@ def test_train_py_distils_on_fresh_rows_and_records_the_vectors(world, tmp_path)
     run_script("KD/train.py", *flags, "--glove_embs", world.glove, "--aug_edits", 0.5)
     run = json.loads((tmp_path / "kd" / "run.json").read_text())
     assert run["finished"] and len(run["identity"]["data"]["glove"]) == 64
+
+
+def test_no_draw_has_a_piece_that_is_not_among_the_used_ones_where_a_space_is_part_of_a_piece(
+    world,
+):
+    byte_level = Tokenizer(models.BPE())
+    byte_level.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words = (world.bert / "vocab.txt").read_text().split()
+    byte_level.train_from_iterator(
+        [*sentences(50), *words, *(f" {word}" for word in words)],
+        trainers.BpeTrainer(vocab_size=800, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()),
+    )
+    fresh = world.fresh(probability=1.0, alternate=False, edits=0.5)
+    fresh.tokenizer = byte_level
+    drawn = set(fresh.files(1)[0].ids.tolist())
+    used = set(fresh.used_tokens(byte_level.get_vocab_size()).tolist())
+    pieces = {byte_level.id_to_token(number) for number in drawn}
+    assert any(piece.startswith("Ġ") for piece in pieces)  # as it writes the space
+    assert drawn <= used

@@ -24,7 +24,7 @@ from rosita.errors import RositaError
 from rosita.evaluation import predict
 from rosita.files import read_json, sha256_file
 from rosita.pruning.shape import Shape
-from rosita.stages.identity import check_augmented
+from rosita.stages.identity import check_augmented, train_file_names
 from rosita.tasks import GLUE, Task
 from rosita.tokenizer import read_tokenizer
 from rosita.training import loop
@@ -684,6 +684,37 @@ def test_subsets_train_as_one_file_does_in_rows_and_result_shape(chain):
                       "--output_dir", chain.models / "sub")  # fmt: skip
     assert "40 rows to train on (train_aug0.tsv, train_aug1.tsv)" in done.stdout
     assert json.loads((chain.models / "sub" / "run.json").read_text())["steps"] == 2
+
+
+def test_fresh_rows_are_not_drawn_from_subsets(chain):
+    (chain.data / "train_aug0.tsv").write_text((chain.data / "train.tsv").read_text())
+    done = run_script("KD/train_with_subset.py", *chain.common, "--teacher_model", chain.tuned,
+                      "--student_model", chain.tuned, "--pred_distill", "--output_dir",
+                      chain.models / "sub", "--fresh_augmentation", "always", "--glove_embs", "g",
+                      ok=False)  # fmt: skip
+    assert "fresh_augmentation draws from train.tsv, not from the subsets" in error_line(done)
+
+
+def test_a_gap_in_the_numbers_of_the_subsets_is_told(chain):
+    for number in (0, 2):
+        (chain.data / f"train_aug{number}.tsv").write_text("x")
+    with pytest.raises(RositaError, match="has train_aug2.tsv and no train_aug1.tsv"):
+        train_file_names(chain.data, GLUE["CoLA"], aug_train=False, subsets=True)
+
+
+def test_a_pruning_within_the_warm_up_which_would_hold_the_rate_down_is_refused(chain):
+    flags = ("--num_train_epochs", 6, "--depth_or_width", "depth", "--keep_heads", 4,
+             "--keep_layers", 2, "--ffn_hidden_dim", 48, "--emb_hidden_dim", -1,
+             "--prun_period_proportion", 0.1, "--train_batch_size", 8)  # fmt: skip
+    with pytest.raises(RositaError, match="comes within the warm-up .* warmup_proportion 0"):
+        chain.distil(*flags, "--warmup_proportion", 0.1)
+    chain.distil(*flags, "--warmup_proportion", 0)
+
+
+@pytest.mark.parametrize("flag", ["--do_train", "--do_eval", "--do_predict"])
+def test_scoring_refuses_what_it_would_leave_out(chain, flag):
+    with pytest.raises(RositaError, match=f"scores the weights, no more: leave {flag} out"):
+        chain.score(flag)
 
 
 @pytest.mark.parametrize("flag", ["--keep_optimizer", "--recompute_svd"])

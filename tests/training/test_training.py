@@ -20,8 +20,9 @@ from rosita.distillation.teacher import Teacher
 from rosita.errors import RositaError
 from rosita.evaluation import Scores
 from rosita.files import read_torch, write_torch
-from rosita.pruning.cut import prune
+from rosita.pruning.cut import Cut, prune
 from rosita.pruning.importance import TaylorImportance
+from rosita.pruning.moments import put_moments, surviving_moments
 from rosita.pruning.schedule import PruningSchedule
 from rosita.pruning.shape import Shape
 from rosita.runtime import start_accelerator
@@ -29,7 +30,7 @@ from rosita.tasks import GLUE
 from rosita.tokenizer import read_tokenizer
 from rosita.training.embedding import Vocabulary, used_tokens
 from rosita.training.loop import Interrupted, Training
-from rosita.training.optimizer import build_optimizer, clip_gradients, set_rate
+from rosita.training.optimizer import build_optimizer, clip_gradients, rate_share, set_rate
 from rosita.training.plan import Plan
 from rosita.training.state import resume, save_state, state_file
 
@@ -48,11 +49,15 @@ class Bench:
         self.file = encode_file(path, COLA, read_tokenizer(bert), 32)
         self.saved = []
         self.rungs = []
+        self.evaluations = []  # of the best models
         self.used = None
 
     def _save(self, model, name="", evaluation=None):
         self.saved.append((name, str(Shape.of(model.config))))
-        self.rungs += [(name, evaluation)] if evaluation else []
+        if name:
+            self.rungs.append((name, evaluation))
+        else:
+            self.evaluations.append(evaluation)
 
     def training(self, name="run", plan=None, objective=None, evaluate=None, batch=8, **settings):
         defaults = {
@@ -105,6 +110,8 @@ class Dev:
 
     def __call__(self, model):
         value = self.values.pop(0) if len(self.values) > 1 else self.values[0]
+        if value == "kill":
+            raise KeyError
         collapsed = value is None
         return Scores(value or 0.0, "matthews", {"matthews": value or 0.0}, collapsed)
 
@@ -192,6 +199,19 @@ def test_each_layer_moves_by_its_part_of_the_rate(bench):
     assert len(seen) == layers + 3
 
 
+def test_the_projection_of_the_embedding_is_of_the_embedding(bench):
+    shares = {
+        name: rate_share(name, layers=4, decay=0.5)
+        for name in (
+            "bert.embeddings.word_embeddings.weight",
+            "bert.embeddings_project.weight",
+            "bert.encoder.layer.0.output.dense.weight",
+            "classifier.bias",
+        )
+    }
+    assert list(shares.values()) == [0.5**4, 0.5**4, 0.5**3, 1.0]
+
+
 def test_the_missing_correction_makes_a_step_as_much_longer_as_the_formula_says():
     settings = KDSettings(output_dir="o", teacher_model="t", student_model="s", pred_distill=True)
     optimizer = build_optimizer(torch.nn.Linear(2, 2), settings)
@@ -268,6 +288,17 @@ def test_a_used_row_has_its_gradient_whatever_the_id_of_the_padding(bench):
             shrunk.bert.get_input_embeddings().weight.grad, whole[vocabulary.used]
         )
         assert (whole[pad] == 0).all() and whole.abs().sum() > 0
+
+
+def test_a_token_that_was_said_to_be_unused_is_an_error_and_no_other_row(bench):
+    vocabulary = Vocabulary(torch.tensor([0, 3, 5]))
+    shrunk = copy.deepcopy(bench.model)
+    vocabulary.shrink(shrunk)
+    embedding = shrunk.bert.get_input_embeddings()
+    full = bench.model.bert.get_input_embeddings()
+    torch.testing.assert_close(embedding(torch.tensor([5, 3])), full(torch.tensor([5, 3])))
+    with pytest.raises(IndexError):
+        embedding(torch.tensor([4]))
 
 
 @pytest.mark.parametrize("iterative", [False, True])
@@ -421,6 +452,33 @@ def test_moments_go_through_a_pruning_with_their_weights_or_begin_from_zero(benc
         torch.testing.assert_close(state[weight]["exp_avg"], weight.detach(), msg=name)
 
 
+def test_new_factors_of_the_embedding_make_the_published_first_step_beside_kept_moments(bench):
+    settings = bench.training(weight_decay=0.0).settings
+    model = copy.deepcopy(bench.model)
+    optimizer = build_optimizer(model, settings)
+    steps, rate = 7, 1e-3
+    for done in range(steps):
+        for weight in model.parameters():
+            weight.grad = torch.randn_like(weight)
+        set_rate(optimizer, settings, rate, done)
+        optimizer.step()
+    cut = Cut.decide(model.config, Shape(4, 3, 48, 8))
+    small = cut.of_model(model)
+    after = build_optimizer(small, settings)
+    moments = surviving_moments(model, optimizer, cut)
+    put_moments(small, after, moments, counted=settings.bias_correction)
+    factors = {n: w for n, w in small.named_parameters() if ".word_embeddings" in n}
+    assert len(factors) == 2
+    before = {name: weight.detach().clone() for name, weight in factors.items()}
+    for weight in small.parameters():
+        weight.grad = torch.randn_like(weight)
+    set_rate(after, settings, rate, steps)
+    after.step()
+    for name, weight in factors.items():
+        expected = published_adam(before[name], [weight.grad], rate, 0.0)
+        torch.testing.assert_close(weight.detach().double(), expected, rtol=1e-5, atol=1e-7)
+
+
 def test_only_models_of_the_final_shape_are_candidates_whatever_their_score(bench):
     dev = Dev(0.9, 0.8, -0.5, -0.7)  # the first two come before the last pruning
     training = bench.training("best", width_plan(bench, 6), teacher_loss(bench), dev, eval_step=2)
@@ -479,6 +537,30 @@ def test_patience_stops_after_that_many_epochs_without_a_gain(bench):
     how = {"eval_step": 1, "patience": 0.6}  # 3 of the 5 steps of an epoch
     progress = bench.training("patience", evaluate=Dev(0.1, 0.2, 0.15), **how).run()
     assert progress.step == 5 and progress.best["step"] == 2
+
+
+def test_patience_waits_for_an_evaluation(bench):
+    """Of 5 steps an epoch the first scores are at 3 and 6: at 4 nothing new is known."""
+    how = {"eval_step": 3, "patience": 0.2}
+    progress = bench.training("patience", evaluate=Dev(0.1, 0.2, 0.1), **how).run()
+    assert progress.step == 9 and progress.best["step"] == 6
+
+
+def test_a_best_model_that_is_later_than_the_state_stays_the_best_with_its_score(bench):
+    """A killed run had written the model of step 4; its state is that of step 3."""
+    how = {"eval_step": 2, "save_state_steps": 3}
+    with pytest.raises(KeyError):  # as good as a kill
+        bench.training("late", evaluate=Dev(0.5, 0.8, "kill"), **how).run()
+    state = read_torch(state_file(bench.folder / "late"), sealed=True)
+    assert state["progress"]["step"] == 3 and state["progress"]["best"]["score"] == 0.5
+    written = bench.evaluations[-1]
+    assert (written["step"], written["score"]) == (4, 0.8)
+
+    training = bench.training("late", evaluate=Dev(0.4), **how)  # to other bits
+    training.saved = written
+    progress = training.run()
+    assert progress.step == 10 and progress.best == written
+    assert bench.evaluations[-1] is written  # no worse one was written over it
 
 
 def test_the_model_is_evaluated_at_the_end_once(bench):
