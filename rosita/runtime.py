@@ -47,7 +47,7 @@ def start_accelerator(settings: LoopSettings) -> Accelerator:
             f"--precision is {' and '.join(sorted(found))} in the processes of this run;"
             " give all of them the same one, as --precision fp32"
         )
-    torch.manual_seed(settings.seed + accelerator.process_index)
+    torch.manual_seed(settings.seed)  # alike in all processes: they draw the same new classifier
     return accelerator
 
 
