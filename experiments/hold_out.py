@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rosita.cli import ArgumentParser, run_script
+from rosita.cli import ArgumentParser, positive, run_script
 from rosita.data.tsv import Row, TsvFile
 from rosita.errors import RositaError
 from rosita.files import atomic_write
@@ -31,10 +31,15 @@ def main(argv: list[str] | None = None) -> None:
     task = find_task(args.task_name)
     source = TsvFile(args.data_dir / task.train_file, task)
     rows = list(source.rows())
+    check_output(args.output_dir / task.train_file, source.path)
     sentences = [" ".join(row.texts).split() for row in rows]
     held = hold_out(sentences, args.rows, args.seed, args.min_words)
     chosen_by = [number for number in held if len(sentences[number]) >= args.min_words]
     kept = np.setdiff1d(np.arange(len(rows)), held)
+    if not len(kept):
+        raise RositaError(
+            f"--rows {args.rows}: no row of {source.path} is left to train on; ask for fewer"
+        )
     if args.train_rows:
         if args.train_rows > len(kept):
             raise RositaError(f"--train_rows {args.train_rows}: only {len(kept)} rows are left")
@@ -44,6 +49,15 @@ def main(argv: list[str] | None = None) -> None:
     for name, chosen in ((task.train_file, kept), (task.dev_files[0], chosen_by)):
         write_rows(args.output_dir / name, source.header, [rows[index] for index in chosen])
     print(f"{args.output_dir}: {len(kept):,} rows to train on, {len(chosen_by):,} held out")
+
+
+def check_output(train: Path, source: Path) -> None:
+    """Raise `RositaError` if the file to write is the one that was read, by whatever path."""
+    if train.exists() and train.samefile(source):
+        raise RositaError(
+            f"--output_dir {train.parent} holds the {train.name} of --data_dir, whose rows would be"
+            " lost; name another folder"
+        )
 
 
 def hold_out(sentences: list[list[str]], count: int, seed: int, min_words: int = 1) -> np.ndarray:
@@ -69,6 +83,12 @@ def hold_out(sentences: list[list[str]], count: int, seed: int, min_words: int =
             held.update(dict.fromkeys(by_text[part]))
         if sum(len(sentences[number]) >= min_words for number in held) >= count:
             break
+    else:
+        long = sum(len(words) >= min_words for words in sentences)
+        raise RositaError(
+            f"--rows {count}: only {long} rows have {min_words} words or more (--min_words); ask"
+            " for fewer, or for shorter ones"
+        )
     return np.sort(np.fromiter(held, dtype=np.int64))
 
 
@@ -95,9 +115,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--task_name", required=True, help="GLUE task, or a task.json of your own")
     parser.add_argument("--data_dir", required=True, type=Path, help="folder of train.tsv")
     parser.add_argument("--output_dir", required=True, type=Path, help="folder to write")
-    parser.add_argument("--rows", type=int, default=3000, help="hold out at least so many (3000)")
-    parser.add_argument("--min_words", type=int, default=1, help="count and write these only (1)")
-    parser.add_argument("--train_rows", type=int, help="keep so many of the others (all)")
+    parser.add_argument(
+        "--rows", type=positive, default=3000, help="hold out at least so many (3000)"
+    )
+    parser.add_argument(
+        "--min_words", type=positive, default=1, help="count and write these only (1)"
+    )
+    parser.add_argument("--train_rows", type=positive, help="keep so many of the others (all)")
     parser.add_argument("--seed", type=int, default=1)
     return parser.parse_args(argv)
 

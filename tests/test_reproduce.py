@@ -90,6 +90,48 @@ def test_only_long_rows_are_chosen_on_and_their_short_parts_are_not_trained_on_e
     assert sorted(held) == sorted(long + [number + 8 for number in long])
 
 
+@pytest.mark.parametrize("how", ["the same", "relative", "a link", "a folder of links"])
+def test_rows_are_never_held_out_into_the_folder_that_they_are_read_from(
+    how, tmp_path, monkeypatch
+):
+    data = output = write_cola(tmp_path / "CoLA", train=60)
+    before = {path.name: path.read_bytes() for path in data.iterdir()}
+    monkeypatch.chdir(tmp_path)
+    if how == "relative":
+        output = Path("CoLA", "..", "CoLA")
+    if how == "a link":
+        output = tmp_path / "link"
+        output.symlink_to(data)
+    if how == "a folder of links":
+        data = tmp_path / "links"
+        data.mkdir()
+        (data / "train.tsv").symlink_to(output / "train.tsv")
+    flags = ["--task_name", "CoLA", "--data_dir", str(data), "--rows", "15"]
+    with pytest.raises(RositaError, match="train.tsv of --data_dir.*name another folder"):
+        hold_out.main([*flags, "--output_dir", str(output)])
+    assert {path.name: path.read_bytes() for path in Path("CoLA").iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    "flags, says",
+    [
+        (("--rows", 5), "--rows 5: no row of .*train.tsv is left to train on"),  # one family
+        (("--rows", 5, "--min_words", 8), "only 3 rows have 8 words or more"),
+        (("--rows", 5, "--min_words", 80), "only 0 rows have 80 words or more"),
+        (("--rows", 0), "'0' is not a whole number from 1 on"),
+        (("--train_rows", -1), "'-1' is not a whole number from 1 on"),
+    ],
+)
+def test_no_file_is_written_that_has_fewer_rows_than_were_asked_for(flags, says, tmp_path):
+    words = "one sentence and its parts are held out all together".split()
+    rows = [f"src\t1\t\t{' '.join(words[:length])}\n" for length in range(1, 11)]
+    (tmp_path / "train.tsv").write_text("".join(rows))
+    folders = ["--data_dir", str(tmp_path), "--output_dir", str(tmp_path / "out")]
+    with pytest.raises(RositaError, match=says):
+        hold_out.main(["--task_name", "CoLA", *folders, *map(str, flags)])
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_floors_are_those_of_the_better_answer_and_of_the_bound_that_is_best_on_train(
     tmp_path,
 ):
