@@ -451,12 +451,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--limit", type=float, default=60, help="seconds until it hangs (60)")
     parser.add_argument("--output", type=Path, help="JSON of the counts and of what failed")
     args = parser.parse_args(argv)
+    names = [stage.name for stage in STAGES]
+    only = args.only.split(",") if args.only is not None else names
+    if unknown := [name for name in only if name not in names]:
+        parser.error(f"--only {unknown[0]}: known are {', '.join(names)}")
     import torch  # heavy
 
     signal.signal(signal.SIGALRM, _hang)
     torch.set_num_threads(1)
     os.fsync = lambda fd: None  # no power is cut here, and waiting for the disk is half the time
-    chosen = [stage for stage in STAGES if not args.only or stage.name in args.only.split(",")]
+    chosen = [stage for stage in STAGES if stage.name in only]
     counts: dict[str, Counter[str]] = {}
     failed: list[Case] = []
     with tempfile.TemporaryDirectory() as folder:

@@ -40,6 +40,7 @@ from rosita.checkpoint import load_model
 from rosita.cli import ArgumentParser, run_script
 from rosita.data.encode import encode_file
 from rosita.deploy.latency import machine, weights_bytes
+from rosita.errors import RositaError, nearest
 from rosita.evaluation import Scores, paired_bootstrap, predict, score
 from rosita.files import read_json, write_json
 from rosita.provenance import read_run
@@ -51,21 +52,13 @@ from stage_lab import MODELS, REPOSITORY, StageLab, run_checked
 
 COLA = GLUE["CoLA"]
 SERVED_SEED = 1
+LISTING = "--dry_run alone lists all"
 WRITTEN = ("experiments/minilm", "RESULTS.md")  # by the experiments and results.py
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    chosen = [
-        (experiment, task, seed)
-        for experiment in EXPERIMENTS
-        for task in experiment.tasks
-        for seed in experiment.seeds
-        if task in args.tasks
-        and seed in args.seeds
-        and (not args.tables or experiment.table in args.tables)
-        and (not args.names or experiment.name in args.names)
-    ]
+    chosen = choose(args)
     chosen.sort(key=partial(_turn, read_records(args.results)))
     waiting: list[Job] = []
     for number, (experiment, task, seed) in enumerate(chosen, 1):
@@ -88,6 +81,36 @@ def main(argv: list[str] | None = None) -> None:
         run_side_by_side(waiting, args.jobs, MODELS / "logs")
     for task in args.tasks if args.serving and not args.dry_run else []:
         measure_serving(task, args.results)
+
+
+def choose(args: argparse.Namespace) -> list[tuple[Experiment, str, int]]:
+    """Experiment, task and seed of all that is asked for.
+
+    Raises `RositaError` for a word that no experiment has, and if none has all of them.
+    """
+    asked = {name: vars(args)[name] for name in ("tasks", "tables", "names", "seeds")}
+    asked = {name: words for name, words in asked.items() if words is not None}
+    every = [
+        ({"tasks": task, "tables": one.table, "names": one.name, "seeds": seed}, one)
+        for one in EXPERIMENTS
+        for task in one.tasks
+        for seed in one.seeds
+    ]
+    for name, words in asked.items():
+        known = list(dict.fromkeys(str(facts[name]) for facts, _ in every))
+        for word in map(str, words):
+            if word not in known:
+                hint = nearest(word, known)
+                raise RositaError(f"--{name} {word!r} is in no experiment{hint}; {LISTING}")
+    chosen = [
+        (one, facts["tasks"], facts["seeds"])
+        for facts, one in every
+        if all(facts[name] in words for name, words in asked.items())
+    ]
+    if not chosen:
+        given = " ".join(f"--{name} {','.join(map(str, words))}" for name, words in asked.items())
+        raise RositaError(f"no experiment is all of {given}; {LISTING}")
+    return chosen
 
 
 def _turn(records: list[dict], chosen: tuple[Experiment, str, int]) -> tuple[bool, float]:
@@ -316,14 +339,17 @@ def short_run(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__.split("\n")[0])
 
-    def words(text):
+    def words(text: str) -> list[str]:
         return text.split(",")
+
+    def numbers(text: str) -> list[int]:
+        return [int(seed) for seed in words(text)]
 
     add = parser.add_argument
     add("--tasks", type=words, default=list(FIVE), help=",".join(FIVE))
     add("--tables", type=words, help="of these tables only")
     add("--names", type=words, help="these experiments only")
-    add("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[1, 2, 3])
+    add("--seeds", type=numbers, default=[1, 2, 3])
     add("--results", type=Path, default=REPOSITORY / "experiments" / "minilm")
     add("--serving", action="store_true", help="then time the settings' models and the best")
     add("--jobs", type=int, default=1, help="experiments at once, of as many tasks (1)")

@@ -8,6 +8,7 @@ from conftest import REPOSITORY, run_script
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 import cores  # noqa: E402
+import damage  # noqa: E402
 import run  # noqa: E402
 
 PUBLISHED = json.loads((REPOSITORY / "benchmarks" / "results.json").read_text())
@@ -95,10 +96,16 @@ def test_every_split_of_the_cores_is_measured_and_written_as_a_table(tmp_path, m
     (line,) = json.loads(output.read_text())["sentences_per_second"].values()
     assert list(line.values()) == [10.0, 20.0, 30.0, 40.0]
     assert "| kd_minilm | 10 | 20 | 30 | 40 |" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match="2"):
         cores.main(["--only", "kd_minilm,kd_maxilm"])
     assert "--only: kd_maxilm; the lines are kd_bert_base" in capsys.readouterr().err
 
 
 def test_two_processes_of_a_run_are_timed_together(tmp_path):
     assert cores.measured("kd_minilm", 2, (1, 2, 1), 0, str(tmp_path)) > 0
+
+
+def test_damage_to_a_stage_that_is_none_is_refused(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        damage.main(["--only", "prun"])
+    assert "--only prun: known are fine_tune, " in capsys.readouterr().err

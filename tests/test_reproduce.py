@@ -516,6 +516,37 @@ def test_a_reader_that_has_enough_ends_a_script_without_a_traceback():
     assert process.returncode == 1
 
 
+@pytest.mark.parametrize(
+    "flags, says",
+    [
+        (("--tasks", "sst-2"), "--tasks 'sst-2' is in no experiment; did you mean 'SST-2'"),
+        (("--tables", "setting"), "--tables 'setting' .*; did you mean 'settings'"),
+        (("--names", "no_kd,setting9"), "--names 'setting9' .*; did you mean 'setting"),
+        (("--seeds", "9"), "--seeds '9' is in no experiment; --dry_run alone lists all"),
+        (("--seeds", "one"), "--seeds: invalid numbers value: 'one'"),
+        (("--tasks", "", "--names", "setting1"), "--tasks '' is in no experiment"),
+        (("--tasks", "RTE", "--names", "copies_1"),
+         "no experiment is all of --tasks RTE --names copies_1 --seeds 1,2,3"),
+    ],
+)  # fmt: skip
+def test_a_choice_that_no_experiment_meets_is_refused(flags, says):
+    with pytest.raises(RositaError, match=says):
+        reproduce.main([*flags, "--dry_run"])
+
+
+def test_what_is_chosen_meets_all_that_was_asked_for(capsys):
+    reproduce.main("--tasks CoLA,RTE --tables settings --seeds 2,3 --dry_run".split())
+    lines = [line.split("] ")[1].split(":")[0] for line in capsys.readouterr().out.splitlines()]
+    expected = [
+        f"{task} settings/{one.name}, seed {seed}"
+        for one in EXPERIMENTS
+        for task in ("CoLA", "RTE")
+        for seed in (2, 3)
+        if one.table == "settings" and task in one.tasks and seed in one.seeds
+    ]
+    assert len(expected) >= 20 and sorted(lines) == sorted(expected)
+
+
 @pytest.fixture
 def lab(tmp_path, monkeypatch) -> stage_lab.StageLab:
     """CoLA's lab on a tiny BERT and few rows, in a folder of its own."""
