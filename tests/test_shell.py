@@ -68,6 +68,15 @@ def test_a_task_that_is_no_name_is_refused_before_any_folder_is_made(tmp_path, t
     assert not (checkout.folder / "models/quickstart").exists()
 
 
+@pytest.mark.parametrize("value", [[""], []])
+@pytest.mark.parametrize("flag, needs", [("--task", "name"), ("--glue_mirror", "folder or an add")])
+def test_a_flag_of_the_quickstart_without_a_value_is_refused(tmp_path, flag, needs, value):
+    done, called = Checkout(tmp_path).run("quickstart.sh", flag, *value)
+    assert (done.returncode, called) == (2, [])
+    assert done.stderr.startswith(f"error: {flag} needs a") and needs in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_paths_are_relative_to_where_the_user_stands_and_a_link_to_a_script_works(tmp_path):
     checkout = Checkout(tmp_path)
     mine = tmp_path / "mine"

@@ -244,9 +244,7 @@ def _http_fault(url: str, error: urllib.error.HTTPError) -> Exception:
 
 def _s3_endpoint(access: Access) -> str | None:
     names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-    return access.endpoint_url or next(
-        (os.environ[name] for name in names if name in os.environ), None
-    )
+    return access.endpoint_url or next(filter(None, map(os.environ.get, names)), None)
 
 
 def s3_client(access: Access) -> Any:

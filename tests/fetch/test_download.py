@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 
 from rosita.errors import RositaError
-from rosita.fetch import archive, download
+from rosita.fetch import archive, download, sources
 from rosita.fetch.archive import Damaged, unpack
 from rosita.fetch.download import fetch, holding, new_folder
 from rosita.fetch.sources import Absent, Access, check_source, join, redact
@@ -823,6 +823,28 @@ def test_the_official_files_are_checked_against_their_known_hash(
     monkeypatch.setitem(module.SOURCES, "CoLA", {"CoLA.zip": known})
     module.main(flags)
     assert (tmp_path / "data" / "CoLA" / "train.tsv").exists()
+
+
+@pytest.mark.parametrize(
+    "name, flags",
+    [
+        ("download_glue_data", ("--tasks", "CoLA", "--mirror", "")),
+        ("download_glue_data", ("--tasks", "CoLA", "--endpoint_url", " ")),
+        ("download_glove", ("--mirror", "")),
+        ("download_bert", ("--source", "")),
+        ("download_bert", ("--model", "")),
+    ],
+)
+def test_an_unset_shell_variable_is_not_taken_for_a_flag_left_out(tmp_path, name, flags):
+    with pytest.raises(RositaError, match=f"argument {flags[-2]}: it is empty: .* leave the flag"):
+        script(name).main([*flags, f"--{'data' if 'glue' in name else 'output'}_dir", "none"])
+
+
+def test_the_first_variable_of_the_environment_that_is_set_names_the_store(monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "https://store.example")
+    assert sources._s3_endpoint(Access()) == "https://store.example"
+    assert sources._s3_endpoint(Access(endpoint_url="https://own")) == "https://own"
 
 
 def test_the_addresses_are_those_of_today():
