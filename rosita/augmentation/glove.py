@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -81,9 +82,9 @@ def load_glove(path: str | Path, first_words: int = FIRST_WORDS) -> Glove:
 
 def _read_text(path: Path, first_words: int) -> tuple[list[str], np.ndarray]:
     words: list[str] = []
-    with reading(path), open(path, encoding="utf-8", errors="replace", newline="\n") as file:
+    with reading(path), open(path, encoding="utf-8-sig", errors="replace", newline="\n") as file:
         first = file.readline(100_000).rstrip().split(" ")
-        counted = len(first) == 2 and all(number.isdecimal() for number in first)
+        counted = len(first) == 2 and all(re.fullmatch(r"\d{1,12}", number) for number in first)
         dimensions = int(first[1]) if counted else len(first) - 1
         if not 2 <= dimensions <= 4096:
             raise RositaError(f"{path} line 1 is not a word and its numbers{advice(path)}")
@@ -94,7 +95,8 @@ def _read_text(path: Path, first_words: int) -> tuple[list[str], np.ndarray]:
             # From the right: some words of the larger GloVe files contain spaces.
             word, *numbers = line.rstrip().rsplit(" ", dimensions)
             try:
-                vectors[number] = np.array(numbers, dtype=np.float32)
+                # One number alone, of a line cut off, numpy would write into all places of the row.
+                vectors[number] = np.array(numbers, dtype=np.float32).reshape(dimensions)
             except ValueError:
                 fault = f"line {number + 1 + counted} is not a word and {dimensions} numbers"
                 raise RositaError(f"{path} {fault}{advice(path)}") from None

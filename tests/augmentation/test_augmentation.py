@@ -406,6 +406,14 @@ def test_text_files_of_word2vec_and_fasttext_give_the_vectors_of_glove(tmp_path)
         load_glove(tmp_path / "cc.vec")
 
 
+@pytest.mark.parametrize("counts", ["", "2 3\n"])
+def test_a_byte_order_mark_is_no_part_of_the_first_word(tmp_path, counts):
+    text = f"{counts}the 1 2 3\n\ufefftwo 4 5 6\n"
+    (tmp_path / "g.txt").write_text(text, encoding="utf-8-sig")
+    found = load_glove(tmp_path / "g.txt")
+    assert found.words == ["the", "\ufefftwo"] and found.vectors.tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
 @pytest.mark.parametrize("name", ["glove.6B.50d", "glove.42B.300d.txt", "cc.de.300.vec"])
 def test_only_a_file_that_is_called_glove_is_advised_to_be_downloaded(tmp_path, name):
     for content in (None, "one line of text\n"):
@@ -427,6 +435,9 @@ def test_words_with_spaces_are_read_whole(tmp_path):
     [
         ("a 1 2 3\nb 1 2\n", "line 2 is not a word and 3 numbers"),
         ("a 1 2 3\nb 1 x 3\n", "line 2 is not a word and 3 numbers"),
+        ("a 1 2 3\nb 1", "line 2 is not a word and 3 numbers"),  # cut off
+        ("a 1 2 3\nb", "line 2 is not a word and 3 numbers"),
+        (f"2 {'9' * 5000}\na 1 2 3\n", "line 1 is not a word and its numbers"),
         ("a 1 nan 3\n", "NaN"),
         ("", "line 1"),
     ],
