@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import zipfile
 from collections.abc import Sequence
@@ -18,6 +16,7 @@ from rosita.data.batches import Encoded, batches_by_length, in_file_order
 from rosita.errors import RositaError
 from rosita.files import atomic_write, write_json
 from rosita.progress import Bar
+from rosita.tables import printable
 from rosita.tasks import GLUE, Task
 
 EVAL_TOKENS_PER_ROW = 128  # a batch of short rows may hold more rows than eval_batch_size
@@ -226,9 +225,10 @@ def prediction_texts(task: Task, logits: np.ndarray) -> list[str]:
 
 
 def write_predictions(path: Path, texts: list[str]) -> None:
-    """`index<TAB>prediction`, one line per row of the test file."""
+    """`index<TAB>prediction`, one line per row of the test file; a label's tab becomes a space."""
     with atomic_write(path) as file:
-        file.write(_prediction_table(texts))
+        file.write("index\tprediction\n")
+        file.writelines(f"{index}\t{printable(text)}\n" for index, text in enumerate(texts))
 
 
 def write_submission(path: Path, test_results: dict[str, Path]) -> list[str]:
@@ -247,11 +247,3 @@ def write_submission(path: Path, test_results: dict[str, Path]) -> list[str]:
             entry.compress_type = zipfile.ZIP_DEFLATED
             box.writestr(entry, test_results[name].read_bytes())
     return []
-
-
-def _prediction_table(texts: list[str]) -> str:
-    table = io.StringIO()
-    writer = csv.writer(table, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE)
-    writer.writerow(["index", "prediction"])
-    writer.writerows(enumerate(texts))
-    return table.getvalue()

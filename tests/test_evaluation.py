@@ -8,8 +8,16 @@ import numpy as np
 import pytest
 
 from rosita.errors import RositaError
-from rosita.evaluation import UndefinedScore, mean_loss, paired_bootstrap, published_metrics, score
-from rosita.tasks import GLUE
+from rosita.evaluation import (
+    UndefinedScore,
+    mean_loss,
+    paired_bootstrap,
+    prediction_texts,
+    published_metrics,
+    score,
+    write_predictions,
+)
+from rosita.tasks import GLUE, Task
 
 # --- the oracles: formulas in float64, none of them from a library ---------------------------
 
@@ -188,3 +196,22 @@ def test_a_bootstrap_leaves_draws_without_a_score_out():
     first, second = (np.array(v, np.float32)[:, None] for v in ([0, 4, 5], [0, 5, 4]))
     low, high = paired_bootstrap(GLUE["STS-B"], [first], second, labels, draws=200)
     assert -1 <= low <= 0 <= high <= 1
+
+
+def test_predictions_are_a_line_a_row_whatever_stands_in_a_label(tmp_path):
+    labels = ('5" disk', "it's, so", "a\ttab", "two\r\nlines", "back\\slash", "schön", "")
+    task = Task(name="own", labels=labels, metric="accuracy", text_columns=(0,))
+    write_predictions(tmp_path / "own.tsv", prediction_texts(task, np.eye(len(labels))))
+    expected = ["index\tprediction", '0\t5" disk', "1\tit's, so", "2\ta tab", "3\ttwo  lines"]
+    expected += ["4\tback\\slash", "5\tschön", "6\t"]
+    assert (tmp_path / "own.tsv").read_bytes().decode().split("\n") == [*expected, ""]
+
+
+@pytest.mark.parametrize("name", GLUE)
+def test_the_predictions_of_glue_are_labels_and_numbers_as_the_server_reads_them(tmp_path, name):
+    task = GLUE[name]
+    logits = np.eye(len(task.labels)) if task.labels else np.array([[-1.0], [2.34567], [7.0]])
+    write_predictions(tmp_path / "out.tsv", prediction_texts(task, logits))
+    texts = task.labels or ("0.000", "2.346", "5.000")
+    lines = "".join(f"{index}\t{text}\n" for index, text in enumerate(texts))
+    assert (tmp_path / "out.tsv").read_bytes() == b"index\tprediction\n" + lines.encode()
