@@ -19,7 +19,7 @@ from statistics import mean
 
 from experiments import EXPERIMENTS
 from rosita.errors import RositaError
-from rosita.files import atomic_write, hold
+from rosita.files import atomic_write, hold, parse_json
 
 RECORDS, STAGES = "records.jsonl", "stages-*.jsonl"
 IDENTITY = ("table", "name", "task", "seed")  # what two records differ in
@@ -163,9 +163,9 @@ def _read_lines(path: Path) -> list[dict]:
     lines = []
     for number, line in enumerate(path.read_text("utf-8").strip().split("\n"), 1):
         try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise RositaError(f"{path} line {number} is not JSON: {error.msg}") from None
+            lines.append(parse_json(line))
+        except ValueError as error:
+            raise RositaError(f"{path} line {number} is not JSON: {error}") from None
     return lines
 
 

@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import stat
+import sys
 import tempfile
 import time
 import zlib
@@ -245,7 +246,15 @@ class RepeatedKey(ValueError):
 
 def parse_json(text: str) -> Any:
     """The value of a JSON text; raises `RepeatedKey`, or `json.JSONDecodeError`."""
-    return json.loads(text, object_pairs_hook=_object)
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except (RepeatedKey, json.JSONDecodeError):
+        raise
+    except ValueError:  # of a whole number with more digits than Python reads
+        most = sys.get_int_max_str_digits()
+        found = re.search(rf"\d{{{most + 1}}}", text)
+        at = found.start() if found else 0
+        raise json.JSONDecodeError(f"A number of more than {most:,} digits", text, at) from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from rosita.files import (
     atomic_write,
     hold,
     lock_file,
+    read_json,
     read_sealed,
     release,
     values_hash,
@@ -44,6 +45,17 @@ def test_a_lock_names_the_process_that_has_it_and_ends_with_it(tmp_path):
     assert lock.read_text() == f"process {os.getpid()}\n"
     release(held)
     assert not lock.exists()
+
+
+def test_a_number_too_long_to_be_read_is_an_error_that_says_where(tmp_path):
+    most = sys.get_int_max_str_digits()
+    (tmp_path / "a.json").write_text(
+        '{"b": 1,\n "c": -' + "9" * most + ', "d": ' + "8" * 5000 + "}"
+    )
+    with pytest.raises(RositaError, match=rf"a.json is not JSON: .* {most:,} digits at line 2 col"):
+        read_json(tmp_path / "a.json")
+    (tmp_path / "a.json").write_text("9" * most)
+    assert read_json(tmp_path / "a.json") == 10**most - 1
 
 
 def test_a_path_on_another_drive_of_windows_stays_whole(monkeypatch):

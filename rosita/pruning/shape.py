@@ -12,7 +12,7 @@ from rosita.errors import RositaError
 if TYPE_CHECKING:
     from rosita.model import RositaConfig
 
-_NAME = re.compile(r"a(\d+)_l(\d+)_f(\d+)_e(-1|\d+)")
+_NAME = re.compile(r"a(\d{1,9})_l(\d{1,9})_f(\d{1,9})_e(-1|\d{1,9})")
 
 
 @dataclass(frozen=True)

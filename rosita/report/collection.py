@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rosita.errors import RositaError
+from rosita.files import values_hash
 from rosita.report.runs import (
     LatencyRow,
     Link,
@@ -257,25 +258,42 @@ def _join_names(models: list[Model]) -> None:
 # ---------------------------------------------------------------------- seeds
 
 
-def recipe(model: Model, above: tuple[str, ...] = ()) -> str:
-    """Everything that decides a run but seeds: stage, task, shape, settings, parents' recipes."""
+def recipes(models: list[Model]) -> dict[Model, str]:
+    """Of each model a hash of all that decides a run but seeds: stage, task, shape, settings, and
+    its parents' recipes.
+
+    Of a circle of parents (copied records) one counts by its weights or path.
+    """
+    found: dict[Model, str] = {}
+    for model in models:
+        path = {model: None}  # to the parent that is looked at; in order, and quick to search
+        while path:
+            at = next(reversed(path))
+            above = (parent.model for parent in at.parents if parent.model)
+            if missing := next((m for m in above if m not in found and m not in path), None):
+                path[missing] = None
+            else:
+                found[at] = _recipe(at, found)
+                path.popitem()
+    return found
+
+
+def _recipe(model: Model, known: dict[Model, str]) -> str:
     record = model.record
     settings = {key: value for key, value in record.identity.settings.items() if key != "seed"}
-    parents = {}
-    for parent in model.parents:
-        inner = None
-        if parent.model and parent.model.name not in above:
-            inner = recipe(parent.model, (*above, model.name))
-        parents[parent.role] = inner or parent.weights or parent.path
+    parents = {
+        parent.role: (parent.model and known.get(parent.model)) or parent.weights or parent.path
+        for parent in model.parents
+    }
     own = [record.stage, record.task, record.shape, settings, record.identity.data.get("dev")]
     if not parents and not settings:
         own.append(model.name)  # nothing tells it apart, as a download
-    return json.dumps([*own, parents], sort_keys=True, default=str)
+    return values_hash([*own, parents])
 
 
-def seeds(model: Model) -> tuple[tuple[str, Any], ...]:
-    """The seed of a run and of everything it comes from."""
-    return tuple((m.record.stage, m.seed) for m in (model, *model.ancestors()))
+def seeds(model: Model) -> tuple[tuple[str, str], ...]:
+    """The seed of a run and of everything it comes from; as texts, whatever a record holds."""
+    return tuple((m.record.stage, str(m.seed)) for m in (model, *model.ancestors()))
 
 
 def group_seeds(models: list[Model]) -> list[Group]:
@@ -284,8 +302,9 @@ def group_seeds(models: list[Model]) -> list[Group]:
     Two runs with the same seeds and other training data are no repetition: such go apart.
     """
     buckets: dict[str, list[Model]] = {}
+    found = recipes(models)
     for model in models:
-        key = recipe(model) if model.record.finished else model.name
+        key = found[model] if model.record.finished else model.name
         buckets.setdefault(key, []).append(model)
     groups = []
     for bucket in buckets.values():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Iterator
@@ -26,6 +25,8 @@ class Lenient(BaseModel):
     model_config = ConfigDict(extra="allow", allow_inf_nan=False, protected_namespaces=())
 
 
+DEEPEST = 100  # levels of a JSON file: ours have ten, Python's own functions end within a thousand
+MOST = 1e15  # no quantity is as large, and none above it, nor NaN, is less
 # Limits that every real run keeps and every axis can show
 Score = Annotated[float, Field(ge=-1000, le=1000)]
 Count = Annotated[int, Field(ge=0, le=10**15)]
@@ -69,7 +70,7 @@ class Entry(Lenient):
         return {
             name.removeprefix("loss_"): float(value)
             for name, value in found.items()
-            if isinstance(value, int | float) and math.isfinite(value) and abs(value) < 1e15
+            if isinstance(value, int | float) and abs(value) < MOST
         }
 
 
@@ -215,9 +216,20 @@ def model_folders(root: Path) -> Iterator[Path]:
         waiting += links  # after the real folders, so that these give the names
 
 
+def shallow(path: Path, values: Any) -> Any:
+    """The values of a JSON file; `RositaError` if they nest deeper than Python can walk through."""
+    level = [values] if isinstance(values, dict | list) else []
+    for _ in range(DEEPEST):
+        inner = [one.values() if isinstance(one, dict) else one for one in level]
+        level = [one for found in inner for one in found if isinstance(one, dict | list)]
+        if not level:
+            return values
+    raise RositaError(f"{path} is nested too deeply to be read")
+
+
 def read_record(folder: Path, warnings: list[str]) -> Record | None:
     try:
-        return Record.model_validate(read_run(folder))
+        return Record.model_validate(shallow(folder / "run.json", read_run(folder)))
     except RositaError as error:
         warnings.append(f"skipped: {error}")
     except ValidationError as error:
@@ -227,7 +239,7 @@ def read_record(folder: Path, warnings: list[str]) -> Record | None:
 
 def read_dict(path: Path, warnings: list[str]) -> dict[str, Any]:
     try:
-        found = read_json(path)
+        found = shallow(path, read_json(path))
     except RositaError as error:
         warnings.append(f"skipped: {error}")
         return {}
@@ -244,11 +256,11 @@ def read_embedding_size(folder: Path, warnings: list[str]) -> int | None:
     path = folder / "config.json"
     config = read_dict(path, warnings) if path.exists() else {}
     size = config.get("embedding_size", config.get("hidden_size"))  # older folders have the latter
-    return size if isinstance(size, int) else None
+    return size if isinstance(size, int) and 0 < size < MOST else None
 
 
 def read_latency(path: Path) -> list[LatencyRow]:
-    found = read_json(path)
+    found = shallow(path, read_json(path))
     rows = found.get("rows") if isinstance(found, dict) else None
     try:
         return TypeAdapter(list[LatencyRow]).validate_python(rows)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rosita.report.collection import PUBLISHED, Comparison, Group, Report
-from rosita.report.runs import LatencyRow, Model, tail
+from rosita.report.runs import MOST, LatencyRow, Model, tail
 from rosita.report.texts import (
     duration,
     how_made,
@@ -216,7 +216,7 @@ def _number(value: float | None, unit: float, form: str) -> str:
 
 def _finite(value: Any) -> float | None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if number and math.isfinite(value) else None
+    return float(value) if number and abs(value) < MOST else None
 
 
 # ---------------------------------------------------------------------- latency of a model

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import reduce
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -149,10 +150,12 @@ def test_every_run_is_found_once_whatever_links_and_circles_there_are(models):
 
 
 def test_a_broken_file_costs_one_line_that_names_it_and_nothing_else(models, capsys):
+    deep = b"[" * 700 + b"]" * 700
     broken = {
         "cut": b'{"stage": "dis', "list": b"[1]", "typed": b'{"dev_score": "high"}',
         "nan": b'{"dev_score": NaN}', "bytes": b"\xff\xfe", "huge": b'{"parameters": 1e400}',
-        "deep": b'{"identity":' + b"[" * 100_000,
+        "deep": b'{"identity":' + b"[" * 100_000, "nested": b'{"a": %s}' % deep,
+        "digits": b'{"steps": ' + b"7" * 5000 + b"}",
     }  # fmt: skip
     for name, content in broken.items():
         (models / "bad" / name).mkdir(parents=True)
@@ -307,6 +310,19 @@ def test_seeds_of_the_parents_make_repetitions_and_copies_do_not(models):
     group = next(g for g in groups if g.first.name == "kd1")
     assert {model.name for model in group.members} == {"kd1", "kd2", "kd1_copy"}
     assert sorted(group.scores) == [0.31, 0.32]
+
+
+def test_a_recipe_of_many_generations_is_told_apart_by_its_first_one(tmp_path):
+    for seed, rate in ((1, 0.1), (2, 0.1), (3, 0.2)):
+        for number in range(40):
+            above = link(tmp_path / f"{seed}/{number - 1}", f"{seed}-{number - 1}")
+            write_run(tmp_path / f"{seed}/{number}", seed=seed, weights=f"{seed}-{number}",
+                      settings={} if number else {"rate": rate},
+                      parents={"teacher": above, "student": above} if number else {})  # fmt: skip
+    report = build_report(tmp_path)
+    groups = [{model.name for model in group.members} for group in report.groups]
+    expected = [{f"1/{n}", f"2/{n}"} for n in range(40)] + [{f"3/{n}"} for n in range(40)]
+    assert sorted(map(sorted, groups)) == sorted(map(sorted, expected))
 
 
 def test_the_same_seed_on_other_data_is_no_repetition(models):
@@ -596,23 +612,39 @@ def test_whatever_a_text_is_markdown_shows_just_it(text):
         assert found.tags.isdisjoint({"h1", "ul"}) or frame[0] in "#-"
 
 
-JUNK = [None, "x", -1, [], {}, 1e300, [None], {"a": {"b": [1]}}, 2**70]
+JUNK = [None, "x", -1, [], {}, 1e300, [None], {"a": {"b": [1]}}, 2**70, 10**400, True,
+        f"a{'9' * 400}_l1_f1_e1", reduce(lambda deep, _: [deep], range(90), 1)]  # fmt: skip
 
 
 def test_whatever_stands_in_a_field_the_page_is_written(models):
     good = json.loads((models / f"setting4/CoLA/{SMALL}/run.json").read_text())
-    names = [*Record.model_fields, "history.0", "history.1", "identity.settings"]
+    history = [
+        f"history.{entry}{key}"
+        for entry, key in (
+            (0, ""),
+            (0, ".shape"),
+            (1, ""),
+            (1, ".step"),
+            (1, ".loss_prediction"),
+            (3, ".score"),
+        )
+    ]
+    names = [*Record.model_fields, *history, "identity.settings", "identity.settings.seed",
+             "identity.settings.depth_or_width", "parents.teacher.path"]  # fmt: skip
     for name in names:
         for number, junk in enumerate(JUNK):
-            record = json.loads(json.dumps(good))
-            if "." in name:
-                outer, inner = name.split(".")
-                record[outer][int(inner) if inner.isdigit() else inner] = junk
-            else:
-                record[name] = junk
+            record = part = json.loads(json.dumps(good))
+            *outer, last = (int(key) if key.isdigit() else key for key in name.split("."))
+            for key in outer:
+                part = part[key]
+            part[last] = junk
             folder = models / "junk" / f"{name}-{number}"
             folder.mkdir(parents=True)
             (folder / "run.json").write_text(json.dumps(record))
+            (folder / "config.json").write_text(json.dumps({"embedding_size": junk}))
+            exported = {"score": junk, "agreement": junk, "bytes": junk}
+            export = {"formats": junk if name == "stage" else {"onnx": exported, "hf": junk}}
+            (folder / "export.json").write_text(json.dumps(export | {"task": junk}))
     report = build_report(models)
     assert len(report.warnings) + len(report.models) == len(list(models.rglob("run.json")))
     assert len(page(report)) < 2_000_000
