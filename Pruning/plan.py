@@ -15,6 +15,7 @@ shapes, never fitted, show its error. The best shapes are then timed too.
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,9 +98,10 @@ def main(argv: list[str] | None = None) -> None:
     draw(table, ranking, budget, latency, output / "plan.png")
     print(show(table, ranking, args.top))
     config = Path(args.write_config or output / f"config_{chosen}.json")
-    write_json(config, kd_config(source, model.config, chosen, args.data_dir))
+    parent, data = parent_of(source, task), data_folder(source, task, args.data_dir)
+    write_json(config, kd_config(parent, model.config, chosen, data, task))
     print(f"{output}: plan.json, plan.png; settings for {chosen}: {config}\nNext:")
-    print(*commands(source, task, chosen, config, args), sep="\n")
+    print(*commands(parent, task, chosen, config, data, args), sep="\n")
 
 
 def find_scored(source: Path, name: str | None) -> Task:
@@ -109,11 +111,32 @@ def find_scored(source: Path, name: str | None) -> Task:
         raise RositaError(f"{source} does not say its task: give --task_name")
     task = find_task(name)
     require_finished(source, task.name, "plan with a model tuned on this task")
-    if source.resolve().name != task.name:
-        raise RositaError(
-            f"{source} must be called {task.name}: pruning_one_step.py reads PARENT/{task.name}"
-        )
+    parent_of(source, task)
     return task
+
+
+def parent_of(source: Path, task: Task) -> Path:
+    """PARENT of the model's folder PARENT/TASK: as typed, or where a link of any name leads to."""
+    for folder in (Path(os.path.abspath(source)), source.resolve()):
+        if folder.name == task.name:
+            return folder.parent
+    raise RositaError(
+        f"{source} must be called {task.name}: pruning_one_step.py reads PARENT/{task.name}"
+    )
+
+
+def data_folder(source: Path, task: Task, asked: str | None) -> Path:
+    """The task's files: what is asked for; what the model was tuned on, if it is there; data/TASK.
+
+    A relative path in the model's record is taken from here, as stages run in one folder.
+    """
+    if asked:
+        return Path(os.path.abspath(asked))
+    data = read_run(source).get("data")
+    tuned_on = data.get("folder") if isinstance(data, dict) else None
+    if isinstance(tuned_on, str) and (Path(tuned_on) / task.train_file).is_file():
+        return Path(os.path.abspath(tuned_on))
+    return REPOSITORY / "data" / task.name
 
 
 def budgets(args: argparse.Namespace) -> dict[str, Any]:
@@ -189,17 +212,19 @@ def draw(
     draw_plan(cost, table.kept, {"fits": ranking, "front": best, "chosen": ranking[0]}, label, path)
 
 
-def kd_config(source: Path, config: RositaConfig, shape: Shape, data_dir: str | None) -> dict:
+def kd_config(
+    parent: Path, config: RositaConfig, shape: Shape, data: Path, task: Task
+) -> dict[str, Any]:
     """Setting 1 for this shape: the numbers of the repository's own file, other paths."""
     settings = read_json(configs_for(config.num_hidden_layers) / "config_setting1.json")
-    models = source.resolve().parent.parent
+    models = parent.parent
     paths = {
-        "teacher_model": source.resolve().parent / "{task}",
+        "teacher_model": parent / "{task}",
         "student_model": models / "prun_bert" / "{task}" / str(shape),
         "output_dir": models / "setting1" / "{task}" / str(shape),
     }
-    if data_dir:
-        paths["data_dir"] = Path(data_dir).resolve()
+    if data != REPOSITORY / "data" / task.name:
+        paths["data_dir"] = data
     settings["default"] |= {
         name: relative_path(path, REPOSITORY / "KD") for name, path in paths.items()
     }
@@ -213,11 +238,9 @@ def kd_config(source: Path, config: RositaConfig, shape: Shape, data_dir: str | 
 
 
 def commands(
-    source: Path, task: Task, shape: Shape, config: Path, args: argparse.Namespace
+    parent: Path, task: Task, shape: Shape, config: Path, data: Path, args: argparse.Namespace
 ) -> list[str]:
     """What to type next, in the current folder: prune, then distil."""
-    parent = source.resolve().parent
-    data = Path(args.data_dir) if args.data_dir else REPOSITORY / "data" / task.name
     name = args.task_name or task.name
     prune = [
         "python",
@@ -275,11 +298,15 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--top", type=positive, default=20, help="lines of the table (default: 20)")
     add("--output_dir", default=str(REPOSITORY / "models" / "plan"), help="default: models/plan")
     add("--write_config", help="file to write (default: output_dir/config_SHAPE.json)")
-    add("--data_dir", help="the task's folder, for the settings written (default: data/TASK)")
+    add(
+        "--data_dir",
+        help="the task's folder, for the settings written (default: what the model was"
+        " tuned on, or data/TASK)",
+    )
     args = parser.parse_args(argv)
-    if args.max_parameters:
+    if args.max_parameters is not None:
         args.max_parameters = parse_size(args.max_parameters, "--max_parameters")
-    if args.max_bytes:
+    if args.max_bytes is not None:
         args.max_bytes = parse_size(args.max_bytes, "--max_bytes", "B")
     return args
 

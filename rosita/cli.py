@@ -228,7 +228,8 @@ def parse_size(text: str, flag: str, unit: str = "") -> int:
     Raises `RositaError` that names `flag` for anything else, and for 0.
     """
     match = _SIZE.fullmatch(text.strip())
-    if match and (unit or not match[3]) and (value := float(match[1]) * _SCALE[match[2].lower()]):
+    value = float(match[1]) * _SCALE[match[2].lower()] if match and (unit or not match[3]) else 0
+    if 0 < value < math.inf:
         return round(value)
     raise RositaError(f"{flag} {text!r} is no size; write it like 500k{unit} or 14.5M{unit}")
 

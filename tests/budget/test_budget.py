@@ -3,6 +3,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -323,6 +324,11 @@ def test_mistakes_are_named(scored, tmp_path):
     for flags, message in (
         ((), "give a budget: --max_parameters 15M"),
         (("--max_parameters", "many"), "--max_parameters 'many' is no size"),
+        (("--max_parameters", ""), "--max_parameters '' is no size"),
+        (("--max_bytes", ""), "--max_bytes '' is no size"),
+        (("--max_bytes", "9" * 400), "9' is no size"),
+        (("--max_latency_ms", ""), "--max_latency_ms: '' is not a number above 0"),
+        (("--shape", ""), "'' is not a shape"),
         (("--shape", "a9_l2_f10_e5"), "keep_heads 9 must lie in 1..4"),
         (("--shape", "small"), "'small' is not a shape"),
         (("--max_bytes", "1k", "--length", 65), "the model has 64 positions"),
@@ -347,3 +353,39 @@ def test_the_written_numbers_are_those_of_the_repositorys_setting_1(scored, tmp_
     assert changed == {"teacher_model", "student_model", "output_dir", "data_dir", "keep_layers",
                        "ffn_hidden_dim", "emb_hidden_dim"}  # fmt: skip
     assert written["cola"] == ours["cola"]
+
+
+def test_a_model_is_named_as_typed_or_as_where_its_link_leads_to(tmp_path):
+    task = GLUE["CoLA"]
+    (tmp_path / "run42").mkdir()
+    typed, other = tmp_path / "m2" / "bert_ft" / "CoLA", tmp_path / "other"
+    typed.parent.mkdir(parents=True)
+    typed.symlink_to(tmp_path / "run42")
+    assert script.parent_of(typed, task) == typed.parent
+    assert script.parent_of(typed / ".." / "CoLA", task) == typed.parent
+    (tmp_path / "kept" / "CoLA").mkdir(parents=True)
+    other.symlink_to(tmp_path / "kept" / "CoLA")
+    assert script.parent_of(other, task) == tmp_path / "kept"
+    with pytest.raises(RositaError, match="run42 must be called CoLA"):
+        script.parent_of(tmp_path / "run42", task)
+
+
+def test_a_plan_trains_on_the_data_that_its_model_was_tuned_on(scored, tmp_path, capsys):
+    tuned, data = scored
+    linked = tmp_path / "models" / "bert_ft" / "CoLA"
+    linked.parent.mkdir(parents=True)
+    linked.symlink_to(tuned)
+    flags = ["--model", linked, "--length", 8, "--shape", "a2_l2_f10_e5", "--output_dir", tmp_path]
+    script.main([str(flag) for flag in flags])
+    section = json.loads((tmp_path / "config_a2_l2_f10_e5.json").read_text())["default"]
+    at = REPOSITORY / "KD"
+    assert (at / section["data_dir"]).resolve() == data
+    assert (at / section["teacher_model"]).resolve() == linked.parent / "{task}"
+    prune = capsys.readouterr().out.split("Next:\n")[1].splitlines()[0].split()
+    assert Path(prune[prune.index("-model_path") + 1]).resolve() == linked.parent
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    (gone / "run.json").write_text(json.dumps({"data": {"folder": str(tmp_path / "nowhere")}}))
+    cola = GLUE["CoLA"]
+    assert script.data_folder(gone, cola, None) == REPOSITORY / "data" / "CoLA"
+    assert script.data_folder(tuned, cola, str(gone)) == gone
