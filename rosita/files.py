@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import socket
 import stat
 import sys
@@ -73,6 +74,14 @@ def remove_leftovers(path: Path) -> None:
         process = left.name.split("-")[-1].removesuffix(".new")
         if not Path("/proc", process).exists() and Path("/proc/self").exists():
             left.unlink(missing_ok=True)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a folder with all that it holds, or a link, but not what that names."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def lock_file(lock: Path, busy: str) -> BaseFileLock:

@@ -19,6 +19,7 @@ from rosita.files import (
     lock_file,
     read_json,
     release,
+    remove,
     sha256_file,
     values_hash,
     write_json,
@@ -172,7 +173,7 @@ class Run:
     def _clear(self) -> None:
         for pattern in OUTPUTS:
             for path in self.folder.glob(pattern):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                remove(path)
 
 
 @atexit.register

@@ -58,6 +58,18 @@ def test_a_number_too_long_to_be_read_is_an_error_that_says_where(tmp_path):
     assert read_json(tmp_path / "a.json") == 10**most - 1
 
 
+def test_removing_a_link_leaves_what_it_names(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").touch()
+    for name, place in (("a", "folder"), ("b", "folder/file"), ("c", "nowhere")):
+        (tmp_path / name).symlink_to(tmp_path / place)
+        files.remove(tmp_path / name)
+    assert os.listdir(tmp_path) == ["folder"] and (tmp_path / "folder" / "file").exists()
+    files.remove(tmp_path / "folder")
+    files.remove(tmp_path / "folder")  # gone already
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_path_on_another_drive_of_windows_stays_whole(monkeypatch):
     monkeypatch.setattr(files, "os", SimpleNamespace(path=ntpath))
     assert files.relative_path(r"C:\data\CoLA", r"C:\work") == r"..\data\CoLA"

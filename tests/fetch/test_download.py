@@ -932,6 +932,41 @@ def test_another_model_is_replaced_only_when_asked(tmp_path):
         bert(tmp_path, "--source", str(tmp_path / "two"), "--overwrite_output_dir")
 
 
+def test_a_link_stays_and_what_it_names_is_replaced(tmp_path):
+    for name in ("one", "two", "three"):
+        bert_folder(tmp_path / name, **{"vocab.txt": name})
+    output = tmp_path / "models" / "bert_pt"
+    output.parent.mkdir()
+    output.symlink_to(tmp_path / "disk" / "bert")  # nothing is there yet
+    (output.parent / ".bert_pt.old").symlink_to(tmp_path / "gone")  # as earlier versions left it
+    for name in ("one", "two", "three"):
+        bert(output, "--source", str(tmp_path / name), "--overwrite_output_dir")
+        assert output.is_symlink() and (output / "vocab.txt").read_text() == name
+    assert os.listdir(tmp_path / "disk") == ["bert"]
+    output.unlink()
+    bert(output, "--source", str(tmp_path / "one"))
+    bert(output, "--source", str(tmp_path / "two"), "--overwrite_output_dir")
+    assert (output / "vocab.txt").read_text() == "two"
+    assert os.listdir(tmp_path / "models") == ["bert_pt"]
+
+
+def test_a_task_and_vectors_land_where_a_link_leads_to(mirror, tmp_path):
+    disk = tmp_path / "disk"
+    (disk / "empty").mkdir(parents=True)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "CoLA").symlink_to(disk / "empty")
+    (tmp_path / "data" / "RTE").symlink_to(disk / "none")
+    glue(tmp_path, "--tasks", "CoLA,RTE", "--mirror", str(mirror))
+    write_zip(mirror / "glove.42B.300d.zip", {"glove.42B.300d.txt": "the 0.5 0.25\n"})
+    (tmp_path / "glove").mkdir()
+    (tmp_path / "glove" / "glove.42B.300d.txt").symlink_to(disk / "vectors.txt")
+    glove(tmp_path / "glove", "--mirror", str(mirror))
+    assert (disk / "empty" / "train.tsv").exists() and (disk / "none" / "train.tsv").exists()
+    assert (disk / "vectors.txt").read_text() == "the 0.5 0.25\n"
+    links = [path for folder in ("data", "glove") for path in (tmp_path / folder).iterdir()]
+    assert len(links) == 3 and all(path.is_symlink() for path in links)
+
+
 def test_a_source_without_what_bert_needs_is_one_line(tmp_path):
     output = tmp_path / "models" / "bert_pt"
     source = bert_folder(tmp_path / "source", **{"config.json": '{"model_type": "gpt2"}'})
