@@ -41,6 +41,7 @@ from torch import Tensor
 from rosita.checkpoint import IN_MEMORY, TaskModel, load_model
 from rosita.config import (
     KD,
+    ClassifierActivation,
     ExportSettings,
     FineTuneSettings,
     KDSettings,
@@ -119,7 +120,7 @@ def load(
     *,
     new_classifier: bool = False,
     do_lower_case: bool | None = None,
-    classifier_activation: str = "auto",
+    classifier_activation: ClassifierActivation = "auto",
     label_names: str | None = None,
     accept_changed: bool = False,
     seed: int = 42,

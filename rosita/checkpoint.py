@@ -6,7 +6,7 @@ import json
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,6 +17,7 @@ from transformers.activations import ACT2FN
 
 from rosita.backbones import Backbone, backbone_of
 from rosita.cli import is_first_process
+from rosita.config import ClassifierActivation
 from rosita.description import check_vocabulary, describe, read_config
 from rosita.errors import RositaError, first_line, nearest
 from rosita.files import (
@@ -97,7 +98,7 @@ def load_model(
     task: Task,
     *,
     new_classifier: bool = False,
-    classifier_activation: str = "auto",
+    classifier_activation: ClassifierActivation = "auto",
     label_names: str | None = None,
     accept_changed: bool = False,
 ) -> RositaForSequenceClassification:
@@ -130,7 +131,7 @@ def load_model(
             state[name] = state[name][rows]
     set_names(config, task, names)
     if classifier_activation != "auto":
-        config.classifier_activation = None if classifier_activation == "none" else "relu"
+        config.classifier_activation = _asked_activation(classifier_activation)
     elif is_bin and tuned and values.get("model_type", "bert") == "bert":
         if _is_from_kd(values):
             config.classifier_activation = "relu"
@@ -245,6 +246,13 @@ def _is_from_kd(values: dict[str, Any]) -> bool:
     the class of the model: (Prun)BertForSequenceClassification. KD code names none.
     """
     return "ForSequenceClassification" not in str(values.get("architectures"))
+
+
+def _asked_activation(word: str) -> Literal["relu"] | None:
+    """What `classifier_activation`, other than auto, puts before the classifier."""
+    if word not in (known := get_args(ClassifierActivation)):
+        raise RositaError(f"--classifier_activation {word!r} is not one of {', '.join(known)}")
+    return "relu" if word == "relu" else None
 
 
 def _say_activation(folder: Path, activation: str | None) -> None:

@@ -25,6 +25,7 @@ TENSORBOARD = "tensorboard"
 TRACKERS = (TENSORBOARD, "wandb", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab",
             "trackio")  # fmt: skip
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+ClassifierActivation = Literal["auto", "relu", "none"]
 
 # rosita.evaluation.predict batches by length: what it bounds is the padded tokens of a batch
 EVAL_ROWS = "rows of 128 tokens in a batch of evaluation (of shorter ones more, of longer fewer)"
@@ -191,7 +192,7 @@ class FineTuneSettings(LoopSettings):
     overwrite_cache: bool = setting(
         False, "accepted and not needed: a cache is never stale", identity=False
     )
-    classifier_activation: Literal["auto", "relu", "none"] = setting(
+    classifier_activation: ClassifierActivation = setting(
         "auto", "before the classifier (auto: relu for the reference's KD checkpoints)"
     )
 
@@ -327,7 +328,7 @@ class KDSettings(LoopSettings):
     keep_layers: int | None = setting(None, "layers to keep", ge=1)
     ffn_hidden_dim: int | None = setting(None, "FFN units per layer to keep", ge=1)
     emb_hidden_dim: int | None = setting(None, "rank of the embedding (-1: not factorized)", ge=-1)
-    classifier_activation: Literal["auto", "relu", "none"] = setting(
+    classifier_activation: ClassifierActivation = setting(
         "auto", "before the classifier (auto: relu for the reference's KD checkpoints)"
     )
 
@@ -466,7 +467,7 @@ class TestSettings(BaseModel):
     submission_dir: str | None = setting(None, "collect the predictions for the GLUE server here")
     seed: int = setting(42, "accepted and not needed: testing draws nothing")
     no_cuda: bool = shared("no_cuda")
-    classifier_activation: str = shared("classifier_activation")
+    classifier_activation: ClassifierActivation = shared("classifier_activation")
 
 
 class ExportSettings(BaseModel):

@@ -13,6 +13,7 @@ from transformers import (
     BertModel,
 )
 
+from rosita import api
 from rosita.checkpoint import TaskModel, load_model, save_model
 from rosita.description import Description
 from rosita.errors import RositaError
@@ -81,6 +82,13 @@ def test_a_folder_in_the_references_format_gives_logits_with_its_relu_head(
     torch.testing.assert_close(read(IDS).logits, expected)
     without = load_model(tmp_path / "ref", COLA, classifier_activation="none").eval()
     torch.testing.assert_close(without(IDS).logits, original(IDS).logits)
+
+
+def test_a_word_that_is_no_activation_is_refused_not_taken_for_relu(tuned):
+    with pytest.raises(RositaError, match="activation 'None' is not one of auto, relu, none"):
+        load_model(tuned, COLA, classifier_activation="None")
+    with pytest.raises(TypeError, match="activation is 'None', not auto or relu or none"):
+        api.load(tuned, "CoLA", classifier_activation="None")
 
 
 @pytest.mark.parametrize("shape, keys", [  # without the three keys nothing can be cut

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, load_script
 
+from rosita import config
 from rosita.cli import add_flags
 from rosita.config import FineTuneSettings, KDSettings
 from rosita.config_file import load_config
@@ -195,3 +196,20 @@ def test_a_tasks_files_stay_within_its_folder(tmp_path, key, name):
     (tmp_path / "task.json").write_text(json.dumps(values))
     with pytest.raises(RositaError, match="must be the name of a file within the task's folder"):
         find_task(str(tmp_path / "task.json"))
+
+
+def test_a_setting_has_the_same_type_in_every_stage_that_has_it():
+    """Else a word that one stage refuses means something in another."""
+    kinds = [kind for kind in vars(config).values()
+             if isinstance(kind, type) and issubclass(kind, config.BaseModel)]  # fmt: skip
+    types: dict[str, set] = {}
+    for kind in kinds:
+        for name, field in kind.model_fields.items():
+            types.setdefault(name, set()).add(field.annotation)
+    assert {name for name, found in types.items() if len(found) > 1} == {"output_dir"}
+    with pytest.raises(RositaError, match="classifier_activation.* 'auto', 'relu' or 'none'"):
+        load_config(
+            config.TestSettings,
+            GLUE["CoLA"],
+            {"student_model": "x", "classifier_activation": "gelu"},
+        )
