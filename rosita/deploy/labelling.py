@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -61,6 +61,15 @@ def _texts_of(folder: Path) -> int | None:
     return len(task.text_columns) if task else None
 
 
+def _names(config: dict[str, Any], folder: Path) -> tuple[str, ...]:
+    """The labels' names in a config.json, in the order of the logits."""
+    # transformers does not write the names that two labels have by default
+    names = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
+    if not isinstance(names, dict) or not all(key.isdecimal() for key in names):
+        raise RositaError(f"{folder}/config.json: id2label must map numbers to names")
+    return tuple(str(names[key]) for key in sorted(names, key=int))
+
+
 class Labeller:
     """A model folder, or an export of one, that labels texts.
 
@@ -81,9 +90,7 @@ class Labeller:
         self.texts = texts or _texts_of(folder)
         form = choose_format(folder, form)
         values = read_config(folder)
-        # transformers does not write the names that two labels have by default
-        names = values.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
-        self.labels = tuple(str(names[key]) for key in sorted(names, key=int))
+        self.folder, self.labels = folder, _names(values, folder)
         self.several = values.get("problem_type") == MULTI_LABEL
         # whatever the labels are: of a task that none of a user's could be, unchecked
         task = Task.model_construct(
@@ -142,6 +149,11 @@ class Labeller:
                 types[at, :length] = encodings[row].type_ids
                 mask[at, :length] = 1
             logits = self.model.logits(input_ids=ids, attention_mask=mask, token_type_ids=types)
+            if logits.shape[1] != len(self.labels):
+                raise RositaError(
+                    f"{self.folder}: config.json names {len(self.labels)} labels, but the model has"
+                    f" {logits.shape[1]}; correct its id2label, or make the folder again"
+                )
             for row, values in zip(rows, logits, strict=True):
                 found[row] = self._answer(values)
             begin += len(rows)

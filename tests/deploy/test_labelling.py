@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
 from conftest import make_bert, sentences
 from transformers import AutoModelForSequenceClassification
 
-from rosita.checkpoint import TaskModel
+from rosita.checkpoint import TaskModel, load_model
 from rosita.deploy import labelling
 from rosita.deploy.labelling import Answer, Labeller
+from rosita.deploy.latency import write_onnx
 from rosita.errors import RositaError
 from rosita.tasks import GLUE
 from rosita.tokenizer import read_tokenizer
@@ -84,3 +86,22 @@ def test_a_label_is_written_with_its_probability_and_a_number_alone():
     assert (label.as_tsv(), number.as_tsv()) == ("élan\t0.123457", "3.1416")
     assert json.loads(label.as_json()) == {"label": "élan", "probability": 0.123457}
     assert json.loads(number.as_json()) == {"label": 3.14159}
+
+
+@pytest.mark.parametrize("names", [{"no": "0", "yes": "1"}, {"0": "a", "-1": "b"}, ["a", "b"]])
+def test_names_of_labels_that_are_not_numbered_are_refused_in_one_line(models, tmp_path, names):
+    folder = shutil.copytree(models / "CoLA", tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"id2label": names}))
+    with pytest.raises(RositaError, match="model/config.json: id2label must map numbers to names"):
+        Labeller(folder)
+
+
+def test_an_onnx_model_of_other_labels_than_its_config_names_is_refused(models, tmp_path):
+    folder = shutil.copytree(models / "MNLI", tmp_path / "model")
+    write_onnx(load_model(folder, GLUE["MNLI"]), folder, ["onnx"])
+    assert len(list(Labeller(folder, "onnx").label([("a dog", "a cat")]))) == 1
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"id2label": {"0": "a", "1": "b"}}))
+    with pytest.raises(RositaError, match="config.json names 2 labels, but the model has 3"):
+        list(Labeller(folder, "onnx").label([("a dog", "a cat")]))
