@@ -6,7 +6,7 @@
 
 Reads   model/            config.json, the tokenizer, model.safetensors or onnx/
         input             lines of text, TSV, CSV or JSONL (by its name, or --input_format)
-Writes  output            label<TAB>probability per row, in order; JSONL if its name ends so
+Writes  output            label<TAB>probability per row, in order; CSV or JSONL if its name says so
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import IO
 from rosita.cli import ArgumentParser, run_script
 from rosita.config import ACCEPT_CHANGED
 from rosita.deploy.formats import RUNNABLE, choose_format
-from rosita.deploy.labelling import Labeller, with_bar
+from rosita.deploy.labelling import Answer, Labeller, with_bar
 from rosita.deploy.texts import INPUT_FORMATS, format_of, open_input, read_texts
 from rosita.errors import RositaError
 from rosita.files import atomic_write
@@ -32,14 +32,15 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     model_format = choose_format(args.model, args.format)
     form = args.input_format or format_of(args.input)
-    as_json = (args.output_format or format_of(args.output)) == "jsonl"
+    written = args.output_format or format_of(args.output)
+    line_of = {"csv": Answer.as_csv, "jsonl": Answer.as_json}.get(written, Answer.as_tsv)
     count = 0
     with open_input(args.input) as source:
         labeller = Labeller(args.model, model_format, args.max_seq_length, args.accept_changed)
         with open_output(args.output) as target:
             rows = read_texts(source, args.input, form, args.text_columns.split(","))
             for answer in labeller.label(with_bar(rows)):
-                target.write((answer.as_json() if as_json else answer.as_tsv()) + "\n")
+                target.write(line_of(answer) + "\n")
                 count += 1
             if not count:
                 raise RositaError(f"{args.input} holds no text")
@@ -68,7 +69,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--input_format", choices=INPUT_FORMATS, help="default: by the file's name, else text")
     add("--text_columns", default="0", help="column or key of the text; A,B for a pair (0)")
     add("--output", default="-", help="file to write (default: stdout)")
-    add("--output_format", choices=("tsv", "jsonl"), help="default: by the file's name, else tsv")
+    add(
+        "--output_format",
+        choices=("tsv", "csv", "jsonl"),
+        help="default: by the file's name, else tsv",
+    )
     add("--accept_changed", action="store_true", help=ACCEPT_CHANGED)
     add("--max_seq_length", type=int, help="tokens after which a text is cut (128)")
     args = parser.parse_args(argv)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -42,9 +44,18 @@ class Answer:
 
     def as_tsv(self) -> str:
         """`label<TAB>probability` on one line, whatever the label holds; or the number."""
+        return "\t".join(self._fields())
+
+    def as_csv(self) -> str:
+        """As `as_tsv`, with a comma between, and quotes where the label needs them."""
+        line = io.StringIO()
+        csv.writer(line, lineterminator="").writerow(self._fields())
+        return line.getvalue()
+
+    def _fields(self) -> list[str]:
         if self.probability is None:
-            return f"{self.label:.4f}"
-        return f"{printable(str(self.label))}\t{self.probability:.6f}"
+            return [f"{self.label:.4f}"]
+        return [printable(str(self.label)), f"{self.probability:.6f}"]
 
     def as_json(self) -> str:
         """One JSON object."""

@@ -1,3 +1,4 @@
+import csv
 import json
 import subprocess
 import sys
@@ -65,6 +66,15 @@ def test_every_format_gives_the_labels_of_the_model(export, tmp_path, capsys, fo
     check(lines, export, tolerance=tolerance)
 
 
+@pytest.mark.parametrize("name, flags", [("labels.csv", []), ("x", ["--output_format", "csv"])])
+def test_labels_are_written_as_csv_where_the_name_or_a_flag_says_so(export, tmp_path, name, flags):
+    (tmp_path / "in.txt").write_text("\n".join(TEXTS))
+    predict.main(["--model", str(export), "--input", str(tmp_path / "in.txt"),
+                  "--output", str(tmp_path / name), *flags])  # fmt: skip
+    with open(tmp_path / name, newline="") as file:
+        check(list(csv.reader(file)), export)
+
+
 @pytest.mark.parametrize("form", ["tsv", "csv", "jsonl"])
 def test_columns_of_tables_are_read_by_name_and_labels_written_whole(
     export, tmp_path, capsys, form
@@ -113,3 +123,6 @@ def test_a_fault_of_the_input_is_one_line_and_writes_nothing(
 def test_a_label_cannot_break_out_of_its_column():
     line = Answer("a\tb\nc\x1b[2J", 0.5).as_tsv()
     assert line == "a b c [2J\t0.500000"
+    (fields,) = csv.reader([Answer('a,"b"\nc', 0.5).as_csv()])
+    assert fields == ['a,"b" c', "0.500000"]
+    assert Answer(3.14159, None).as_csv() == "3.1416"
