@@ -41,7 +41,7 @@ from rosita.augmentation.sources import (
     without_head,
 )
 from rosita.augmentation.words import LETTERS, Eligible
-from rosita.cli import ArgumentParser, character_class, is_first_process, run_script
+from rosita.cli import ArgumentParser, character_class, is_first_process, process_number, run_script
 from rosita.config import ACCEPT_CHANGED
 from rosita.data.records import RecordFile, content_hash, open_table
 from rosita.data.tsv import Row, TsvFile
@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
     augmented = AugmentedFile(
         output,
         settings,
-        int(os.environ.get("RANK", "0")),
+        process_number(),
         int(os.environ.get("WORLD_SIZE", "1")),
         lambda: processes().wait_for_everyone(),
         {"files": files},
@@ -267,4 +267,4 @@ def load_finder(
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, of_many=True)

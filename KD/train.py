@@ -166,7 +166,7 @@ def read_settings(task: Task, flags: dict[str, str], config: str | None) -> KDSe
 
 def launch(subsets: bool = False) -> None:
     """Run this script's main from the command line; KD/train_with_subset.py shares it."""
-    run_script(lambda: main(subsets=subsets))
+    run_script(lambda: main(subsets=subsets), of_many=True)
 
 
 if __name__ == "__main__":

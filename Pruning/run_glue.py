@@ -175,4 +175,4 @@ def open_model(task: Task, settings: FineTuneSettings, new_classifier: bool) -> 
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, of_many=True)

@@ -67,19 +67,33 @@ class ArgumentParser(argparse.ArgumentParser):
         raise RositaError(f"{message}{hint} (--help lists all flags)")
 
 
+# what a launcher of many processes (torchrun, accelerate launch) tells each of them
+_LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+
+
+def process_number() -> int:
+    """Which of many processes this is, from 0; a RANK alone is left by another program."""
+    rank, world = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE"))
+    return int(rank) if rank.isdecimal() and world.isdecimal() and int(world) > 1 else 0
+
+
 def is_first_process() -> bool:
-    """Of many processes (torchrun, accelerate launch) one prints and writes."""
-    return os.environ.get("RANK", "0") == "0"
+    """Of many processes one prints and writes."""
+    return not process_number()
 
 
-def run_script(main: Callable[[], None]) -> None:
+def run_script(main: Callable[[], None], *, of_many: bool = False) -> None:
     """Call a stage script's `main`; whatever goes wrong is one line on stderr.
 
     Exit codes: 2 for a mistake that the user can mend (a `RositaError`, a file, a package that is
     not there), 1 for one of ours, whose traceback is kept in a file (ROSITA_TRACEBACK=1 prints it),
-    130 after an interrupt. Of many processes only the first prints. All can complain; the others
-    say which one they are.
+    130 after an interrupt. `of_many`: it may run as many processes, of which only the first prints;
+    all can complain, the others say which one they are. Without it a launcher's variables, meant
+    for a program around this one, are forgotten.
     """
+    if not of_many:
+        for name in _LAUNCHED:
+            os.environ.pop(name, None)
     first = is_first_process()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a letter that the locale lacks ends no run
@@ -143,7 +157,7 @@ def _full_memory(error: Exception) -> str | None:
 
 def _complain(message: str) -> NoReturn:
     """One line of what is wrong, from whichever process; exit code 2."""
-    who = "" if is_first_process() else f" (process {os.environ['RANK']})"
+    who = "" if is_first_process() else f" (process {process_number()})"
     with suppress(OSError):  # nowhere is left to say it
         print(f"error{who}: {' '.join(message.split())}", file=sys.stderr, flush=True)
     _drop_output()

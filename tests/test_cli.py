@@ -88,6 +88,7 @@ def test_an_error_of_the_system_is_its_one_line(error, told, capsys):
 
 
 HELLO = "from rosita.cli import run_script; run_script(lambda: print('schön'))"
+OF_MANY = HELLO[:-1] + ", of_many=True)"
 
 
 @pytest.mark.parametrize(
@@ -109,10 +110,44 @@ def test_output_that_is_closed_full_or_of_another_locale_leaves_no_traceback(
         assert (tmp_path / "out").read_text() == "sch\\xf6n\n"
 
 
+@pytest.mark.parametrize(
+    "script, world, told",
+    [(OF_MANY, {"RANK": "1", "WORLD_SIZE": "2"}, ""),
+     (OF_MANY, {"RANK": "0", "WORLD_SIZE": "2"}, "schön\n"),
+     (OF_MANY, {"RANK": "1"}, "schön\n"),  # left by another program: nobody else is there
+     (OF_MANY, {"RANK": "1", "WORLD_SIZE": "1"}, "schön\n"),
+     (HELLO, {"RANK": "1", "WORLD_SIZE": "2"}, "schön\n"), (HELLO, {"RANK": "1"}, "schön\n")],
+)  # fmt: skip
+def test_only_a_script_that_runs_as_many_processes_leaves_the_printing_to_the_first(
+    script, world, told
+):
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, encoding="utf-8",
+        env={**os.environ, **world, "PYTHONUTF8": "1"},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, told, "")
+
+
+@pytest.mark.parametrize(
+    "of_many, told", [(True, "error (process 1): wrong\n"), (False, "error: wrong\n")]
+)
+def test_of_many_processes_those_after_the_first_complain_by_number(
+    of_many, told, capsys, monkeypatch
+):
+    def main():
+        raise RositaError("wrong")
+
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit):
+        run_script(main, of_many=of_many)
+    assert capsys.readouterr().err == told
+
+
 def test_a_process_that_prints_nothing_needs_no_letters_of_the_locale(tmp_path):
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = subprocess.run(
-        [sys.executable, "-c", HELLO.replace("ö", "\\xf6")], capture_output=True, text=True,
-        env={**os.environ, **locale, "RANK": "1"},
+        [sys.executable, "-c", OF_MANY.replace("ö", "\\xf6")], capture_output=True, text=True,
+        env={**os.environ, **locale, "RANK": "1", "WORLD_SIZE": "2"},
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

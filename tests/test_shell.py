@@ -37,13 +37,13 @@ class Checkout:
     def config(self, **values):
         (self.folder / "models/bert_pt/config.json").write_text(json.dumps(values))
 
-    def run(self, *command, cwd=None):
+    def run(self, *command, cwd=None, **env):
         done = subprocess.run(
             ["bash", *map(str, command)],
             cwd=cwd or self.folder,
             capture_output=True,
             text=True,
-            env={**os.environ, "PYTHON": str(self.stub)},
+            env={**os.environ, "PYTHON": str(self.stub), **env},
         )
         return done, self.log.read_text().splitlines() if self.log.exists() else []
 
@@ -146,3 +146,12 @@ def test_a_config_without_a_shape_stops_the_chain_before_its_first_stage(
     done, called = checkout.run("scripts/setting1.sh", "CoLA")
     assert (done.returncode, called) == (2, []) and message in done.stderr
     assert done.stderr.count("\n") == 1 and not (checkout.folder / "pwned").exists()
+
+
+def test_a_rank_in_the_environment_keeps_no_value_from_the_shell(tmp_path):
+    checkout = Checkout(tmp_path)
+    done, called = checkout.run("scripts/setting1.sh", "CoLA", RANK="1", WORLD_SIZE="2")
+    assert done.returncode == 0, done.stderr
+    checkout.log.unlink()
+    assert called == checkout.run("scripts/setting1.sh", "CoLA")[1]
+    assert "-keep_heads 2 -num_layers 8 -ffn_hidden_dim 512 -emb_hidden_dim 128" in called[3]

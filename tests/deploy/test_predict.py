@@ -71,7 +71,7 @@ def test_labels_are_written_as_csv_where_the_name_or_a_flag_says_so(export, tmp_
     (tmp_path / "in.txt").write_text("\n".join(TEXTS))
     predict.main(["--model", str(export), "--input", str(tmp_path / "in.txt"),
                   "--output", str(tmp_path / name), *flags])  # fmt: skip
-    with open(tmp_path / name, newline="") as file:
+    with open(tmp_path / name, encoding="utf-8", newline="") as file:
         check(list(csv.reader(file)), export)
 
 
