@@ -13,6 +13,7 @@ Writes  output_dir/         config.json, the tokenizer, README.md (model card), 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from rosita import config
@@ -21,7 +22,7 @@ from rosita.config import setting
 from rosita.config_file import load_config
 from rosita.deploy.formats import EXPORTED, check_export_folder, parse_formats
 from rosita.errors import RositaError
-from rosita.fetch.sources import Access
+from rosita.fetch.sources import Access, check_publish, redact
 from rosita.provenance import read_run, require_finished, resolve_folder
 from rosita.tasks import Task, find_task
 
@@ -43,6 +44,8 @@ def main(argv: list[str] | None = None) -> None:
     parse_formats(settings.formats, EXPORTED)
     output = Path(settings.output_dir)
     check_export_folder(output, settings.overwrite_output_dir)
+    access = Access(settings.allow_http, settings.endpoint_url)
+    check_uploads(settings, access)
     # heavy imports: the complaints above come without them
     from rosita.checkpoint import TaskModel
     from rosita.deploy.hub import publish, push_to_hub
@@ -57,8 +60,15 @@ def main(argv: list[str] | None = None) -> None:
         address = push_to_hub(output, settings.push_to_hub, settings.hub_private_repo)
         print(f"it is at {address}")
     if settings.publish:
-        access = Access(settings.allow_http, settings.endpoint_url)
         print(f"{publish(output, settings.publish, access)} files are at {settings.publish}")
+
+
+def check_uploads(settings: ExportSettings, access: Access) -> None:
+    """Refuse the names of no bucket and no repository before the work, not after it."""
+    if settings.publish:
+        check_publish(settings.publish, access)
+    if settings.push_to_hub and not re.fullmatch(r"[\w.-]+/[\w.-]+", settings.push_to_hub):
+        raise RositaError(f"--push_to_hub {redact(settings.push_to_hub)} is not OWNER/NAME")
 
 
 def parse_args(argv: list[str] | None) -> tuple[Task, ExportSettings]:

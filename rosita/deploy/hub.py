@@ -16,7 +16,7 @@ from rosita import model as model_module
 from rosita.checkpoint import save_description, save_model
 from rosita.config import REPOSITORY
 from rosita.errors import RositaError
-from rosita.fetch.sources import Access, check_source, redact, s3_client
+from rosita.fetch.sources import Access, check_publish, redact, s3_client
 from rosita.files import atomic_write, read_json, write_json
 from rosita.model import RositaForSequenceClassification
 from rosita.provenance import read_run
@@ -250,9 +250,7 @@ def push_to_hub(folder: Path, name: str, private: bool) -> str:
 
 def publish(folder: Path, target: str, access: Access) -> int:
     """Upload a folder to s3://bucket/prefix, export.json last; the number of files."""
-    check_source(target, access)
-    if not target.startswith("s3://"):
-        raise RositaError(f"--publish {redact(target)} is not of the form s3://bucket/prefix")
+    check_publish(target, access)
     bucket, _, prefix = target.removeprefix("s3://").partition("/")
     client = s3_client(access)
     files = sorted(path for path in folder.rglob("*") if path.is_file())

@@ -87,6 +87,14 @@ def check_source(source: str, access: Access) -> None:
         check_endpoint(_s3_endpoint(access), access)
 
 
+def check_publish(target: str, access: Access) -> None:
+    """Refuse what is no place in a bucket, before anything is made to be uploaded there."""
+    if _scheme(target) != "s3":
+        raise RositaError(f"--publish {redact(target)} is not of the form s3://bucket/prefix")
+    check_source(target, access)
+    s3_client(access)  # boto3 and what it is configured by are there
+
+
 def check_endpoint(endpoint: str | None, access: Access, name: str = "--endpoint_url") -> None:
     """Refuse a service address that is not https; http to this very machine needs no leave."""
     if not endpoint:

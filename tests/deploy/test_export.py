@@ -330,6 +330,21 @@ def test_an_export_is_published_to_an_s3_store_its_report_last(tuned, tmp_path, 
     server.stop()
 
 
+@pytest.mark.parametrize(
+    "flags, words",
+    [(["--publish", "/tmp/x"], "--publish /tmp/x is not of the form s3://bucket/prefix"),
+     (["--publish", "s3:///x"], "s3:///x is not of the form s3://bucket/prefix"),
+     (["--publish", "s3://bucket/x", "--endpoint_url", "http://example.org"], "is not https"),
+     (["--push_to_hub", "small"], "--push_to_hub small is not OWNER/NAME"),
+     (["--push_to_hub", "https://hub/me/small"], "https://hub/me/small is not OWNER/NAME")],
+)  # fmt: skip
+def test_a_place_that_nothing_can_be_uploaded_to_is_refused_before_anything_is_written(
+    tuned, tmp_path, flags, words
+):
+    assert words in error_line(export(tuned, tmp_path / "out", *flags, ok=False))
+    assert not list(tmp_path.iterdir())
+
+
 class Hub(BaseHTTPRequestHandler):
     """The hub's protocol as far as an upload needs it; `server.files` holds what was committed."""
 
