@@ -67,6 +67,8 @@ def main(argv: list[str] | None = None) -> None:
             get = hub(model, staging, access) if from_hub else plain(source, staging, access)
             collect(get, staging)
             write_run(staging, model, shown)
+            if already_there(target, model, args.overwrite_output_dir):  # all this took its time
+                return
             replace_folder(staging, target)
         finally:
             remove_staging(staging)

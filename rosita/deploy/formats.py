@@ -66,7 +66,11 @@ def _holds(folder: Path, form: str) -> bool:
 
 def check_export_folder(output: Path, overwrite: bool) -> None:
     """An earlier export is replaced only when asked, anything else never."""
-    if not output.exists() or not any(output.iterdir()):
+    if not output.exists():
+        return
+    if not output.is_dir():
+        raise RositaError(f"{output} is a file, not a folder; give another --output_dir")
+    if not any(output.iterdir()):
         return
     if not (output / "export.json").exists():
         raise RositaError(f"{output} is no export; give another --output_dir")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from rosita.deploy.onnx import Exported, compare, export_onnx, quantize_onnx
 from rosita.deploy.session import OnnxModel
 from rosita.description import check_length
 from rosita.errors import RositaError
+from rosita.fetch.download import landing
 from rosita.files import sha256_file, write_json
 from rosita.provenance import file_hashes, read_run
 
@@ -31,7 +31,7 @@ from rosita.provenance import file_hashes, read_run
 def export_stage(start: TaskModel, settings: ExportSettings) -> dict[str, Any]:
     """Write, open and compare each format; the folder appears whole, or not at all."""
     formats = parse_formats(settings.formats, EXPORTED)
-    output = Path(settings.output_dir)
+    output = landing(Path(settings.output_dir))
     check_export_folder(output, settings.overwrite_output_dir)
     dev = _dev(start, settings)
     model, tokenizer = start.model.eval(), start.tokenizer.unpadded()
@@ -81,8 +81,9 @@ def export_stage(start: TaskModel, settings: ExportSettings) -> dict[str, Any]:
             path.relative_to(made).as_posix(): sha256_file(path) for path in held
         }
         write_json(made / "export.json", report)
+        check_export_folder(output, settings.overwrite_output_dir)  # all this took its time
         if output.exists():
-            shutil.rmtree(output)
+            output.rename(Path(temporary) / "earlier")
         made.rename(output)
     return report
 

@@ -7,6 +7,7 @@ import sys
 import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import boto3
 import numpy as np
@@ -278,6 +279,32 @@ def test_an_export_that_loses_too_much_writes_nothing_and_another_folder_is_not_
     check_drop(report, 0.02)
     with pytest.raises(RositaError, match="int8 loses 0.0200 matthews on dev"):
         check_drop(report, 0.01)
+
+
+def test_a_folder_that_appears_while_the_export_is_made_is_left_alone(tuned, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+
+    def write_card_late(*given, **named):
+        out.mkdir()
+        (out / "thesis.txt").write_text("years")
+        write_card(*given, **named)
+
+    monkeypatch.setattr("rosita.stages.export.write_card", write_card_late)
+    start = api.load(tuned / "cut" / "CoLA" / "a2_l2_f20_e8", "CoLA")
+    with pytest.raises(RositaError, match="out is no export; give another --output_dir"):
+        api.export(start, out, tuned / "data" / "CoLA", formats="hf", overwrite_output_dir=True)
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "thesis.txt"]
+
+
+def test_of_a_link_the_folder_that_it_leads_to_is_replaced_and_the_link_stays(tuned, tmp_path):
+    (tmp_path / "link").symlink_to("disk/export")
+    export(tuned, tmp_path / "link", "--formats", "hf")  # the folder is made
+    export(tuned, tmp_path / "link", "--formats", "onnx", "--overwrite_output_dir")
+    assert (tmp_path / "link").readlink() == Path("disk/export")
+    assert (tmp_path / "disk" / "export" / "onnx" / "model.onnx").exists()
+    assert not (tmp_path / "disk" / "export" / "model.safetensors").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "link"]
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["export"]
 
 
 def test_one_format_alone_has_all_that_a_client_needs(tuned, tmp_path):

@@ -967,6 +967,23 @@ def test_a_task_and_vectors_land_where_a_link_leads_to(mirror, tmp_path):
     assert len(links) == 3 and all(path.is_symlink() for path in links)
 
 
+def test_a_folder_that_appears_during_the_download_is_left_alone(tmp_path, monkeypatch):
+    source = bert_folder(tmp_path / "source", **{"vocab.txt": "a"})
+    output = tmp_path / "bert_pt"
+
+    def write_run_late(*given):
+        output.mkdir()
+        (output / "thesis.txt").write_text("years")
+        write_run(*given)
+
+    module = script("download_bert")
+    write_run = module.write_run
+    monkeypatch.setattr(module, "write_run", write_run_late)
+    with pytest.raises(RositaError, match="bert_pt is no model folder"):
+        module.main(["--output_dir", str(output), "--source", str(source)])
+    assert os.listdir(output) == ["thesis.txt"]
+
+
 def test_a_source_without_what_bert_needs_is_one_line(tmp_path):
     output = tmp_path / "models" / "bert_pt"
     source = bert_folder(tmp_path / "source", **{"config.json": '{"model_type": "gpt2"}'})
