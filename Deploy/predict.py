@@ -32,13 +32,18 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     model_format = choose_format(args.model, args.format)
     form = args.input_format or format_of(args.input)
+    if args.text_columns and form == "text":
+        raise RositaError(
+            f"--text_columns: {args.input} is read as lines of text, which have no columns; add"
+            " --input_format tsv, csv or jsonl"
+        )
     written = args.output_format or format_of(args.output)
     line_of = {"csv": Answer.as_csv, "jsonl": Answer.as_json}.get(written, Answer.as_tsv)
     count = 0
     with open_input(args.input) as source:
         labeller = Labeller(args.model, model_format, args.max_seq_length, args.accept_changed)
         with open_output(args.output) as target:
-            rows = read_texts(source, args.input, form, args.text_columns.split(","))
+            rows = read_texts(source, args.input, form, args.text_columns)
             for answer in labeller.label(with_bar(rows)):
                 target.write(line_of(answer) + "\n")
                 count += 1
@@ -67,7 +72,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--format", choices=("auto", *RUNNABLE), default="auto", help="which of its forms to run")
     add("--input", default="-", help="file of texts (default: stdin)")
     add("--input_format", choices=INPUT_FORMATS, help="default: by the file's name, else text")
-    add("--text_columns", default="0", help="column or key of the text; A,B for a pair (0)")
+    add(
+        "--text_columns", type=columns, help="of a table: the text's column or key; A,B: a pair (0)"
+    )
     add("--output", default="-", help="file to write (default: stdout)")
     add(
         "--output_format",
@@ -79,9 +86,14 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.max_seq_length is not None and args.max_seq_length < 3:
         raise RositaError(f"--max_seq_length {args.max_seq_length} must be at least 3")
-    if args.text_columns.count(",") > 1:
-        raise RositaError("--text_columns takes one column, or two with a comma between")
     return args
+
+
+def columns(text: str) -> list[str]:
+    """`A` or `A,B` as a list."""
+    if text.count(",") > 1:
+        raise argparse.ArgumentTypeError("takes one column, or two with a comma between")
+    return text.split(",")
 
 
 if __name__ == "__main__":

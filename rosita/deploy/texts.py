@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
+from itertools import chain
 from pathlib import Path
 from typing import IO
 
-from rosita.data.records import csv_rows, jsonl_rows, numbered_lines
+from rosita.data.records import _value, csv_rows, jsonl_rows, numbered_lines
 from rosita.errors import RositaError, nearest
 
 INPUT_FORMATS = ("text", "tsv", "csv", "jsonl")
 Texts = tuple[str, ...]  # one text, or a pair
+_ADVICE = {
+    "tsv": "take the tabs out of its texts",
+    "csv": "put quotes around a text with a comma",
+}
+_BREAK = re.compile(r"\r\n|\r|\n")  # where a file is parted into lines
 
 
 def format_of(path: str) -> str:
@@ -41,39 +48,72 @@ def open_input(path: str) -> Iterator[IO[str]]:
         raise RositaError(f"--input {path} is a folder") from None
 
 
-def read_texts(file: IO[str], name: str, form: str, columns: list[str]) -> Iterator[Texts]:
+def read_texts(
+    file: IO[str], name: str, form: str, columns: list[str] | None = None
+) -> Iterator[Texts]:
     """Rows of texts from an open file; `form` is text, tsv, csv or jsonl.
 
-    `columns` (one, or two for a pair) are names of the header or keys, or numbers from 0 in a TSV
-    or CSV without header; "text" reads each line as one text. Raises `RositaError` by line.
+    `columns` (one, or two for a pair; None: the first) are names of the header or keys, or numbers
+    from 0 in a TSV or CSV without header; "text" reads each line as one text, whatever they are.
+    Raises `RositaError` by line.
     """
     if form == "text":
         for _, line in numbered_lines(file, name):
             yield (line.rstrip("\r\n"),)
     elif form == "jsonl":
         for number, record in jsonl_rows(file, name):
-            if missing := [key for key in columns if key not in record]:
-                hint = nearest(missing[0], list(record))
-                raise RositaError(f"{name} line {number} has no key {missing[0]!r}{hint}")
-            yield tuple(str(record[key]) for key in columns)
+            where = f"{name} line {number}"
+            yield tuple(_value(record, key, where) for key in columns or ["0"])
     else:
-        yield from _read_table(file, name, form, columns)
+        yield from _read_table(file, name, form, columns or ["0"])
 
 
 def _read_table(file: IO[str], name: str, form: str, columns: list[str]) -> Iterator[Texts]:
-    rows = csv_rows(file, name, form)
+    rows = _table_rows(file, name, form)
+    _, first = next(rows, (0, []))
     if all(column.isdecimal() for column in columns):
         places = [int(column) for column in columns]
+        rows = chain([(1, first)] if first else [], rows)
     else:
-        _, header = next(rows, (0, []))
-        for column in columns:
-            if column not in header:
-                hint = nearest(column, header)
-                raise RositaError(f"{name} has no column {column!r}; it has {header}{hint}")
-        places = [header.index(column) for column in columns]
+        places = [_place(column, first, name) for column in columns]
+    blank = 0
     for number, row in rows:
+        if row == [""] and len(first) > 1:
+            blank = blank or number
+            continue  # at the end it does no harm
+        if blank:
+            raise RositaError(f"{name} line {blank} is blank; remove it")
         if len(row) <= max(places):
             raise RositaError(
                 f"{name} line {number}: {len(row)} columns, but column {max(places) + 1} is wanted"
             )
+        if len(row) != len(first):
+            raise RositaError(
+                f"{name} line {number}: {len(row)} columns, but the first row has {len(first)};"
+                f" {_ADVICE[form]}"
+            )
         yield tuple(row[place] for place in places)
+
+
+def _place(column: str, header: list[str], name: str) -> int:
+    if column not in header:
+        hint = nearest(column, header)
+        raise RositaError(f"{name} has no column {column!r}; it has {header}{hint}")
+    if header.count(column) > 1:
+        raise RositaError(f"{name} has the column {column!r} twice")
+    return header.index(column)
+
+
+def _table_rows(file: IO[str], name: str, form: str) -> Iterator[tuple[int, list[str]]]:
+    """Line number and fields of each row; a blank line is a row of one empty field, so that what
+    is written aligns with what was read. Those at the end of a CSV are passed over."""
+    if form == "tsv":
+        for number, line in numbered_lines(file, name):
+            yield number, line.rstrip("\r\n").split("\t")
+        return
+    done = 0
+    for number, row in csv_rows(file, name, form):  # without the blank ones
+        begin = number - sum(len(_BREAK.findall(field)) for field in row)
+        yield from ((blank, [""]) for blank in range(done + 1, begin))
+        yield number, row
+        done = number
