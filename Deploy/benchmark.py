@@ -137,7 +137,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--accept_changed", action="store_true", help=ACCEPT_CHANGED)
     parser.add_argument("--data_dir", help="folder of dev.tsv (default: data/TASK)")
     parser.add_argument(
-        "--max_seq_length", type=positive, help="of dev texts (default: the task's)"
+        "--max_seq_length", type=positive, help="of dev texts (default: as trained)"
     )
     parser.add_argument("--output_dir", default=str(REPOSITORY / "models"), help="default: models")
     parser.add_argument("--threads", type=positive, help="cores of one call (default: torch's)")

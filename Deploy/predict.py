@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from rosita.cli import ArgumentParser, run_script
+from rosita.cli import ArgumentParser, positive, run_script
 from rosita.config import ACCEPT_CHANGED
 from rosita.deploy.formats import RUNNABLE, choose_format
 from rosita.deploy.labelling import Answer, Labeller, with_bar
@@ -82,11 +82,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="default: by the file's name, else tsv",
     )
     add("--accept_changed", action="store_true", help=ACCEPT_CHANGED)
-    add("--max_seq_length", type=int, help="tokens after which a text is cut (128)")
-    args = parser.parse_args(argv)
-    if args.max_seq_length is not None and args.max_seq_length < 3:
-        raise RositaError(f"--max_seq_length {args.max_seq_length} must be at least 3")
-    return args
+    add("--max_seq_length", type=positive, help="cuts texts (default: as trained or exported; 128)")
+    return parser.parse_args(argv)
 
 
 def columns(text: str) -> list[str]:

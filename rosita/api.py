@@ -49,6 +49,7 @@ from rosita.config import (
 )
 from rosita.config_file import load_config
 from rosita.deploy.labelling import Answer, Labeller, Texts
+from rosita.deploy.rows import Rows, trained_length
 from rosita.errors import RositaError, nearest
 from rosita.evaluation import Scores, predict
 from rosita.evaluation import score as score_logits
@@ -304,29 +305,37 @@ def export(
     Each format is opened and run on dev first. Returns the report that export.json holds: score,
     and per format its score, drop, share of equal predictions (0..1), bytes. Raises `RositaError`
     if one loses more than `max_drop` (of the metric, default 0.01), with nothing written.
+    `max_seq_length` is by default what the model was trained with, as its folder's record says it,
+    else the task's.
     """
-    given = {**settings, "formats": formats}
+    given = {**trained_length(Path(start.path)), **settings, "formats": formats}
     resolved = _settings(ExportSettings, start.task, given, data_dir, Path(output_dir))
     return export_stage(start, resolved)
 
 
 @_typed
 def label(
-    start: TaskModel | str | Path, texts: str | Texts | Iterable[str | Texts], form: str = "auto"
+    start: TaskModel | str | Path,
+    texts: str | Texts | Iterable[str | Texts],
+    form: str = "auto",
+    max_seq_length: int | None = None,
 ) -> list[Answer]:
     """A label and its probability (0..1) per text or pair of texts; in regression a number.
 
     `texts`: a text; a pair, which is a tuple of two; or a list, or any other iterable, of texts or
     of pairs. `start`: a model in memory, or a model folder or export, of which `form` pytorch, onnx
-    or int8 is run (auto: the first that is there). Raises `TypeError` for what is no text, and
-    `RositaError` for a pair where the task has one text in a row, or the other way round.
+    or int8 is run (auto: the first that is there). Texts are cut after `max_seq_length` tokens
+    (default: as the folder's record says, else the task). Raises `TypeError` for what is no text,
+    and `RositaError` for a pair where the task has one text in a row, or the other way round.
     """
     rows = list(_rows(texts))
     if not isinstance(start, TaskModel):
-        return list(Labeller(Path(start), form).label(rows))
+        return list(Labeller(Path(start), form, max_seq_length).label(rows))
+    length = Rows.of_folder(Path(start.path)).max_seq_length or start.task.max_seq_length
+    known = Rows.of_task(start.task, length)
     with tempfile.TemporaryDirectory(prefix="rosita-") as folder:
         start.save(folder)
-        labeller = Labeller(Path(folder), form, texts=len(start.task.text_columns))
+        labeller = Labeller(Path(folder), form, max_seq_length, rows=known)
         return list(labeller.label(rows))
 
 

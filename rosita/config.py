@@ -488,4 +488,8 @@ class ExportSettings(BaseModel):
     accept_changed: bool = shared("accept_changed")
     data_dir: str = shared("data_dir")
     cache_dir: str | None = shared("cache_dir")
-    max_seq_length: int = shared("max_seq_length")
+    max_seq_length: int = setting(
+        128,
+        "tokens after which a text is cut, here and in labelling; as trained if it is known",
+        ge=3,
+    )

@@ -15,14 +15,15 @@ import numpy as np
 
 from rosita.backbones import MULTI_LABEL
 from rosita.deploy.formats import choose_format, weights_file
+from rosita.deploy.rows import Rows
 from rosita.deploy.session import OnnxModel
 from rosita.deploy.texts import Texts
 from rosita.description import check_length, check_vocabulary, describe, read_config
 from rosita.errors import RositaError
 from rosita.progress import Bar
-from rosita.provenance import check_unchanged, read_run
+from rosita.provenance import check_unchanged
 from rosita.tables import printable
-from rosita.tasks import GLUE, Task
+from rosita.tasks import Task
 from rosita.tokenizer import read_tokenizer
 
 if TYPE_CHECKING:
@@ -65,13 +66,6 @@ class Answer:
         return json.dumps(value, ensure_ascii=False)
 
 
-def _texts_of(folder: Path) -> int | None:
-    """How many texts a row has in the task that the folder's record names, if GLUE has it."""
-    name = read_run(folder).get("task") or read_run(folder, "export.json").get("task")
-    task = GLUE.get(name) if isinstance(name, str) else None
-    return len(task.text_columns) if task else None
-
-
 def _names(config: dict[str, Any], folder: Path) -> tuple[str, ...]:
     """The labels' names in a config.json, in the order of the logits."""
     # transformers does not write the names that two labels have by default
@@ -85,9 +79,9 @@ class Labeller:
     """A model folder, or an export of one, that labels texts.
 
     `form`: pytorch, onnx, int8, or auto, which `choose_format` decides. Texts are cut
-    after `max_seq_length` tokens (default: 128, or as many as the model has positions).
-    `accept_changed`: also a folder whose files are others than its record names. `texts`: how many
-    there are in a row (default: what the task has that the folder's record names, or any number).
+    after `max_seq_length` tokens (default: as the folder's record says, else 128, and no more than
+    the model has positions). `accept_changed`: also a folder whose files are others than its record
+    names. `rows`: what is known of the rows (default: what the record says).
     """
 
     def __init__(
@@ -96,12 +90,18 @@ class Labeller:
         form: str = "auto",
         max_seq_length: int | None = None,
         accept_changed: bool = False,
-        texts: int | None = None,
+        rows: Rows | None = None,
     ) -> None:
-        self.texts = texts or _texts_of(folder)
         form = choose_format(folder, form)
         values = read_config(folder)
         self.folder, self.labels = folder, _names(values, folder)
+        self.rows = Rows.of_folder(folder) if rows is None else rows
+        config = describe(values, folder)
+        if max_seq_length is None:
+            max_seq_length = min(self.rows.max_seq_length or 128, config.max_tokens)
+        if max_seq_length < 3:  # [CLS], a piece, [SEP]
+            raise RositaError(f"--max_seq_length {max_seq_length} must be at least 3")
+        check_length(max_seq_length, config)
         self.several = values.get("problem_type") == MULTI_LABEL
         # whatever the labels are: of a task that none of a user's could be, unchecked
         task = Task.model_construct(
@@ -120,9 +120,6 @@ class Labeller:
             if not accept_changed:
                 check_unchanged(folder)
             self.model = OnnxModel(weights_file(folder, form))
-        config = describe(values, folder)
-        max_seq_length = max_seq_length or min(128, config.max_tokens)
-        check_length(max_seq_length, config)
         tokenizer = read_tokenizer(folder)
         check_vocabulary(tokenizer, config.vocab_size, folder)
         self.pad_id = tokenizer.pad_id
@@ -137,10 +134,10 @@ class Labeller:
 
     def _checked(self, rows: Iterable[Texts]) -> Iterator[Texts]:
         for number, row in enumerate(rows, 1):
-            if self.texts not in (None, len(row)):
+            if self.rows.texts not in (None, len(row)):
                 raise RositaError(
                     f"text {number} is {'a pair' if len(row) == 2 else 'one text'}, but the model's"
-                    f" task has {'pairs' if self.texts == 2 else 'one text in a row'}"
+                    f" task has {'pairs' if self.rows.texts == 2 else 'one text in a row'}"
                 )
             yield row
 
@@ -172,7 +169,8 @@ class Labeller:
 
     def _answer(self, logits: np.ndarray) -> Answer:
         if len(logits) == 1:
-            return Answer(float(logits[0]), None)
+            low, high = self.rows.label_range or (-np.inf, np.inf)
+            return Answer(float(logits[0].clip(low, high)), None)
         if self.several:
             odds = 1 / (1 + np.exp(-logits))
             has = odds > 0.5

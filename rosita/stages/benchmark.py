@@ -31,6 +31,7 @@ from rosita.deploy.latency import (
     weights_bytes,
     write_onnx,
 )
+from rosita.deploy.rows import Rows
 from rosita.errors import RositaError
 from rosita.evaluation import score
 from rosita.model import RositaConfig
@@ -48,7 +49,7 @@ class Comparison:
     batch_sizes: list[int]
     lengths: list[int]  # tokens of each row
     dev_file: Path | None  # its rows are timed and scored; None: random ids
-    max_seq_length: int | None = None  # of dev texts; None: the task's
+    max_seq_length: int | None = None  # of dev texts; None: as trained, or the task's
     threads: int | None = None  # cores of one call; None: torch's
     seconds: float = 3.0  # of each timing
     label_names: str | None = None  # what the models call the task's labels
@@ -98,7 +99,8 @@ def open_formats(name: str, folder: Path, made: Path, asked: Comparison) -> list
     write_onnx(model, made, lacking)
     dev = None
     if asked.dev_file:
-        length = asked.max_seq_length or task.max_seq_length
+        trained = Rows.of_folder(folder).max_seq_length
+        length = asked.max_seq_length or trained or task.max_seq_length
         dev = encode_file(asked.dev_file, task, read_tokenizer(folder), length)
     shape, count = str(Shape.of(model.config)), parameter_count(model.config)
     candidates = []

@@ -20,6 +20,7 @@ from rosita.deploy.hub import (
 )
 from rosita.deploy.latency import machine
 from rosita.deploy.onnx import Exported, compare, export_onnx, quantize_onnx
+from rosita.deploy.rows import Rows
 from rosita.deploy.session import OnnxModel
 from rosita.description import check_length
 from rosita.errors import RositaError
@@ -61,6 +62,7 @@ def export_stage(start: TaskModel, settings: ExportSettings) -> dict[str, Any]:
             "labels": start.labels,
             "shape": str(start.shape),
             "parameters": start.parameters,
+            **Rows.of_task(start.task, settings.max_seq_length).model_dump(),
             "dev_rows": len(dev),
             "machine": machine(),
             **compare(start.task, model, {name: opened[name] for name in formats}, dev, made),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rosita.checkpoint import TaskModel
+from rosita.deploy.rows import Rows
 from rosita.files import values_hash
 from rosita.model import RositaForSequenceClassification
 from rosita.provenance import Run, read_run, weights_hash
@@ -81,7 +82,12 @@ def prune_stage(
     }
     identity["parents"]["scores"] = used
     parent = {"path": start.path, "weights": read["parents"], "files": start.files()}
-    details = {"parents": {"model": parent}, **({"chosen": chosen} if chosen else {})}
+    known = Rows.of_task(start.task, Rows.of_folder(Path(start.path)).max_seq_length)
+    details = {
+        "parents": {"model": parent},
+        **({"chosen": chosen} if chosen else {}),
+        **known.model_dump(exclude_none=True),
+    }
     run = Run(folder, identity, details)
     if run.is_finished(overwrite):
         return pruned

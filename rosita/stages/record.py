@@ -49,6 +49,7 @@ def new_run(
             "dev_rows": len(data.dev),
         },
         "label_names": settings.label_names,
+        "label_range": data.task.label_range,
     }
     defaults = setting_defaults(type(settings))
     return Run(folder, identity, details, accelerator.is_main_process, defaults)

@@ -236,6 +236,7 @@ def test_an_export_opens_in_a_pipeline_without_this_package_and_gives_our_probab
 ):
     told = export(tuned, tmp_path / "out").stdout
     report = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert (report["max_seq_length"], report["texts"], report["label_range"]) == (64, 1, None)
     assert list(report["formats"]) == ["hf", "onnx", "int8"]
     for name in ("hf", "onnx"):
         assert report["formats"][name]["agreement"] == 1.0
@@ -259,6 +260,36 @@ def test_an_export_opens_in_a_pipeline_without_this_package_and_gives_our_probab
     card = (tmp_path / "out" / "README.md").read_text()
     assert yaml.safe_load(card.split("---\n")[1])["library_name"] == "transformers"
     assert f"{report['parameters']:,} parameters, shape a2_l2_f20_e8" in card
+
+
+def test_an_export_labels_as_its_task_and_training_had_it(tmp_path, tuned):
+    """Length, range and texts of a user's own task reach predict.py through every folder."""
+    words, data = " ".join(["dog"] * 30), tmp_path / "data"
+    data.mkdir()
+    rows = "".join(f"dog {word}\t{0.6 + index % 5 / 10}\n" for index, word in enumerate("abcdefgh"))
+    for name in ("train.tsv", "dev.tsv"):
+        (data / name).write_text(f"text\tscore\n{name} x\t1\n{rows}")
+    task = Task(name="Mine", labels=None, metric="pearson_and_spearman", text_columns=("text",),
+                label_column="score", label_range=(0.6, 1))  # fmt: skip
+    start = api.load(tuned / "bert", task, new_classifier=True)
+    once = {"max_steps": 1, "max_seq_length": 8}
+    made = api.fine_tune(start, data, tmp_path / "ft", **once)
+    cut = api.prune(made, "a4_l2_f48_e-1", None, tmp_path / "cut")
+    report = api.export(made, tmp_path / "out", data, formats="onnx", max_drop=2.0)
+    assert (report["max_seq_length"], report["texts"]) == (8, 1)
+    assert json.loads((tmp_path / "out" / "export.json").read_text())["label_range"] == [0.6, 1]
+    for folder, model in (("ft", made), ("cut", cut), ("out", made)):
+        of_folder, in_memory, short = (
+            api.label(*given)[0].label
+            for given in ((tmp_path / folder, words), (model, words), (model, "dog " * 6))
+        )
+        assert of_folder == pytest.approx(in_memory, abs=1e-5) == short
+        assert 0.6 <= of_folder <= 1
+        with pytest.raises(RositaError, match="a pair, but the model's task has one text"):
+            api.label(tmp_path / folder, (words, words))
+    longer = api.export(made, tmp_path / "longer", data, formats="onnx", max_drop=2.0,
+                        max_seq_length=16)  # fmt: skip
+    assert longer["max_seq_length"] == 16
 
 
 def test_an_export_that_loses_too_much_writes_nothing_and_another_folder_is_not_replaced(

@@ -81,6 +81,54 @@ def test_a_text_is_cut_at_the_length_asked_for_and_that_within_the_models_positi
         Labeller(models / "CoLA", max_seq_length=65)
 
 
+def of_own_task(folder, **record):
+    """The folder of a model of a user's own task of pairs, cut after 10 tokens, from 0 to 1."""
+    settings, rows = {"max_seq_length": 10}, {"text_columns": ["one", "two"]}
+    run = {"task": "Mine", "identity": {"settings": settings, "rows": rows}, "label_range": [0, 1]}
+    (folder / "run.json").write_text(json.dumps(run | record))
+    return folder
+
+
+def test_a_text_is_cut_where_the_record_says_that_the_model_was_trained_to(models, tmp_path):
+    folder = of_own_task(shutil.copytree(models / "MNLI", tmp_path / "model"))
+    row = (" ".join(["dog"] * 40), " ".join(["cat"] * 40))
+    by_default, asked, longer = (
+        next(Labeller(folder, max_seq_length=length).label([row])).probability
+        for length in (None, 10, 20)
+    )
+    assert by_default == asked != longer
+    of_own_task(folder, identity={}, max_seq_length=20)  # as a cut's record says it
+    assert next(Labeller(folder).label([row])).probability == longer
+    of_own_task(folder, max_seq_length=1000)  # of a model with fewer positions
+    assert next(Labeller(folder).label([row])).label in GLUE["MNLI"].labels
+
+
+def test_a_row_has_as_many_texts_as_the_record_says_of_a_task_of_ones_own(models, tmp_path):
+    folder = of_own_task(shutil.copytree(models / "MNLI", tmp_path / "model"))
+    with pytest.raises(RositaError, match="text 2 is one text, but the model's task has pairs"):
+        list(Labeller(folder).label([("a dog", "a cat"), ("a dog",)]))
+
+
+def test_a_number_is_cut_to_the_range_of_the_task_as_the_record_says_it(models, tmp_path):
+    folder = shutil.copytree(models / "STS-B", tmp_path / "model")
+    rows = [(text, other) for text in sentences(6) for other in sentences(2)]
+    whole = [answer.label for answer in Labeller(folder).label(rows)]
+    low, high = sorted(whole)[3], sorted(whole)[8]
+    of_own_task(folder, label_range=[low, high], max_seq_length=64)
+    found = [answer.label for answer in Labeller(folder).label(rows)]
+    assert found == pytest.approx([min(max(number, low), high) for number in whole])
+    assert len(set(found)) < len(set(whole))
+
+
+@pytest.mark.parametrize(
+    "key, value", [("max_seq_length", "x"), ("label_range", [1]), ("texts", 3)]
+)
+def test_a_record_that_makes_no_sense_is_named_with_what_is_wrong(models, tmp_path, key, value):
+    folder = of_own_task(shutil.copytree(models / "MNLI", tmp_path / "model"), **{key: value})
+    with pytest.raises(RositaError, match=f"the record of .*model makes no sense: {key}"):
+        Labeller(folder)
+
+
 def test_a_label_is_written_with_its_probability_and_a_number_alone():
     label, number = Answer("élan", 0.12345678), Answer(3.14159, None)
     assert (label.as_tsv(), number.as_tsv()) == ("élan\t0.123457", "3.1416")
