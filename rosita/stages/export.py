@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,27 +36,11 @@ def export_stage(start: TaskModel, settings: ExportSettings) -> dict[str, Any]:
     output = landing(Path(settings.output_dir))
     check_export_folder(output, settings.overwrite_output_dir)
     dev = _dev(start, settings)
-    model, tokenizer = start.model.eval(), start.tokenizer.unpadded()
+    start = replace(start, model=start.model.eval(), tokenizer=start.tokenizer.unpadded())
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as temporary:
         made = Path(temporary) / "made"
-        onnx, int8 = (weights_file(made, form) for form in ("onnx", "int8"))
-        opened: dict[str, Exported] = {}
-        if "hf" in formats:
-            write_hub_folder(made, model, tokenizer, start.task)
-            opened["hf"] = HubModel(made)
-        else:
-            save_description(made, model.config, tokenizer, start.task)
-        if "onnx" in formats or "int8" in formats:
-            write_onnx_description(onnx.parent, model, tokenizer, start.task)
-            export_onnx(model, onnx)
-        if "int8" in formats:
-            quantize_onnx(onnx, int8)
-            opened["int8"] = OnnxModel(int8)
-        if "onnx" in formats:
-            opened["onnx"] = OnnxModel(onnx)
-        elif "int8" in formats:
-            onnx.unlink()
+        opened = _write_formats(made, formats, start)
         report = {
             "model": start.path,
             "task": start.task.name,
@@ -65,7 +50,7 @@ def export_stage(start: TaskModel, settings: ExportSettings) -> dict[str, Any]:
             **Rows.of_task(start.task, settings.max_seq_length).model_dump(),
             "dev_rows": len(dev),
             "machine": machine(),
-            **compare(start.task, model, {name: opened[name] for name in formats}, dev, made),
+            **compare(start.task, start.model, opened, dev, made),
         }
         _print_report(report)
         check_drop(report, settings.max_drop)
@@ -78,7 +63,8 @@ def export_stage(start: TaskModel, settings: ExportSettings) -> dict[str, Any]:
             base_model=settings.base_model or base_model_of(Path(start.path)),
             max_seq_length=settings.max_seq_length,
         )
-        held = [path for path in (onnx, int8) if path.exists()]
+        onnx = (weights_file(made, form) for form in ("onnx", "int8"))
+        held = [path for path in onnx if path.exists()]
         report["files"] = file_hashes(made) | {
             path.relative_to(made).as_posix(): sha256_file(path) for path in held
         }
@@ -88,6 +74,29 @@ def export_stage(start: TaskModel, settings: ExportSettings) -> dict[str, Any]:
             output.rename(Path(temporary) / "earlier")
         made.rename(output)
     return report
+
+
+def _write_formats(made: Path, formats: list[str], start: TaskModel) -> dict[str, Exported]:
+    """Write the formats, and what stands beside them; each of them, opened."""
+    model, tokenizer = start.model, start.tokenizer
+    onnx, int8 = (weights_file(made, form) for form in ("onnx", "int8"))
+    opened: dict[str, Exported] = {}
+    if "hf" in formats:
+        write_hub_folder(made, model, tokenizer, start.task)
+        opened["hf"] = HubModel(made)
+    else:
+        save_description(made, model.config, tokenizer, start.task)
+    if "onnx" in formats or "int8" in formats:
+        write_onnx_description(onnx.parent, model, tokenizer, start.task)
+        export_onnx(model, onnx)
+    if "int8" in formats:
+        quantize_onnx(onnx, int8)
+        opened["int8"] = OnnxModel(int8)
+    if "onnx" in formats:
+        opened["onnx"] = OnnxModel(onnx)
+    elif "int8" in formats:
+        onnx.unlink()
+    return {name: opened[name] for name in formats}
 
 
 def _print_report(report: dict) -> None:
