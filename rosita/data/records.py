@@ -57,7 +57,7 @@ class RecordFile:
         number = 0
         for number, record in self._records():
             where = f"{self.path} {self._unit} {number}"
-            found = tuple(_value(record, name, where) for name in texts)
+            found = tuple(text_of(record, name, where) for name in texts)
             told = None if label is None else self._told(record, label, where)
             # what an augmented .tsv repeats of the row
             values = {name: _plain(record.get(name)) for name in self.names}
@@ -106,7 +106,7 @@ class RecordFile:
         value = record.get(column)
         if self.task.multi_label and isinstance(value, list):
             return ",".join(self._label(_plain(one), column) for one in value)
-        return self._label(_value(record, column, where), column)
+        return self._label(text_of(record, column, where), column)
 
     def _label(self, label: str, column: str) -> str:
         classes = self._classes.get(column, [])
@@ -171,7 +171,7 @@ def content_bytes(path: Path) -> int:
 def read_csv(path: Path) -> Iterator[Record]:
     """The rows of a CSV with a header."""
     with opened(path) as file:
-        rows = csv_rows(file, str(path), "csv")
+        rows = ((number, row) for number, row in csv_rows(file, str(path), "csv") if row)
         _, header = next(rows, (0, []))
         if len(set(header)) < len(header):
             twice = next(name for name in header if header.count(name) > 1)
@@ -225,7 +225,8 @@ READERS: dict[str, Callable[[Path], Iterator[Record]]] = {
 
 
 def csv_rows(file: IO[str], name: str, form: str) -> Iterator[tuple[int, list[str]]]:
-    """Line number and fields of each row of a CSV, or of a TSV without quotes."""
+    """Line number and fields of each row of a CSV, or of a TSV without quotes; of a blank line
+    none."""
     lines = (line for _, line in numbered_lines(file, name))
     if form == "tsv":
         reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
@@ -234,8 +235,7 @@ def csv_rows(file: IO[str], name: str, form: str) -> Iterator[tuple[int, list[st
     done = 0
     try:
         for row in reader:
-            if row:
-                yield reader.line_num, row
+            yield reader.line_num, row
             done = reader.line_num
     except csv.Error as error:
         raise RositaError(
@@ -329,7 +329,7 @@ def _numbered(batches: Iterator[Any]) -> Iterator[Record]:
             yield number, record
 
 
-def _value(record: dict[str, Any], name: str, where: str) -> str:
+def text_of(record: dict[str, Any], name: str, where: str) -> str:
     """The text in a column; numbers and booleans as JSON writes them."""
     value = record.get(name)
     if name not in record:

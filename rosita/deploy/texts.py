@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import IO
 
-from rosita.data.records import _value, csv_rows, jsonl_rows, numbered_lines
+from rosita.data.records import csv_rows, jsonl_rows, numbered_lines, text_of
 from rosita.errors import RositaError, nearest
 
 INPUT_FORMATS = ("text", "tsv", "csv", "jsonl")
@@ -20,7 +19,6 @@ _ADVICE = {
     "tsv": "take the tabs out of its texts",
     "csv": "put quotes around a text with a comma",
 }
-_BREAK = re.compile(r"\r\n|\r|\n")  # where a file is parted into lines
 
 
 def format_of(path: str) -> str:
@@ -63,13 +61,15 @@ def read_texts(
     elif form == "jsonl":
         for number, record in jsonl_rows(file, name):
             where = f"{name} line {number}"
-            yield tuple(_value(record, key, where) for key in columns or ["0"])
+            yield tuple(text_of(record, key, where) for key in columns or ["0"])
     else:
         yield from _read_table(file, name, form, columns or ["0"])
 
 
 def _read_table(file: IO[str], name: str, form: str, columns: list[str]) -> Iterator[Texts]:
-    rows = _table_rows(file, name, form)
+    # a blank line is one empty field, so that what is written aligns with what was read
+    rows: Iterator[tuple[int, list[str]]]
+    rows = ((number, row or [""]) for number, row in csv_rows(file, name, form))
     _, first = next(rows, (0, []))
     if all(column.isdecimal() for column in columns):
         places = [int(column) for column in columns]
@@ -102,18 +102,3 @@ def _place(column: str, header: list[str], name: str) -> int:
     if header.count(column) > 1:
         raise RositaError(f"{name} has the column {column!r} twice")
     return header.index(column)
-
-
-def _table_rows(file: IO[str], name: str, form: str) -> Iterator[tuple[int, list[str]]]:
-    """Line number and fields of each row; a blank line is a row of one empty field, so that what
-    is written aligns with what was read. Those at the end of a CSV are passed over."""
-    if form == "tsv":
-        for number, line in numbered_lines(file, name):
-            yield number, line.rstrip("\r\n").split("\t")
-        return
-    done = 0
-    for number, row in csv_rows(file, name, form):  # without the blank ones
-        begin = number - sum(len(_BREAK.findall(field)) for field in row)
-        yield from ((blank, [""]) for blank in range(done + 1, begin))
-        yield number, row
-        done = number
