@@ -22,13 +22,14 @@ while [ $# -gt 0 ]; do
             case ${2:-} in
                 '') fail "--glue_mirror needs a folder or an address" ;;
                 *://*) MIRROR=$2 ;;
-                *) MIRROR=$(realpath -m "$2") ;;
+                *) MIRROR=$(realpath "$2" 2>/dev/null) || fail "--glue_mirror $2 does not exist" ;;
             esac
             shift 2
             ;;
         *) sed -n '2,8s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
     esac
 done
+[ -z "$MIRROR" ] || [ -n "$GLUE_TASK" ] || fail "--glue_mirror is for real data: add --task"
 case $GLUE_TASK in
     .* | *[!A-Za-z0-9._-]*) fail "--task '$GLUE_TASK' is no name of a GLUE task" ;;
 esac

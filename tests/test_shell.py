@@ -77,6 +77,12 @@ def test_a_flag_of_the_quickstart_without_a_value_is_refused(tmp_path, flag, nee
     assert done.stderr.count("\n") == 1
 
 
+def test_a_mirror_of_real_data_without_a_task_is_refused(tmp_path):
+    done, called = Checkout(tmp_path).run("quickstart.sh", "--glue_mirror", tmp_path)
+    assert (done.returncode, called) == (2, [])
+    assert done.stderr == "error: --glue_mirror is for real data: add --task\n"
+
+
 def test_paths_are_relative_to_where_the_user_stands_and_a_link_to_a_script_works(tmp_path):
     checkout = Checkout(tmp_path)
     mine = tmp_path / "mine"
