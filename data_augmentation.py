@@ -24,7 +24,6 @@ process makes a part; the file is the same.
 from __future__ import annotations
 
 import argparse
-import os
 from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -41,7 +40,14 @@ from rosita.augmentation.sources import (
     without_head,
 )
 from rosita.augmentation.words import LETTERS, Eligible
-from rosita.cli import ArgumentParser, character_class, is_first_process, process_number, run_script
+from rosita.cli import (
+    ArgumentParser,
+    character_class,
+    is_first_process,
+    process_count,
+    process_number,
+    run_script,
+)
 from rosita.config import ACCEPT_CHANGED
 from rosita.data.records import RecordFile, content_hash, open_table
 from rosita.data.tsv import Row, TsvFile
@@ -85,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
         output,
         settings,
         process_number(),
-        int(os.environ.get("WORLD_SIZE", "1")),
+        process_count(),
         lambda: processes().wait_for_everyone(),
         {"files": files},
     )

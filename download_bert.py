@@ -27,14 +27,21 @@ from rosita.errors import RositaError
 from rosita.fetch.download import (
     fetch,
     holding,
-    landing,
     put_folder,
     remove_staging,
     staging_folder,
     writing,
 )
 from rosita.fetch.sources import Absent, Access, check_endpoint, check_source, join, redact
-from rosita.files import atomic_write, read_json, remove, sha256_file, shard_names, write_json
+from rosita.files import (
+    atomic_write,
+    behind_link,
+    read_json,
+    remove,
+    sha256_file,
+    shard_names,
+    write_json,
+)
 
 ROOT = Path(__file__).resolve().parent
 DEFAULT_MODEL = "bert-base-uncased"
@@ -50,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     access = Access(args.allow_http, args.endpoint_url, args.retries)
     model = args.model or (last_name(args.source) if args.source else DEFAULT_MODEL)
-    target = landing(args.output_dir)
+    target = behind_link(args.output_dir)
     if already_there(target, model, args.overwrite_output_dir):
         return
     source = find_source(model, args.source, access)

@@ -24,14 +24,13 @@ from rosita.fetch.archive import Damaged, unpack
 from rosita.fetch.download import (
     fetch,
     holding,
-    landing,
     put_folder,
     remove_staging,
     staging_folder,
     writing,
 )
 from rosita.fetch.sources import Access, join, redact
-from rosita.files import sync_folder
+from rosita.files import behind_link, sync_folder
 
 ROOT = Path(__file__).resolve().parent
 MAX_BYTES = 4 * 2**30  # glove.42B.300d.zip has half of it
@@ -45,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     access = Access(args.allow_http, args.endpoint_url, args.retries)
     is_text = args.name == TEXT
-    target = landing(args.output_dir / (f"{args.name}.txt" if is_text else args.name))
+    target = behind_link(args.output_dir / (f"{args.name}.txt" if is_text else args.name))
     if not target.exists():
         with holding(target):
             base = args.mirror or (HOST if is_text else package_folder())

@@ -23,13 +23,13 @@ from rosita.fetch.archive import Damaged, check_sha256, unpack
 from rosita.fetch.download import (
     fetch,
     holding,
-    landing,
     new_folder,
     remove_staging,
     staging_folder,
     writing,
 )
 from rosita.fetch.sources import Access, check_source, join, redact
+from rosita.files import behind_link
 from rosita.tasks import DIAGNOSTIC, GLUE, glue_task_name
 
 ROOT = Path(__file__).resolve().parent
@@ -115,7 +115,7 @@ def task_names(text: str) -> list[str]:
 
 def install(name: str, data_dir: Path, mirror: str | None, access: Access) -> None:
     """Fetch, check and unpack one task; the folder appears whole or not at all."""
-    target = landing(data_dir / name)
+    target = behind_link(data_dir / name)
     if already_there(target, name):
         return
     with holding(target):

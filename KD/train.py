@@ -17,6 +17,7 @@ from typing import Any
 from rosita.cli import ArgumentParser, add_flags, is_first_process, run_script
 from rosita.config import KD, KDSettings
 from rosita.config_file import describe, from_text, load_config
+from rosita.deploy.rows import trained_length
 from rosita.errors import RositaError
 from rosita.provenance import require_finished, resolve_folder
 from rosita.stages.identity import finished_already, kd_stage
@@ -86,6 +87,8 @@ def evaluate(task: Task, flags: dict[str, str], config: str | None) -> None:
     if not is_first_process():
         return
     student = resolve_folder(settings.student_model)
+    if "max_seq_length" not in flags:
+        settings = settings.model_copy(update=trained_length(student))
     print(f"{student} is scored on dev, nothing is trained")
     from rosita.stages.test import evaluate_model, open_for_test  # heavy imports
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from rosita.cli import ArgumentParser, add_flags, is_first_process, run_script
 from rosita.config import FineTuneSettings
 from rosita.config_file import describe, from_text, load_config
+from rosita.deploy.rows import trained_length
 from rosita.errors import RositaError
 from rosita.files import read_json
 from rosita.provenance import require_finished, resolve_folder
@@ -56,6 +57,8 @@ def main(argv: list[str] | None = None) -> None:
         return
     from rosita.stages.test import evaluate_model, open_for_test, predict_model  # heavy imports
 
+    if not settings.do_train and "max_seq_length" not in flags:
+        settings = settings.model_copy(update=trained_length(folder))
     model = open_for_test(folder, task, settings)
     if settings.do_eval:
         evaluate_model(model, settings, f"eval_results_{task.name.lower()}", output)

@@ -131,10 +131,10 @@ def load(
     `task`: a GLUE task's name, or the path of a task.json. A pretrained BERT has no classifier:
     `new_classifier` gives it a random one, drawn from `seed`. `label_names` is what the model calls
     the task's labels, in the task's order, as "negative,positive". The folder decides the case:
-    `do_lower_case` is accepted and answered. `accept_changed` reads files too that are not those
-    of the folder's run.json. Raises `RositaError` for a missing folder, weights
-    that do not fit the config, other labels than the task's. Reads our format, a plain BERT's and
-    that of the authors' models.
+    `do_lower_case` is accepted and answered. `accept_changed` reads files too that are not those of
+    the folder's run.json, and a model that it says was made for another task. Raises `RositaError`
+    for a missing folder, weights that do not fit the config, other labels than the task's. Reads
+    our format, a plain BERT's and that of the authors' models.
     """
     found = task if isinstance(task, Task) else find_task(task)
     with torch.random.fork_rng(devices=[]):
@@ -284,9 +284,12 @@ def evaluate(
 ) -> Scores:
     """The task's metrics on the (first) dev file, in fp32: `main` (0..1 or -1..1) and `all`.
 
-    Texts are cut after `max_seq_length` tokens (default: the task's).
+    Texts are cut after `max_seq_length` tokens (default: as the folder's record says, else the
+    task).
     """
-    given = {} if max_seq_length is None else {"max_seq_length": max_seq_length}
+    given = trained_length(Path(start.path))
+    if max_seq_length is not None:
+        given["max_seq_length"] = max_seq_length
     dev = _dev(start, _settings(ExportSettings, start.task, given, data_dir, Path("-")))
     return score_logits(start.task, predict(start.model, dev, 32), np.asarray(dev.labels))
 

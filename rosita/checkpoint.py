@@ -31,6 +31,7 @@ from rosita.files import (
 from rosita.labels import asked_names, check_labels, set_names
 from rosita.model import RositaConfig, RositaForSequenceClassification, build_model
 from rosita.provenance import (
+    OTHER_TASK,
     changed,
     check_task,
     check_unchanged,
@@ -343,7 +344,8 @@ class TaskModel:
         The folder decides the case; `do_lower_case` that says otherwise is answered by a line.
         """
         folder = resolve_folder(str(name_or_path))
-        check_task(folder, task.name, "name the model of this task")
+        if not how.get("accept_changed"):
+            check_task(folder, task.name, OTHER_TASK)
         model = load_model(folder, task, **how)  # first: it tells files that were changed
         tokenizer = read_tokenizer(folder)
         check_vocabulary(tokenizer, model.config.vocab_size, folder)

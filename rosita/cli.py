@@ -73,8 +73,14 @@ _LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
 
 def process_number() -> int:
     """Which of many processes this is, from 0; a RANK alone is left by another program."""
-    rank, world = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE"))
-    return int(rank) if rank.isdecimal() and world.isdecimal() and int(world) > 1 else 0
+    rank = os.environ.get("RANK", "")
+    return int(rank) if rank.isdecimal() and process_count() > 1 else 0
+
+
+def process_count() -> int:
+    """How many processes a launcher has begun together."""
+    world = os.environ.get("WORLD_SIZE", "")
+    return int(world) if world.isdecimal() else 1
 
 
 def is_first_process() -> bool:

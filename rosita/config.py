@@ -359,17 +359,19 @@ class KDSettings(LoopSettings):
             raise ValueError("fresh_augmentation draws from train.tsv: leave aug_train out")
         if self.fresh_augmentation != "never" and not self.glove_embs:
             raise ValueError("fresh_augmentation needs glove_embs, the vectors' file or folder")
+        defaults = setting_defaults(type(self))
         ignored = [
             name
-            for name, field in type(self).model_fields.items()
+            for name, default in defaults.items()
             if name.startswith(("glove_", "aug_"))
             and name != "aug_train"
-            and getattr(self, name) != field.default
+            and getattr(self, name) != default
         ]
         if ignored and self.fresh_augmentation == "never":
             raise ValueError(
                 f"{', '.join(ignored)} {'is' if len(ignored) == 1 else 'are'} for"
-                " fresh_augmentation: set it to alternate or always, or leave these out"
+                " fresh_augmentation: set it to alternate or always, or type"
+                f" {' '.join(f'--{name} {defaults[name]}' for name in ignored)}"
             )
         try:
             character_class(self.aug_eligible)

@@ -84,6 +84,11 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def behind_link(path: Path) -> Path:
+    """Where `path` is, or is to be written: of a link what it names, so that the link stays."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
 def lock_file(lock: Path, busy: str) -> BaseFileLock:
     """Take `lock` for this process; `RositaError` "`busy` process N" if another one has it.
 

@@ -28,6 +28,21 @@ def asked_names(label_names: str | None, task: Task) -> list[str] | None:
     return names
 
 
+def stored_names(config: dict[str, Any], folder: Path, count: int = 2) -> list[str]:
+    """The names of a config.json's `count` labels, in the order of the logits.
+
+    transformers writes none where they are those that it gives two labels by default.
+    """
+    names = config.get("id2label") or {}
+    if not isinstance(names, dict) or not all(key.isdecimal() for key in names):
+        raise RositaError(f"{folder}/config.json: id2label must map numbers to names")
+    return [str(names[key]) for key in sorted(names, key=int)] or _unnamed(count)
+
+
+def _unnamed(count: int) -> list[str]:
+    return [f"LABEL_{index}" for index in range(count)]
+
+
 def check_labels(
     config: dict[str, Any], count: int, task: Task, folder: Path, asked: list[str] | None
 ) -> tuple[list[str] | None, list[int]]:
@@ -49,12 +64,8 @@ def check_labels(
             f"{folder} gives {what} (problem_type in its config.json), {task.name} has multi_label"
             f" {str(task.multi_label).lower()}: it was tuned on another task"
         )
-    given = config.get("id2label") or {}
-    if not isinstance(given, dict) or not all(key.isdecimal() for key in given):
-        raise RositaError(f"{folder}/config.json: id2label must map numbers to names")
     own, rows = list(task.outputs), list(range(count))
-    unnamed = [f"LABEL_{index}" for index in rows]  # what transformers calls them then
-    stored = [str(given[key]) for key in sorted(given, key=int)] or unnamed
+    unnamed, stored = _unnamed(count), stored_names(config, folder, count)
     # written by `set_names`: in the task's order
     is_ours = config.get("task_labels") == own or (
         config.get("model_type") == "rosita" and stored == own

@@ -244,6 +244,9 @@ def require_finished(folder: Path, task: str, advice: str) -> dict[str, Any]:
     return run
 
 
+OTHER_TASK = "name the model of this task, or, if another's is meant, type --accept_changed"
+
+
 def check_task(folder: Path, task: str, advice: str) -> None:
     """Raise `RositaError` if the record of a model, or of an export, names another task."""
     for record in (read_run(folder), read_run(folder, "export.json")):

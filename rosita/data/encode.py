@@ -83,6 +83,8 @@ def encode_file(
         task.short_rows,
         train_header,
         *([task.label_range] if task.label_range else []),
+        # earlier versions took the first row of these for a header
+        *(["rows"] if task.is_own and not task.header and task.is_test_file(source.path) else []),
         # the same bytes are other rows in another format
         *([source.path.suffix or "folder"] if isinstance(source, RecordFile) else []),
     ]

@@ -32,8 +32,9 @@ Record = tuple[int, dict[str, Any]]  # line or row number (from 1), values by co
 class RecordFile:
     """A file of a task whose columns have names, read lazily; used as a `TsvFile`.
 
-    Numbers and booleans become their JSON text, a class number of a Hugging Face dataset its name
-    if that is a label of the task. `labelled` is False for files whose labels are not wanted.
+    Numbers and booleans become their JSON text, the class numbers of a Hugging Face dataset their
+    names, if these are the task's labels. `labelled` is False for files whose labels are not
+    wanted.
     """
 
     path: Path
@@ -238,9 +239,9 @@ def csv_rows(file: IO[str], name: str, form: str) -> Iterator[tuple[int, list[st
             yield reader.line_num, row
             done = reader.line_num
     except csv.Error as error:
+        advice = "; is a quote mark left open? (one within a quoted text is written twice)"
         raise RositaError(
-            f"{name} line {done + 1}: not {form}: {error}; is a quote mark left open? (one within a"
-            " quoted text is written twice)"
+            f"{name} line {done + 1}: not {form}: {error}" + advice * (form == "csv")
         ) from None
 
 

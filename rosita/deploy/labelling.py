@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from rosita.deploy.session import OnnxModel
 from rosita.deploy.texts import Texts
 from rosita.description import check_length, check_vocabulary, describe, read_config
 from rosita.errors import RositaError
+from rosita.labels import stored_names
 from rosita.progress import Bar
 from rosita.provenance import check_unchanged
 from rosita.tables import printable
@@ -66,15 +67,6 @@ class Answer:
         return json.dumps(value, ensure_ascii=False)
 
 
-def _names(config: dict[str, Any], folder: Path) -> tuple[str, ...]:
-    """The labels' names in a config.json, in the order of the logits."""
-    # transformers does not write the names that two labels have by default
-    names = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
-    if not isinstance(names, dict) or not all(key.isdecimal() for key in names):
-        raise RositaError(f"{folder}/config.json: id2label must map numbers to names")
-    return tuple(str(names[key]) for key in sorted(names, key=int))
-
-
 class Labeller:
     """A model folder, or an export of one, that labels texts.
 
@@ -94,7 +86,7 @@ class Labeller:
     ) -> None:
         form = choose_format(folder, form)
         values = read_config(folder)
-        self.folder, self.labels = folder, _names(values, folder)
+        self.folder, self.labels = folder, tuple(stored_names(values, folder))
         self.rows = Rows.of_folder(folder) if rows is None else rows
         config = describe(values, folder)
         if max_seq_length is None:

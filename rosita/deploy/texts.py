@@ -70,8 +70,9 @@ def _read_table(file: IO[str], name: str, form: str, columns: list[str]) -> Iter
     # a blank line is one empty field, so that what is written aligns with what was read
     rows: Iterator[tuple[int, list[str]]]
     rows = ((number, row or [""]) for number, row in csv_rows(file, name, form))
-    _, first = next(rows, (0, []))
-    if all(column.isdecimal() for column in columns):
+    named = not all(column.isdecimal() for column in columns)
+    _, first = next(((at, row) for at, row in rows if row != [""] or not named), (0, []))
+    if not named:
         places = [int(column) for column in columns]
         rows = chain([(1, first)] if first else [], rows)
     else:
@@ -87,6 +88,8 @@ def _read_table(file: IO[str], name: str, form: str, columns: list[str]) -> Iter
             raise RositaError(
                 f"{name} line {number}: {len(row)} columns, but column {max(places) + 1} is wanted"
             )
+        if first == [""] and len(row) > 1:
+            raise RositaError(f"{name} line 1 is blank; remove it")
         if len(row) != len(first):
             raise RositaError(
                 f"{name} line {number}: {len(row)} columns, but the first row has {len(first)};"

@@ -203,11 +203,6 @@ def remove_staging(folder: Path) -> None:
             emptied.rmdir()
 
 
-def landing(target: Path) -> Path:
-    """Where `target` is, or is to be: of a link what it names, so that the link stays."""
-    return Path(os.path.realpath(target)) if target.is_symlink() else target
-
-
 @contextmanager
 def holding(target: Path) -> Iterator[None]:
     """Let one process at a time fill `target`; a second one is told which holds it, and stops."""

@@ -218,7 +218,7 @@ def check_warmup(settings: KDSettings, steps: int, schedule: PruningSchedule) ->
     """Refuse a pruning within the warm-up: by warmup_linear the rate that it finds is the highest
     of all that follow, and at the first step it is zero."""
     warm = settings.warmup_proportion * steps
-    if settings.lr_schedule == "warmup_linear" and schedule.period <= warm:
+    if settings.lr_schedule == "warmup_linear" and schedule.period < warm:
         raise RositaError(
             f"the first pruning, at step {schedule.period}, comes within the warm-up of {warm:.0f}"
             " steps, and by lr_schedule warmup_linear the rate rises no more after it: set"

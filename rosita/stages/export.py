@@ -25,15 +25,14 @@ from rosita.deploy.rows import Rows
 from rosita.deploy.session import OnnxModel
 from rosita.description import check_length
 from rosita.errors import RositaError
-from rosita.fetch.download import landing
-from rosita.files import sha256_file, write_json
+from rosita.files import behind_link, sha256_file, write_json
 from rosita.provenance import file_hashes, read_run
 
 
 def export_stage(start: TaskModel, settings: ExportSettings) -> dict[str, Any]:
     """Write, open and compare each format; the folder appears whole, or not at all."""
     formats = parse_formats(settings.formats, EXPORTED)
-    output = landing(Path(settings.output_dir))
+    output = behind_link(Path(settings.output_dir))
     check_export_folder(output, settings.overwrite_output_dir)
     dev = _dev(start, settings)
     start = replace(start, model=start.model.eval(), tokenizer=start.tokenizer.unpadded())
@@ -63,8 +62,8 @@ def export_stage(start: TaskModel, settings: ExportSettings) -> dict[str, Any]:
             base_model=settings.base_model or base_model_of(Path(start.path)),
             max_seq_length=settings.max_seq_length,
         )
-        onnx = (weights_file(made, form) for form in ("onnx", "int8"))
-        held = [path for path in onnx if path.exists()]
+        weights = (weights_file(made, form) for form in ("onnx", "int8"))
+        held = [path for path in weights if path.exists()]
         report["files"] = file_hashes(made) | {
             path.relative_to(made).as_posix(): sha256_file(path) for path in held
         }

@@ -3,13 +3,13 @@ said at once, before torch is imported."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from rosita.augmentation.file import subset_record
 from rosita.augmentation.sources import glove_hash
 from rosita.augmentation.words import Eligible
+from rosita.cli import process_count
 from rosita.config import KDSettings, LoopSettings, decides, setting_defaults
 from rosita.data.records import content_hash
 from rosita.errors import RositaError
@@ -90,8 +90,7 @@ def finished_already(
     *train, dev = (content_hash(data / name) for name in names)
     held = earlier.get("identity", {})
     models = {kind: held[kind] for kind in OF_MODELS if kind in held}
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    identity = run_identity(stage, settings, task, models, train, dev, processes)
+    identity = run_identity(stage, settings, task, models, train, dev, process_count())
     run = Run(folder, identity, defaults=setting_defaults(type(settings)))
     return run.is_finished(overwrite=False)
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from rosita.checkpoint import TaskModel
+from rosita.config import ClassifierActivation
 from rosita.data.batches import Encoded
 from rosita.data.encode import encode_file
 from rosita.description import check_length
@@ -26,7 +27,7 @@ from rosita.evaluation import (
     write_submission,
 )
 from rosita.files import atomic_write
-from rosita.provenance import require_finished
+from rosita.provenance import OTHER_TASK, require_finished
 from rosita.tasks import DIAGNOSTIC, Task
 
 
@@ -52,7 +53,7 @@ class TestSettings(Protocol):
     def no_cuda(self) -> bool: ...
 
     @property
-    def classifier_activation(self) -> str: ...
+    def classifier_activation(self) -> ClassifierActivation: ...
 
     @property
     def label_names(self) -> str | None: ...
@@ -63,7 +64,8 @@ class TestSettings(Protocol):
 
 def open_for_test(folder: Path, task: Task, settings: TestSettings) -> TaskModel:
     """A model folder, of a finished run on this task, on the device that tests it."""
-    require_finished(folder, task.name, "name the model of this task")
+    if not settings.accept_changed:
+        require_finished(folder, task.name, OTHER_TASK)
     start = TaskModel.open(
         folder,
         task,

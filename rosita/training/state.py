@@ -72,7 +72,13 @@ def resume(training: Training) -> None:
     training.use(build_model(config, state["model"]))
     if training.vocabulary:
         training.vocabulary.load_state_dict(state["vocabulary"])
-    training.optimizer.load_state_dict(state["optimizer"])
+    try:
+        training.optimizer.load_state_dict(state["optimizer"])
+    except ValueError:  # weights of other groups
+        raise RositaError(
+            f"{state_file(training.folder)} is the state of an earlier version; start afresh with"
+            " --overwrite_output_dir"
+        ) from None
     training.importance.load_state_dict(state["importance"])
     if state["scaler"]:
         training.accelerator.scaler.load_state_dict(state["scaler"])

@@ -254,7 +254,11 @@ def test_a_task_of_the_users_own_reads_columns_by_name(tmp_path, tokenizer):
 def test_a_task_of_the_users_own_without_headers_has_none_in_test_either(tmp_path, tokenizer):
     task = Task(name="Mood", labels=("a", "b"), metric="accuracy", text_columns=(0,), header=False)
     (tmp_path / "test.tsv").write_text("the dog ran\na cat\na bird\n")
-    assert len(encode_file(tmp_path / "test.tsv", task, tokenizer, 32, labelled=False)) == 3
+    path = tmp_path / "test.tsv"
+    assert len(encode_file(path, task, tokenizer, 32, labelled=False)) == 3
+    as_before = task.model_copy(update={"name": "CoLA"})  # GLUE's rule: another cache
+    assert len(encode_file(path, as_before, tokenizer, 32, labelled=False)) == 2
+    assert len(encode_file(path, task, tokenizer, 32, labelled=False)) == 3
     assert not GLUE["CoLA"].header  # whose test file has one all the same
     (tmp_path / "test.tsv").write_text("index\tsentence\n0\ta cat\n")
     assert len(encode_file(tmp_path / "test.tsv", GLUE["CoLA"], tokenizer, 32, labelled=False)) == 1

@@ -9,6 +9,7 @@ import json
 import pytest
 
 from rosita.deploy.texts import read_texts
+from rosita.errors import RositaError
 
 TEXTS = ["the dog ran", "", 'he "reads" it, red', "  ", "", "a", ""]
 
@@ -47,6 +48,13 @@ def test_a_table_as_its_writer_wrote_it_is_read_whole():
 @pytest.mark.parametrize("form, mark", [("tsv", "\t"), ("csv", ",")])
 def test_blank_lines_at_the_end_of_a_table_are_passed_over(form, mark):
     assert read(f"n{mark}text\n1{mark}x\n\n\n", form, "text") == [("x",)]
+
+
+@pytest.mark.parametrize("form, mark", [("tsv", "\t"), ("csv", ",")])
+def test_blank_lines_before_a_header_are_passed_over_and_before_rows_are_told(form, mark):
+    assert read(f"\n\nn{mark}text\n1{mark}x\n", form, "text") == [("x",)]
+    with pytest.raises(RositaError, match="in line 1 is blank; remove it"):
+        read(f"\n1{mark}x\n", form, "0")
 
 
 def test_numbers_and_booleans_of_json_are_the_texts_that_training_reads():

@@ -24,6 +24,7 @@ from rosita.stages.job import Job
 from rosita.stages.record import new_run
 from rosita.tasks import GLUE, Task
 from rosita.training.plan import Plan
+from rosita.training.state import save_state
 
 NUMBERS = Task(name="numbers", labels=None, metric="pearson_and_spearman", text_columns=(0,),
                label_column=1, header=False)  # fmt: skip
@@ -86,6 +87,26 @@ def test_a_state_outlives_a_setting_that_a_later_version_adds_unless_it_is_set(r
     assert len(hashes | {now.outcome_hash}) == 4
     halves = {"per_gpu_train_batch_size": 16, "gradient_accumulation_steps": 2}  # the same rows
     assert job(root, tmp_path / "out", **halves).run.outcome_hash == now.outcome_hash
+
+
+@pytest.mark.parametrize("is_noted", [True, False])  # by an earlier version it was not
+def test_the_best_model_on_disk_goes_on_with_the_evaluation_that_was_noted_with_it(
+    root, tmp_path, is_noted
+):
+    made = job(root, tmp_path / "out")
+    assert made.begin()
+    state = made._training(used=made.used)
+    state.progress.step = 1
+    save_state(state)
+    evaluation = {"kind": "dev", "step": 2, "metric": "matthews", "score": 2.0, "shape": "later"}
+    made.save(state.whole_model, evaluation=evaluation if is_noted else None)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.*")}
+
+    again = job(root, tmp_path / "out")
+    assert again.begin()
+    best = again.train(tmp_path / "log")
+    kept = (tmp_path / "out" / "model.safetensors").read_bytes() == files["model.safetensors"]
+    assert kept == is_noted == (best == evaluation)  # no score is above 2
 
 
 def test_a_dry_run_shows_the_plan_and_claims_nothing(root, tmp_path, capsys):

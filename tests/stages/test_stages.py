@@ -558,10 +558,40 @@ def test_a_model_of_another_task_or_of_a_run_that_was_cut_off_is_not_tested(chai
     (chain.tuned / "export.json").rename(chain.tuned / "run.json")
     assert sorted(chain.tuned.iterdir()) == before
 
+    asked = (*other[:-1], "--accept_changed", "--student_model", chain.tuned)
+    (chain.data / "dev.tsv").write_text("sentence\tlabel\nthe dog ran\t1\na cat sings\t0\n")
+    evaluate(*asked, "--output_dir", chain.models / "elsewhere")
+    assert read_json(chain.models / "elsewhere" / "eval_results.json")["rows"] == 2
+
     run = json.loads((chain.tuned / "run.json").read_text()) | {"finished": False}
     (chain.tuned / "run.json").write_text(json.dumps(run))
     with pytest.raises(RositaError, match="was cut off; run its command again"):
         evaluate(*chain.common, "--student_model", chain.tuned, "--do_eval")
+
+
+def test_dev_is_scored_at_the_length_that_the_model_was_trained_at(chain, capsys):
+    short = chain.models / "short"
+    chain.fine_tune("--max_seq_length", 4, "--output_dir", short, "--overwrite_output_dir")
+    by_hand = api.load(short, "CoLA")
+    found = {}
+    for length in (4, 64):
+        dev = encode_file(chain.data / "dev.tsv", GLUE["CoLA"], by_hand.tokenizer, length)
+        labels = torch.from_numpy(np.array(dev.labels))
+        logits = torch.from_numpy(predict(by_hand.model.eval(), dev, 8))
+        found[length] = torch.nn.functional.cross_entropy(logits, labels).item()
+    assert abs(found[4] - found[64]) > 1e-6
+    for score, name in (
+        (lambda: evaluate(*chain.common, "--student_model", short, "--do_eval"), "eval_results"),
+        (lambda: fine_tune(*chain.common, "--model_name_or_path", short, "--do_eval"),
+         "eval_results_cola"),
+        (lambda: distil(*chain.common, "--student_model", short, "--do_eval"), "eval_results"),
+    ):  # fmt: skip
+        score()
+        loss = read_json(short / f"{name}.json")["eval_loss"]
+        assert loss == pytest.approx(found[4], abs=1e-6)
+        (short / f"{name}.json").unlink()
+    evaluate(*chain.common, "--student_model", short, "--do_eval", "--max_seq_length", 64)
+    assert read_json(short / "eval_results.json")["eval_loss"] == pytest.approx(found[64], abs=1e-6)
 
 
 def test_a_folder_edited_since_it_was_made_is_refused_by_every_stage_unless_asked(chain):
