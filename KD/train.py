@@ -16,7 +16,7 @@ from typing import Any
 
 from rosita.cli import ArgumentParser, add_flags, is_first_process, run_script
 from rosita.config import KD, KDSettings
-from rosita.config_file import describe, from_text, load_config
+from rosita.config_file import describe, is_on, load_config
 from rosita.deploy.rows import trained_length
 from rosita.errors import RositaError
 from rosita.provenance import require_finished, resolve_folder
@@ -162,7 +162,7 @@ def parse_args(argv: list[str] | None) -> tuple[Task, dict[str, str], str | None
 
 def read_settings(task: Task, flags: dict[str, str], config: str | None) -> KDSettings:
     """The settings of this run; paths in the JSON file are relative to KD/."""
-    if from_text(KDSettings, "compute_taylor", flags.get("compute_taylor", "False")):
+    if is_on(KDSettings, flags, "compute_taylor"):
         flags = {"num_train_epochs": "1"} | flags
     return load_config(KDSettings, task, flags, config, KD)
 

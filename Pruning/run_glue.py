@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from rosita.cli import ArgumentParser, add_flags, is_first_process, run_script
 from rosita.config import FineTuneSettings
-from rosita.config_file import describe, from_text, load_config
+from rosita.config_file import describe, is_on, load_config
 from rosita.deploy.rows import trained_length
 from rosita.errors import RositaError
 from rosita.files import read_json
@@ -109,7 +109,7 @@ def parse_args(argv: list[str] | None) -> tuple[Task, FineTuneSettings, dict[str
     task = find_task(flags.pop("task_name"))
     if "num_train_epochs" not in flags:
         flags["num_train_epochs"] = default_epochs(task, flags)
-    if is_on(flags, "fp16"):
+    if is_on(FineTuneSettings, flags, "fp16"):
         flags["precision"] = "fp16"
     flags.pop("fp16", None)
     settings = load_config(FineTuneSettings, task, NO_OUTPUT | flags)
@@ -131,14 +131,9 @@ def parse_args(argv: list[str] | None) -> tuple[Task, FineTuneSettings, dict[str
 
 def default_epochs(task: Task, flags: dict[str, str]) -> str:
     """5 epochs; 20 for a pruned CoLA model; one pass for scores."""
-    if is_on(flags, "compute_taylor"):
+    if is_on(FineTuneSettings, flags, "compute_taylor"):
         return "1"
-    return "20" if is_on(flags, "is_prun") and task.name == "CoLA" else "5"
-
-
-def is_on(flags: dict[str, str], switch: str) -> bool:
-    """Whether the command line turns a switch on; `RositaError` for a text that is no switch."""
-    return from_text(FineTuneSettings, switch, flags.get(switch, "False"))
+    return "20" if is_on(FineTuneSettings, flags, "is_prun") and task.name == "CoLA" else "5"
 
 
 def check_is_prun(source: Path, task: Task, settings: FineTuneSettings) -> None:

@@ -39,7 +39,7 @@ def load_config(
         values |= _json_values(kind, Path(path), task, Path(base))
     sources = {name: f"{path} [{task.name}] {name}" for name in values}
     for name, value in flags.items():
-        values[name] = from_text(kind, name, value) if isinstance(value, str) else value
+        values[name] = _from_text(kind, name, value) if isinstance(value, str) else value
         sources[name] = f"--{name}"
     try:
         return kind.model_validate(values, strict=True)
@@ -93,8 +93,12 @@ def _json_values(kind: type[BaseModel], path: Path, task: Task, base: Path) -> d
     return values
 
 
-def from_text(kind: type[BaseModel], name: str, text: str) -> Any:
-    """The value of a setting that the command line gives as a text; `RositaError` if it is none."""
+def is_on(kind: type[BaseModel], flags: Mapping[str, str], switch: str) -> bool:
+    """Whether the command line turns a switch on; `RositaError` for a text that is no switch."""
+    return _from_text(kind, switch, flags.get(switch, "False"))
+
+
+def _from_text(kind: type[BaseModel], name: str, text: str) -> Any:
     if text.lower() == "none" and not kind.model_fields[name].is_required():
         default = kind.model_fields[name].default
         if default is None:

@@ -737,7 +737,7 @@ def test_a_pruning_within_the_warm_up_which_would_hold_the_rate_down_is_refused(
              "--keep_layers", 2, "--ffn_hidden_dim", 48, "--emb_hidden_dim", -1,
              "--prun_period_proportion", 0.1, "--train_batch_size", 8)  # fmt: skip
     with pytest.raises(RositaError, match="comes within the warm-up .* warmup_proportion 0"):
-        chain.distil(*flags, "--warmup_proportion", 0.1)
+        chain.distil(*flags, "--warmup_proportion", 0.2)
     chain.distil(*flags, "--warmup_proportion", 0)
 
 
