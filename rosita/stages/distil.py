@@ -249,6 +249,11 @@ def check_pair(teacher: TaskModel, student: TaskModel, settings: KDSettings) -> 
             f"{name} needs labels, and {student.task.name} has none in train (train_labelled is"
             " false); leave it out"
         )
+    if student.task.is_regression and settings.temperature != 1:
+        raise RositaError(
+            f"temperature softens the logits of labels, and {student.task.name} is a regression;"
+            " leave it out"
+        )
     one_step = not settings.depth_or_width and not settings.compute_taylor
     if settings.target and one_step and student.shape != settings.target:
         raise RositaError(

@@ -178,6 +178,13 @@ def test_a_teacher_of_another_width_teaches_its_logits_from_the_cache(pair, data
     np.testing.assert_allclose(np.load(kept), expected, atol=0.05)  # it may run in bf16
 
 
+def test_a_temperature_is_refused_where_there_are_no_logits_of_labels(tmp_path):
+    bert = make_bert(tmp_path / "bert")
+    two = [api.load(bert, "STS-B", new_classifier=True) for _ in range(2)]
+    with pytest.raises(RositaError, match="STS-B is a regression; leave it out"):
+        api.distil(*two, tmp_path, pred_distill=True, temperature=2.0, max_seq_length=32)
+
+
 def test_a_teacher_that_reads_texts_otherwise_or_shorter_ones_is_refused(pair, data, tmp_path):
     folder = tmp_path / "cased"
     pair["teacher"].save(folder)
