@@ -203,8 +203,11 @@ EXPERIMENTS = [
           learning_rate=1e-4, renewed_layers=1),
     tuned("CoLA", "1e-4_layer_decay", "peak rate 1e-4, each layer at 0.8 of that of the one above",
           learning_rate=1e-4, layer_decay=0.8),
-    tuned("MRPC", "5e-5", "peak rate 5e-5", learning_rate=5e-5),
-    tuned("STS-B", "5e-5", "peak rate 5e-5", learning_rate=5e-5),
+    *(line for task in ("MRPC", "STS-B") for line in (
+        tuned(task, "5e-5", "peak rate 5e-5", learning_rate=5e-5),
+        tuned(task, "2e-4", "peak rate 2e-4", learning_rate=2e-4),
+        tuned(task, "1e-4_10_epochs", "10 epochs", num_train_epochs=10),
+    )),
     tuned("RTE", "1e-4_10_epochs", "peak rate 1e-4, 10 epochs", learning_rate=1e-4,
           num_train_epochs=10),
     tuned("RTE", "5e-5_10_epochs", "10 epochs, warm-up", num_train_epochs=10, warmup_steps=69),
