@@ -37,7 +37,7 @@ from records import (
     weights_of,
 )
 from rosita.checkpoint import load_model
-from rosita.cli import ArgumentParser, run_script
+from rosita.cli import ArgumentParser, amount, run_script
 from rosita.data.encode import encode_file
 from rosita.deploy.latency import machine, weights_bytes
 from rosita.errors import RositaError, nearest
@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
     if waiting:
         run_side_by_side(waiting, args.jobs, MODELS / "logs")
     for task in args.tasks if args.serving and not args.dry_run else []:
-        measure_serving(task, args.results)
+        measure_serving(task, args.results, args.serving)
 
 
 def choose(args: argparse.Namespace) -> list[tuple[Experiment, str, int]]:
@@ -235,7 +235,7 @@ def this_machine() -> dict[str, object]:
     }
 
 
-def measure_serving(task: str, results: Path) -> None:
+def measure_serving(task: str, results: Path, seconds: float) -> None:
     """Time the settings' models and the best one, as far as they are here, in every format."""
     records = read_records(results)
     groups = [best_of(records, task), *groups_of(records, task, "settings").values()]
@@ -254,7 +254,8 @@ def measure_serving(task: str, results: Path) -> None:
         return
     output = MODELS / task / "serving"
     run_checked("Deploy/benchmark.py", "--models", *models, "--batch_sizes", 1, "--lengths", 32,
-                "--data_dir", REPOSITORY / "data" / task, "--output_dir", output)  # fmt: skip
+                "--data_dir", REPOSITORY / "data" / task, "--output_dir", output,
+                "--seconds", seconds)  # fmt: skip
     report = read_json(output / "benchmark.json")
     rows = [row | {"model": models[row["model"]]} for row in report["rows"]]
     write_json(served, {"machine": report["machine"], "rows": rows})
@@ -351,7 +352,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--names", type=words, help="these experiments only")
     add("--seeds", type=numbers, default=[1, 2, 3])
     add("--results", type=Path, default=REPOSITORY / "experiments" / "minilm")
-    add("--serving", action="store_true", help="then time the settings' models and the best")
+    add("--serving", nargs="?", type=amount, const=3.0, metavar="SECONDS",
+        help="then time the settings' models and the best, each format so long (3)")  # fmt: skip
     add("--jobs", type=int, default=1, help="experiments at once, of as many tasks (1)")
     add("--dry_run", action="store_true", help="list what would run")
     args = parser.parse_args(argv)

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -365,6 +366,8 @@ def test_the_interval_over_rows_and_seeds_is_of_all_models_that_are_here_and_mar
         return found, score(task, found, labels), labels
 
     monkeypatch.setattr(reproduce, "scores_of", answers)
+    bootstrap = partial(paired_bootstrap, draws=100)
+    monkeypatch.setattr(reproduce, "paired_bootstrap", bootstrap)
     (tmp_path / "models" / "SST-2" / "20k" / "bert_ft-1").mkdir(parents=True)
     flags = ["--results", str(tmp_path / "results"), "--output", str(tmp_path / "RESULTS.md")]
     for seed, found in logits.items():
@@ -377,7 +380,7 @@ def test_the_interval_over_rows_and_seeds_is_of_all_models_that_are_here_and_mar
         run.write_text(json.dumps({"weights": f"checksum {seed}" if seed < 3 else "of another"}))
         reproduce.add_interval_over_seeds(experiment, "SST-2", tmp_path / "results")
     last = records.read_records(tmp_path / "results")[1:]
-    interval = paired_bootstrap(task, [logits[1], logits[2]], teacher, labels)
+    interval = bootstrap(task, [logits[1], logits[2]], teacher, labels)
     assert last[0]["over_seeds"]["difference_95"] == list(interval)
     assert "over_seeds" not in last[1]
     results.main(flags)
@@ -385,9 +388,7 @@ def test_the_interval_over_rows_and_seeds_is_of_all_models_that_are_here_and_mar
     run.write_text(json.dumps({"weights": "checksum 3"}))
     reproduce.add_interval_over_seeds(experiment, "SST-2", tmp_path / "results")
     results.main(flags)
-    low, high = (
-        100 * bound for bound in paired_bootstrap(task, list(logits.values()), teacher, labels)
-    )
+    low, high = (100 * bound for bound in bootstrap(task, list(logits.values()), teacher, labels))
     assert f"| {low:+.1f} to {high:+.1f} † |" in (tmp_path / "RESULTS.md").read_text()
 
 
@@ -736,7 +737,7 @@ def test_an_experiment_runs_from_teacher_to_record_and_a_second_call_runs_nothin
     (data / "dev.tsv").write_text("".join(dev[:10] + [f"new-{line}" for line in dev[10:]]))
     for command in (("init", "-q"), ("add", "."), ("commit", "-qm", "a copy")):
         git(sandbox, *command)
-    flags = ("--tasks", "CoLA", "--names", "setting1,3e-5", "--seeds", 1, "--serving",
+    flags = ("--tasks", "CoLA", "--names", "setting1,3e-5", "--seeds", 1, "--serving", 0.2,
              "--jobs", 2, "--results", tmp_path / "results")  # fmt: skip
     environment = pytest.MonkeyPatch()
     environment.setenv("PYTHONPATH", str(sandbox))  # the copy's rosita/, for the scripts' children
