@@ -21,7 +21,7 @@ from rosita.cli import ArgumentParser, add_flags, run_script
 from rosita.config import setting
 from rosita.config_file import load_config
 from rosita.deploy.formats import EXPORTED, check_export_folder, parse_formats
-from rosita.deploy.rows import trained_length
+from rosita.deploy.rows import with_trained_length
 from rosita.errors import RositaError
 from rosita.fetch.sources import Access, check_publish, redact
 from rosita.provenance import read_run, require_finished, resolve_folder
@@ -79,8 +79,7 @@ def parse_args(argv: list[str] | None) -> tuple[Task, ExportSettings]:
     flags = vars(parser.parse_args(argv))
     name = flags.pop("task_name") or own_task(flags.get("model"))
     task = find_task(name)
-    trained = trained_length(resolve_folder(flags["model"])) if "model" in flags else {}
-    return task, load_config(ExportSettings, task, trained | flags)
+    return task, load_config(ExportSettings, task, with_trained_length(flags, "model"))
 
 
 def own_task(model: str | None) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from rosita.cli import ArgumentParser, add_flags, run_script
 from rosita.config import TestSettings
 from rosita.config_file import load_config
-from rosita.deploy.rows import trained_length
+from rosita.deploy.rows import with_trained_length
 from rosita.errors import RositaError
 from rosita.provenance import resolve_folder
 from rosita.tasks import find_task
@@ -29,10 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     add_flags(parser, TestSettings)
     flags = vars(parser.parse_args(argv))
     task = find_task(flags.pop("task_name"))
-    trained = {}
-    if "student_model" in flags:
-        trained = trained_length(resolve_folder(flags["student_model"]))
-    settings = load_config(TestSettings, task, trained | flags)
+    settings = load_config(TestSettings, task, with_trained_length(flags, "student_model"))
     if not (settings.do_eval or settings.do_predict):
         raise RositaError("nothing to do: give --do_eval, --do_predict or both")
 

@@ -18,9 +18,8 @@ from records import difference_95
 
 DARK, PALE, GRID = "#1f3a5f", "#c6d6e8", "#eeeeee"
 COLOURS = ("#1b6ca8", "#c1440e", "#3a7d44", "#7b4ea3", "#a07b00")  # of tasks
-LOWEST = (
-    75  # % kept: what lies below is an arrow with its number, so that the rest can be told apart
-)
+# % kept: what lies below is an arrow with its number, so that the rest can be told apart
+LOWEST = 75
 
 
 def draw_lines(path: Path, groups: dict[str, list[dict]], title: str, shares: bool) -> None:

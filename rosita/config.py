@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
@@ -340,7 +341,7 @@ class KDSettings(LoopSettings):
             raise ValueError("set pred_distill or repr_distill, or both: there is no other loss")
         if self.train_batch_size % self.gradient_accumulation_steps:
             raise ValueError("train_batch_size must be a multiple of gradient_accumulation_steps")
-        shape = ("keep_heads", "keep_layers", "ffn_hidden_dim", "emb_hidden_dim")
+        shape = [part.name for part in fields(Shape)]
         given = [name for name in shape if getattr(self, name) is not None]
         if self.depth_or_width and not given:
             raise ValueError(f"depth_or_width needs {', '.join(shape)}")

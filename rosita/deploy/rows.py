@@ -8,7 +8,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rosita.errors import RositaError
-from rosita.provenance import read_run
+from rosita.provenance import read_run, resolve_folder
 from rosita.tasks import GLUE, Task
 
 
@@ -56,6 +56,11 @@ def trained_length(folder: Path) -> dict[str, int]:
     """The setting max_seq_length as a model was trained with it; {} if its record does not say."""
     length = Rows.of_folder(folder).max_seq_length
     return {} if length is None else {"max_seq_length": length}
+
+
+def with_trained_length(flags: dict[str, Any], model: str) -> dict[str, Any]:
+    """`flags`, and where they lack it max_seq_length as the model of the flag `model` has it."""
+    return (trained_length(resolve_folder(flags[model])) if model in flags else {}) | flags
 
 
 def _identity(run: dict[str, Any]) -> dict[str, Any]:

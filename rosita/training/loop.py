@@ -247,7 +247,8 @@ class Training:
         if schedule.keep_optimizer:
             moments = surviving_moments(self.student, self.optimizer, cut, rotated)
         self.use(cut.of_model(self.whole_model, rotated))
-        put_moments(self.student, self.optimizer, moments, self.settings.bias_correction)
+        counted = self.settings.bias_correction
+        put_moments(self.student, self.optimizer, moments, counted=counted)
         if not moments:
             self.progress.moment_steps = 0
         self.progress.anchor_step, self.progress.anchor_rate = step - 1, rate
