@@ -20,7 +20,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ from records import (
 )
 from rosita.checkpoint import load_model
 from rosita.cli import ArgumentParser, amount, run_script
+from rosita.config import Precision
 from rosita.data.encode import encode_file
 from rosita.deploy.latency import machine, weights_bytes
 from rosita.errors import RositaError, nearest
@@ -72,10 +73,10 @@ def main(argv: list[str] | None = None) -> None:
         if args.dry_run:
             continue
         if not known and args.jobs > 1:
-            waiting.append(job(experiment, task, seed, args.results))
+            waiting.append(job(experiment, task, seed, args.results, args.precision))
             continue
         if not known:
-            run_experiment(experiment, task, seed, args.results)
+            run_experiment(experiment, task, seed, args.results, args.precision)
         add_interval_over_seeds(experiment, task, args.results)
     if waiting:
         run_side_by_side(waiting, args.jobs, MODELS / "logs")
@@ -129,18 +130,24 @@ def _turn(records: list[dict], chosen: tuple[Experiment, str, int]) -> tuple[boo
     return experiment.table != "settings", hours
 
 
-def job(experiment: Experiment, task: str, seed: int, results: Path) -> Job:
+def job(experiment: Experiment, task: str, seed: int, results: Path, precision: Precision) -> Job:
     """One experiment as a process of its own."""
     flags = {"tasks": task, "tables": experiment.table, "names": experiment.name, "seeds": seed}
     words = [f"--{name}={value}" for name, value in flags.items()]
-    command = (sys.executable, __file__, *words, f"--results={results}")
-    return Job(task, f"{task}-{experiment.table}-{experiment.name}-{seed}", command)
+    how = (f"--results={results}", f"--precision={precision}")
+    return Job(
+        task,
+        f"{task}-{experiment.table}-{experiment.name}-{seed}",
+        (sys.executable, __file__, *words, *how),
+    )
 
 
-def run_experiment(experiment: Experiment, task: str, seed: int, results: Path) -> None:
+def run_experiment(
+    experiment: Experiment, task: str, seed: int, results: Path, precision: Precision = "auto"
+) -> None:
     """Run the chain, score teacher and student on dev, write the record."""
     made_by = {"commit": commit(REPOSITORY), "machine": this_machine()}  # as the chain begins
-    lab = StageLab(task, experiment.data, seed)
+    lab = StageLab(task, experiment.data, seed, precision)
     lab.hold_out()
     model = experiment.chain(lab)
     ran = dict(lab.ran)  # what led to this model, and it last
@@ -355,6 +362,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--serving", nargs="?", type=amount, const=3.0, metavar="SECONDS",
         help="then time the settings' models and the best, each format so long (3)")  # fmt: skip
     add("--jobs", type=int, default=1, help="experiments at once, of as many tasks (1)")
+    add("--precision", choices=get_args(Precision), default="auto",
+        help="of stages that are still to run (auto: bf16 where it is faster)")  # fmt: skip
     add("--dry_run", action="store_true", help="list what would run")
     args = parser.parse_args(argv)
     if args.jobs < 1:

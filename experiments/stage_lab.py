@@ -11,6 +11,7 @@ from typing import Any
 
 from hold_out import write_rows
 from rosita import api
+from rosita.config import Precision
 from rosita.data.tsv import TsvFile
 from rosita.errors import RositaError
 from rosita.provenance import read_run
@@ -50,6 +51,7 @@ class StageLab:
     task: str
     data: str  # full or 20k
     seed: int
+    precision: Precision = "auto"  # of stages that compute; a model that is there is taken as it is
     ran: dict[Path, dict[str, Any]] = field(default_factory=dict)  # the chain: folder -> settings
 
     def __post_init__(self) -> None:
@@ -78,6 +80,7 @@ class StageLab:
     ) -> Path:
         folder, seed = self._folder(name, seed), seed or self.seed
         settings = {**FINE_TUNE[self.task, self.data], **settings, "seed": seed}
+        settings["precision"] = self.precision
         how = {**settings, "renewed_layers": renewed_layers} if renewed_layers else settings
         if self._runs(folder, how):
             start = self._load(source, seed)
@@ -87,6 +90,7 @@ class StageLab:
 
     def score(self, model: Path, teacher: Path | None = None, **settings: Any) -> None:
         """Taylor scores by the labels, or by the logits of a teacher."""
+        settings["precision"] = self.precision
         if self._runs(model / "taylor_score", settings):
             start = self._load(model)
             if teacher:
@@ -141,6 +145,7 @@ class StageLab:
             "eval_step": 400,
             **settings,
             "seed": seed,
+            "precision": self.precision,
             "config": CONFIGS / f"config_{config}.json",
         }
         if self._runs(folder, settings):

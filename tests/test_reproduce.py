@@ -26,6 +26,7 @@ from rosita.data.tsv import TsvFile
 from rosita.errors import RositaError
 from rosita.evaluation import paired_bootstrap, score
 from rosita.provenance import read_run
+from rosita.runtime import auto_takes_bf16
 from rosita.tasks import GLUE
 from rosita.training.loop import Training
 
@@ -589,7 +590,8 @@ def test_the_records_of_the_recipe_have_the_settings_of_its_config():
     for one in taught:
         config = load_config(KDSettings, GLUE[one["task"]], {}, path, path.parent).model_dump()
         used = one["stages"][-1]["settings"]
-        shared = config.keys() & used.keys() - {"seed", "teacher_cache_gb", "do_lower_case"}
+        how = {"seed", "precision", "teacher_cache_gb", "do_lower_case"}
+        shared = config.keys() & used.keys() - how
         assert len(shared) > 30
         assert {name: used[name] for name in shared} == {name: config[name] for name in shared}
 
@@ -737,8 +739,9 @@ def test_an_experiment_runs_from_teacher_to_record_and_a_second_call_runs_nothin
     (data / "dev.tsv").write_text("".join(dev[:10] + [f"new-{line}" for line in dev[10:]]))
     for command in (("init", "-q"), ("add", "."), ("commit", "-qm", "a copy")):
         git(sandbox, *command)
+    precision = "fp32" if auto_takes_bf16(no_cuda=False) else "bf16"  # what is not taken unasked
     flags = ("--tasks", "CoLA", "--names", "setting1,3e-5", "--seeds", 1, "--serving", 0.2,
-             "--jobs", 2, "--results", tmp_path / "results")  # fmt: skip
+             "--jobs", 2, "--results", tmp_path / "results", "--precision", precision)  # fmt: skip
     environment = pytest.MonkeyPatch()
     environment.setenv("PYTHONPATH", str(sandbox))  # the copy's rosita/, for the scripts' children
     with environment.context():
@@ -750,6 +753,9 @@ def test_an_experiment_runs_from_teacher_to_record_and_a_second_call_runs_nothin
     assert made["commit"] == git(sandbox, "rev-parse", "HEAD")
     assert made["machine"]["cpu"] and isinstance(made["machine"]["bf16"], bool)
     assert [stage["stage"] for stage in made["stages"]] == STAGES
+    computed = [stage for stage in made["stages"] + tuned["stages"] if "arithmetic" in stage]
+    assert len(computed) == 4  # tuned, scored, distilled; tuned otherwise
+    assert all(stage["arithmetic"].endswith(f" in {precision}") for stage in computed)
     assert made["train_rows"] + 1000 <= 1040
     assert made["stages"][-1]["shape"] == "a2_l4_f256_e64" and made["dev_rows"] == 20
     assert 0 <= made["agreement"] <= 1 and tuned["agreement"] <= 1
