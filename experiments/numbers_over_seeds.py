@@ -38,6 +38,16 @@ def agreements(found: list[dict]) -> list[float]:
     return [100 * record["agreement"] for record in found if "agreement" in record]
 
 
+def arithmetic(found: list[dict]) -> str:
+    """What the last stage was computed in, `fp32`, or of each seed, `fp32; bf16`; a dash where it
+    is not noted; nothing if no record has it.
+    """
+    noted = [r["stages"][-1].get("arithmetic", " –").rpartition(" ")[2] for r in found]
+    if len(set(noted)) == 1:
+        return noted[0].strip("–")
+    return "; ".join(noted)
+
+
 # What a line of a table says of its records, by the name that findings.md calls it.
 NUMBERS = {
     "held_out": lambda found: spread(held_out(found)),

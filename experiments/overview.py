@@ -56,10 +56,10 @@ READING = """## How to read the tables
   counted.
 - CoLA's dev has sentences of the books and papers that train quotes too ("known sources") and of
   others ("new ones"); the scores of the two parts are given for the later runs only.
-- Records differ in what the scripts of their commit do beside the settings: in pools of 50 or of up
-  to 200 batches that are sorted by length together, and in bf16 or fp32. Those of MRPC, STS-B, RTE
-  and CoLA's settings are in fp32; "training as published" is in bf16, but for seed 3 of Setting 4;
-  the older ones do not say it.
+- Records differ in what the scripts of their commit do beside the settings: in pools of 50 or of
+  up to 200 batches that are sorted by length together, and in bf16 or fp32. "arithmetic" is that
+  of the last stage, of each seed where they differ; older records do not have it. "Training as
+  published" is in bf16, but for seed 3 of Setting 4.
 
 A record is a line of `experiments/minilm/records.jsonl`, one a seed: its scores to all digits, the
 commit and the machine that made it, its stages. Each of these is a line of

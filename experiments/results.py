@@ -19,7 +19,7 @@ from textwrap import fill
 
 from experiments import EXPERIMENTS, FIVE, REFERENCES, TABLES
 from figures import draw_lines, draw_summary
-from numbers_over_seeds import NUMBERS, difference
+from numbers_over_seeds import NUMBERS, arithmetic, difference
 from overview import (
     HEAD,
     READING,
@@ -46,9 +46,10 @@ SHARED = {
     "teacher": "teacher {}",
     "million parameters": "{} million parameters",
     "MB": "{} MB",
+    "arithmetic": "in {}",
     "seeds": "seed {}",
 }
-LEFT = ("", "what", "trained on", "seeds")  # columns of text
+LEFT = ("", "what", "trained on", "arithmetic", "seeds")  # columns of text
 PARTS_OF_COLA = {"known": "on known sources", "new": "on new ones"}
 
 
@@ -187,7 +188,7 @@ def table_lines(table: str, groups: dict[str, list[dict]]) -> list[str]:
         parts = {**parts, "agreement": "agreement"}
     lines = [["", "what", "trained on", "held out", f"dev {records[0]['metric']}", *parts.values(),
               "teacher", "kept", "difference, 95 %", "million parameters", "MB", "hours",
-              "seeds"]]  # fmt: skip
+              "arithmetic", "seeds"]]  # fmt: skip
     for found in sorted(groups.values(), key=lambda found: -mean(held_out(found))):
         first, last = found[0], found[0]["stages"][-1]
         lines.append(
@@ -204,16 +205,24 @@ def table_lines(table: str, groups: dict[str, list[dict]]) -> list[str]:
                 f"{last['parameters'] / 1e6:.1f}",
                 f"{first['bytes'] / 1e6:.1f}",
                 f"{mean(record['hours'] for record in found):.2f}",
+                arithmetic(found),
                 NUMBERS["seeds"](found),
             ]
         )
     if table == "teacher":  # a share of another run of itself says nothing
-        at = lines[0].index("kept")
-        lines = [line[:at] + line[at + 1 :] for line in lines]
+        lines = without(lines, "kept")
+    if not any(arithmetic(found) for found in groups.values()):
+        lines = without(lines, "arithmetic")
     shared, lines = take_out_shared(lines)
     rules = ["---" if heading in LEFT else "---:" for heading in lines[0]]
     caption = [f"All lines: {', '.join(shared)}.", ""] if shared else []
     return [*caption, *(f"| {' | '.join(cells)} |" for cells in [lines[0], rules, *lines[1:]])]
+
+
+def without(lines: list[list[str]], heading: str) -> list[list[str]]:
+    """The lines without the column of that heading, which the first line has."""
+    at = lines[0].index(heading)
+    return [line[:at] + line[at + 1 :] for line in lines]
 
 
 def take_out_shared(lines: list[list[str]]) -> tuple[list[str], list[list[str]]]:

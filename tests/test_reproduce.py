@@ -408,6 +408,31 @@ def test_lines_are_sorted_by_their_held_out_score_and_the_line_of_another_table_
     assert [name for name, _ in names] == ["dropout_0", "**setting1**", "labels"]
 
 
+def test_a_table_says_in_what_arithmetic_its_lines_are_once_or_of_each_seed_where_they_differ(
+    tmp_path,
+):
+    def table_of(noted: list[str | None]) -> list[str]:
+        for seed, arithmetic in enumerate(noted, 1):
+            one = record("setting1", seed, 0.85)
+            if arithmetic:
+                one["stages"][-1]["arithmetic"] = f"on cpu in {arithmetic}"
+            records.add_record(tmp_path / "results", one)
+        results.main(["--results", str(tmp_path / "results"), "--output", str(tmp_path / "R.md")])
+        text = (tmp_path / "R.md").read_text().split("--tables settings`")[1]
+        return [line for line in text.splitlines() if line.startswith(("All lines", "|"))]
+
+    caption, heading, *_ = table_of([None, None])
+    assert "in fp32" not in caption and "arithmetic" not in heading
+    caption, heading, *_ = table_of(["fp32", "fp32"])
+    assert caption.endswith(", in fp32, seed 1, 2.") and "arithmetic" not in heading
+    caption, *_ = table_of([None, "bf16", "fp32"])
+    assert caption.endswith(", in –; bf16; fp32, seed 1, 2, 3.")
+    records.add_record(tmp_path / "results", record("no_kd", 1, 0.80))
+    _, heading, _, *lines = table_of([None, "bf16", "fp32"])
+    assert heading.endswith("| hours | arithmetic | seeds |")
+    assert [line.split(" | ")[-2] for line in lines] == ["", "–; bf16; fp32"]
+
+
 def test_the_first_table_has_each_task_once_marks_a_second_teacher_and_the_top_says_where_it_stands(
     tmp_path,
 ):
