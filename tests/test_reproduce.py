@@ -19,6 +19,7 @@ import pytest
 import torch
 from conftest import REPOSITORY, WORDS, make_bert, python, run_script, sentences, write_cola
 from test_readme import IGNORED
+from test_shell import Checkout
 
 from rosita.config import KDSettings
 from rosita.config_file import load_config
@@ -605,6 +606,18 @@ def test_a_chain_that_ctrl_c_ends_goes_on_where_it_was(lab, tmp_path, monkeypatc
     assert seen == list(range(1, 16))  # no step twice, and no other stage ran again
     assert (cut / "model.safetensors").read_bytes() == whole
     assert [read_run(folder)["stage"] for folder in dict.fromkeys(lab.ran)] == STAGES
+
+
+@pytest.mark.parametrize("task", reproduce.FIVE)
+def test_the_settings_scripts_tune_a_small_bases_teacher_as_its_results_are_made(task, tmp_path):
+    checkout = Checkout(tmp_path)
+    checkout.config(num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+    _, called = checkout.run("scripts/setting1.sh", task)
+    words = called[0].split()
+    chosen = stage_lab.FINE_TUNE[task, "20k" if task in stage_lab.LARGE else "full"]
+    for name in ("learning_rate", "num_train_epochs"):
+        assert float(words[words.index(f"--{name}") + 1]) == chosen[name]
+    assert "--warmup_steps" not in words and "warmup_steps" not in chosen
 
 
 def test_the_records_of_the_recipe_have_the_settings_of_its_config():
