@@ -236,7 +236,7 @@ EXPERIMENTS = [
     at_its_best("CoLA", "plain_30_large_layers", "plain_30_no_dropout, more of the layers:"
                 " a4_l4_f512_e26", "a4_l4_f512_e26", dropout=0),
     at_its_best("CoLA", "always_30_edits", "30 epochs, each one with fresh replacements, half of"
-                " the rows with words deleted, inserted, moved or exchanged besides",
+                " the rows edited besides, no dropout",
                 fresh_augmentation="always", aug_edits=0.5, dropout=0),
     at_its_best("CoLA", "always_30_edits_large_layers", "always_30_edits with more of the layers:"
                 " a4_l4_f512_e26", "a4_l4_f512_e26", fresh_augmentation="always", aug_edits=0.5,

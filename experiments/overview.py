@@ -32,34 +32,35 @@ READING = """## How to read the tables
   the longer the run. Lines are sorted by it, best first; one in bold is of another table, to
   compare with.
 - **dev** is all of GLUE's dev set, read once for each model, after its training; no step and no
-  best model is chosen by it. "teacher" is the model that taught, on the same dev rows, tuned on
-  the same training data; "kept" is dev by teacher. Standard errors of one score, in points, on dev
-  (and held out): SST-2 1.2 (0.6), CoLA 3 (3), MRPC 2 (2), STS-B 0.7 (1), RTE 3 (3); as a share of
-  a low score they are more: 10 % on CoLA.
-- Names: `a2_l4_f256_e64` has 2 heads, 4 layers, 256 FFN units and an embedding of rank 64; it is
-  the shape where none is said. `bert_ft` is the base tuned on the task, Taylor scores are weight x
-  gradient, the representation loss is that of the hidden states. "Fresh replacements" are words
-  exchanged for GloVe neighbours anew in each epoch; "edited" sentences have words deleted,
-  inserted, moved or exchanged.
+  best model is chosen by it. "teacher" is bert_ft, tuned on the same training data, on the same
+  dev rows: it taught the line, in Settings 2 to 4 through bert_student; a line without KD is
+  compared with it. "kept" is dev divided by teacher. Standard errors of one score, in points, on
+  dev (and held out): SST-2 1.2 (0.6 or more, as several rows are parts of one sentence), CoLA 3
+  (3), MRPC 2 (2), STS-B 0.7 (1), RTE 3 (3); as a share of a low score they are more: 10 % on CoLA.
+- In brackets after a value: what the line in bold has. Names: `a2_l4_f256_e64` has 2 heads, 4
+  layers, 256 FFN units and an embedding of rank 64; it is the shape where none is said. `bert_ft`
+  is the base tuned on the task, Taylor scores are weight x gradient, the representation loss is
+  that of the hidden states. "Fresh replacements" are words exchanged for GloVe neighbours anew in
+  each epoch; "edited" sentences have words deleted, inserted, moved or exchanged.
 - "agreement" is the share of dev rows, in percent, that student and teacher answer alike, right or
   wrong (STS-B: Pearson's correlation of their answers): how much of this teacher the student has
-  taken on, whatever the teacher is worth. Only later runs have it.
+  taken on, whatever the teacher is worth. Older records lack it; all of SST-2's do.
 - The interval is that of the difference to the teacher, in points: a 95 % paired bootstrap, over
   dev rows and the line's seeds together where it has a †, else over dev rows, of each seed. Between
   two students no interval is measured.
-- Deviations are over student seeds: of two they say little, and they leave out the error from the
-  rows, which mostly is larger. Differences within a standard error or two are noise. A line
-  of one seed next to a mean of three is best compared with that line's first seed.
+- ± is the standard deviation over student seeds: of two it says little, and it leaves out the error
+  from the rows, which mostly is larger. One teacher, one bert_student and, in Setting 1, one cut
+  serve all seeds: neither ± nor interval has their error (CoLA's two teachers are three points
+  apart). Differences within one or two standard errors of a score are noise. A line of one seed
+  next to a mean of three is best compared with that line's first seed.
 - Hours are those of all stages that lead to the model, shared ones included, by the wall clock, on
   one core each where a record says it. The same stage took up to six times as long beside other
-  work and in other arithmetic: they are an order of magnitude. Writing an augmented file is not
-  counted.
+  work: they are an order of magnitude. Writing an augmented file is not counted.
 - CoLA's dev has sentences of the books and papers that train quotes too ("known sources") and of
   others ("new ones"); the scores of the two parts are given for the later runs only.
-- Records differ in what the scripts of their commit do beside the settings: in pools of 50 or of
-  up to 200 batches that are sorted by length together, and in bf16 or fp32. "arithmetic" is that
-  of the last stage, of each seed where they differ; older records do not have it. "Training as
-  published" is in bf16, but for seed 3 of Setting 4.
+- Older scripts sort rows by length among 50 batches, newer ones among up to 200. "arithmetic" is
+  that of the last stage, of each seed where they differ; older records do not have it. "Training
+  as published" is in bf16, but for the last stages of Setting 4, seed 3.
 
 A record is a line of `experiments/minilm/records.jsonl`, one a seed: its scores to all digits, the
 commit and the machine that made it, its stages. Each of these is a line of
@@ -69,24 +70,29 @@ commit and the machine that made it, its stages. Each of these is a line of
     grep '"key":"SST-2/20k/setting1-1@' experiments/minilm/stages-SST-2-20k-1.jsonl
 
 To run a line again beside its record, with MiniLM, GloVe and GLUE in place (without `--results` a
-line that has a record does not run again; the same seed on another machine, or in other
-arithmetic, gives another model: half a point apart on SST-2, one at most of six pairs, and three
-on CoLA, of one pair):
+line that has a record does not run again; `--precision fp32` asks for that arithmetic, whatever
+the machine would take):
 
     python experiments/reproduce.py --tasks SST-2 --names setting1 --seeds 1 --results models/again
+
+In fp32 the teachers of MRPC, STS-B and RTE came out bit for bit the same on a second Intel
+machine, by later scripts. In other arithmetic, or by scripts that draw batches otherwise, the same
+seed gives another model: on dev half a point apart on SST-2, one at most of six pairs, three on
+CoLA, of one pair.
 """
 TEACHERS = """## The teachers
 
 Dev scores, ours (of how many seeds), beside those published of MiniLM with 6 layers of 384 (the
 paper's, mean of 4 runs) and of DistilBERT. **Ours is another model**: all-MiniLM-L6-v2 has every
-second layer of the MiniLM of 12, trained further as a sentence encoder, for similarity. Every share
-kept is of our scores, not of the published ones (that of SST-2's settings of 88.9, by a teacher of
-20,000 rows; that of CoLA's of 26.4); MRPC's are accuracy by MiniLM's paper, and not said which of
-DistilBERT.
+second layer of the MiniLM of 12, trained further as a sentence encoder, for similarity. It stands 2
+(SST-2) to 18 points (CoLA) below that MiniLM: a share of a weak teacher is easier to keep.
+DistilBERT has 66 M parameters. Every share kept is of our scores, not of the published ones;
+SST-2's settings are shares of 88.9 (held out 88.3), a teacher of 20,000 rows, CoLA's settings of
+26.4 (34.8). MRPC: MiniLM's paper gives accuracy, DistilBERT's does not say.
 
 Scores without a model, held out / dev, by `experiments/floors.py`: one answer for all rows, the
-better of the two; for pairs, one answer from a share of words in common on and the other below it,
-which is fitted on train (STS-B: that share itself).
+better of the two; for pairs, one answer if they share enough words, else the other, the bound
+fitted on train (STS-B: the share of words in common itself).
 """
 FLOORS = {"one_answer": "one answer", "words_in_common": "words in common"}  # of floors.json
 PUBLISHED = ("MiniLM-L6", "DistilBERT")
