@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from pathlib import Path
 from typing import Literal
 
@@ -53,6 +54,8 @@ class Task(BaseModel):
             raise ValueError("labels must be two or more different names")
         if self.label_range and self.labels is not None:
             raise ValueError("label_range goes with labels 'regression' and no other")
+        if self.label_range and not -inf < self.label_range[0] < self.label_range[1] < inf:
+            raise ValueError("label_range must go from a number to a larger one")
         if self.multi_label != (self.metric == "micro_f1"):
             raise ValueError("metric micro_f1 goes with multi_label true and no other")
         if self.multi_label and any("," in name for name in self.labels or ()):

@@ -12,13 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
-from rosita.data.tsv import Row, TsvFile
+from rosita.data.tsv import Row, TsvFile, is_label
 from rosita.errors import RositaError, first_line, nearest
 from rosita.files import (
     RepeatedKey,
     check_readable,
     parse_json,
-    read_json,
+    read_object,
     reading,
     sha256_file,
 )
@@ -50,11 +50,8 @@ class RecordFile:
         texts, label = [self.names[place] for place in self.text_columns], None
         if self.labelled:
             label = self.names[self._place(self.task.label_column)]
-            if self.path.suffix == ".csv" and label in (self.task.labels or ()):
-                raise RositaError(
-                    f"{self.path}: the header looks like a row (its label is {label!r}); put the"
-                    " names of the columns before it"
-                )
+        if self._suffix == ".csv":
+            self._check_header(label)
         number = 0
         for number, record in self._records():
             where = f"{self.path} {self._unit} {number}"
@@ -69,10 +66,30 @@ class RecordFile:
         if not number:
             raise RositaError(f"{self.path} has no rows")
 
+    def _check_header(self, label: str | None) -> None:
+        """Refuse the first line of a CSV if it is, or looks like, a row; `label`: what stands there
+        where a row has its label."""
+        advice = "put the names of the columns before it"
+        if not self.task.header:
+            raise RositaError(
+                f"{self.path}: a CSV has a header, whatever the json of {self.task.name} says:"
+                f" {advice}, and take header false out"
+            )
+        by_number = all(isinstance(one, int) for one in self.task.text_columns_of(self.path))
+        if label is None and by_number and self.names[0].isdecimal():
+            raise RositaError(
+                f"{self.path}: the header looks like a row (it begins with {self.names[0]!r});"
+                f" {advice}"
+            )
+        if label is not None and is_label(label, self.task):
+            raise RositaError(
+                f"{self.path}: the header looks like a row (its label is {label!r}); {advice}"
+            )
+
     @property
-    def header(self) -> str:
-        """The names of the columns as the first line of a .tsv."""
-        return "\t".join(self.names)
+    def header(self) -> str | None:
+        """The names of the columns as the first line of a .tsv; None if the task's have none."""
+        return "\t".join(self.names) if self.task.header else None
 
     @cached_property
     def names(self) -> list[str]:
@@ -88,10 +105,14 @@ class RecordFile:
 
     @property
     def _unit(self) -> str:
-        return "line" if self.path.suffix in (".csv", ".jsonl") else "row"
+        return "line" if self._suffix in (".csv", ".jsonl") else "row"
+
+    @property
+    def _suffix(self) -> str:
+        return self.path.suffix.lower()
 
     def _records(self) -> Iterator[Record]:
-        return (read_arrow if self.path.is_dir() else READERS[self.path.suffix])(self.path)
+        return (read_arrow if self.path.is_dir() else READERS[self._suffix])(self.path)
 
     def _place(self, name: int | str) -> int:
         names = self.names
@@ -124,7 +145,7 @@ class RecordFile:
             return {}
         labels = set(self.task.labels or ())
         found = {}
-        for name, kind in (read_json(info).get("features") or {}).items():
+        for name, kind in (read_object(info).get("features") or {}).items():
             names = _class_names(kind)
             if labels and (labels <= set(names) or set(names) <= labels):
                 found[name] = names
@@ -138,7 +159,7 @@ def open_table(
 
     A folder is a split of a saved Hugging Face dataset. `train_header`: see `TsvFile`.
     """
-    if path.suffix in READERS or path.is_dir():
+    if path.suffix.lower() in READERS or path.is_dir():
         return RecordFile(path, task, labelled)
     return TsvFile(path, task, labelled, train_header)
 
@@ -174,9 +195,7 @@ def read_csv(path: Path) -> Iterator[Record]:
     with opened(path) as file:
         rows = ((number, row) for number, row in csv_rows(file, str(path), "csv") if row)
         _, header = next(rows, (0, []))
-        if len(set(header)) < len(header):
-            twice = next(name for name in header if header.count(name) > 1)
-            raise RositaError(f"{path} has the column {twice!r} twice")
+        _refuse_twice(header, path)
         for number, row in rows:
             if len(row) != len(header):
                 raise RositaError(
@@ -198,7 +217,7 @@ def read_parquet(path: Path) -> Iterator[Record]:
     check_readable(path)
     try:
         batches = arrow.ParquetFile(path).iter_batches()
-        yield from _numbered(batches)
+        yield from _numbered(batches, path)
     except (OSError, ValueError) as error:  # what pyarrow's own errors are too
         raise RositaError(f"{path} cannot be read as Parquet: {first_line(error)}") from None
 
@@ -213,7 +232,7 @@ def read_arrow(folder: Path) -> Iterator[Record]:
                 yield from arrow.open_stream(stream)
 
     try:
-        yield from _numbered(batches())
+        yield from _numbered(batches(), folder)
     except (OSError, ValueError) as error:
         raise RositaError(f"{folder} cannot be read as a dataset: {first_line(error)}") from None
 
@@ -309,10 +328,13 @@ def _arrow_files(folder: Path) -> list[Path]:
         splits = [path.name for path in sorted(folder.iterdir()) if (path / "state.json").exists()]
         hint = f"; name one of its splits: {', '.join(splits)}" if splits else ""
         raise RositaError(f"{folder} is no split of a saved dataset (no state.json){hint}")
-    state = read_json(folder / "state.json")
+    state = read_object(folder / "state.json")
     if state.get("_indices_files"):
         raise RositaError(f"{folder} is a selection of rows; save it after flatten_indices()")
-    return [folder / Path(file["filename"]).name for file in state["_data_files"]]
+    try:
+        return [folder / Path(file["filename"]).name for file in state["_data_files"]]
+    except (KeyError, TypeError):
+        raise RositaError(f"{folder}/state.json names no data files; save it again") from None
 
 
 def _pyarrow(part: str, path: Path) -> Any:
@@ -322,12 +344,19 @@ def _pyarrow(part: str, path: Path) -> Any:
         raise RositaError(f"{path}: pyarrow is needed to read it: pip install pyarrow") from None
 
 
-def _numbered(batches: Iterator[Any]) -> Iterator[Record]:
+def _numbered(batches: Iterator[Any], path: Path) -> Iterator[Record]:
     number = 0
     for batch in batches:
+        _refuse_twice(batch.schema.names, path)  # a record would hold the last of them
         for record in batch.to_pylist():
             number += 1
             yield number, record
+
+
+def _refuse_twice(names: list[str], path: Path) -> None:
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise RositaError(f"{path} has the column {twice!r} twice")
 
 
 def text_of(record: dict[str, Any], name: str, where: str) -> str:
@@ -335,7 +364,7 @@ def text_of(record: dict[str, Any], name: str, where: str) -> str:
     value = record.get(name)
     if name not in record:
         raise RositaError(f"{where} has no {name!r}{nearest(name, list(record))}")
-    if value is None or isinstance(value, (list, dict, bytes)):
+    if value is None or isinstance(value, (list, dict, bytes)) or value != value:  # NaN is none
         raise RositaError(f"{where}: {name!r} is {value!r:.40}, but a text or number is wanted")
     return _plain(value)
 

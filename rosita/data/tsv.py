@@ -52,35 +52,35 @@ class TsvFile:
         task = self.task
         self.skipped = 0
         text_columns, label_column = self.text_columns, self._label_column
+        columns = [*text_columns, label_column] if self.labelled else text_columns
+        needed = max(map(_fields_up_to, columns))
         count = 0
         header = self.header
+        named = header or self.train_header
+        width = (named or self._first_line).count("\t") + 1
         for number, line in self._lines():
             fields = line.split("\t")
             if number == 1:
                 self._check_first(fields, header is not None)
                 if header is not None:
                     continue
-            elif line == (header or self.train_header):
+            elif line == named:
                 raise RositaError(
                     f"{self.path} line {number} is the header once more: were two files joined?"
                     " Remove it"
                 )
-            needed = max([*text_columns, label_column if self.labelled else 0])
-            if len(fields) <= needed or (self.labelled and len(fields) < -label_column):
+            if len(fields) < needed:
                 if task.short_rows:
                     self.skipped += 1
                     continue
                 raise RositaError(
                     f"{self.path} line {number}: {len(fields)} columns, but {task.name} needs"
-                    f" column {needed + 1}; remove or repair the row"
+                    f" column {needed}; remove or repair the row"
                 )
-            if (
-                header is not None
-                and task.is_own
-                and len(fields) > (names := header.count("\t") + 1)
-            ):
+            if task.is_own and (len(fields) > width if named else len(fields) != width):
                 raise RositaError(
-                    f"{self.path} line {number}: {len(fields)} columns, but the header has {names};"
+                    f"{self.path} line {number}: {len(fields)} columns, but the"
+                    f" {'header' if named else 'first row'} has {width};"
                     " is there a tab within a text?"
                 )
             count += 1
@@ -96,26 +96,17 @@ class TsvFile:
         if is_header and self.train_header is not None:
             return  # it is that one
         if is_header:
-            if fields[0].isdecimal() if label is None else self._is_label(label):
+            if fields[0].isdecimal() if label is None else is_label(label, self.task):
                 raise RositaError(
                     f"{self.path} line 1 looks like a row, but is taken for the header"
                     f" ({label or fields[0]!r}): put a header before it, or, in a task of your own,"
                     ' "header": false in its json'
                 )
-        elif label is not None and "label" in label.lower() and not self._is_label(label):
+        elif label is not None and "label" in label.lower() and not is_label(label, self.task):
             raise RositaError(
                 f"{self.path} line 1 looks like a header ({label!r} where a label should be), but"
                 f" {self.task.name} has none: remove it"
             )
-
-    def _is_label(self, text: str) -> bool:
-        if self.task.labels is not None:
-            several = text.split(",") if self.task.multi_label else [text]
-            return all(part in self.task.labels for part in several)
-        try:
-            return math.isfinite(float(text))
-        except ValueError:
-            return False
 
     @property
     def header(self) -> str | None:
@@ -151,11 +142,13 @@ class TsvFile:
             if name not in names:
                 hint = nearest(name, names)
                 raise RositaError(f"{self.path} has no column {name!r}; it has {names}{hint}")
+            if names.count(name) > 1:
+                raise RositaError(f"{self.path} has the column {name!r} twice")
             return names.index(name)
-        if name >= len(names) or (name < 0 and is_header and len(names) < -name):
+        if len(names) < (needed := _fields_up_to(name)):
             raise RositaError(
                 f"{self.path} line 1 has {len(names)} columns, but {self.task.name} needs"
-                f" column {name + 1}: is this another task's file?"
+                f" column {needed}: is this another task's file?"
             )
         return name + len(names) if name < 0 and is_header else name
 
@@ -185,3 +178,19 @@ class TsvFile:
                 f"{self.path} line {number} is not UTF-8 (byte {error.start + 1} of the line is"
                 f" 0x{raw[error.start]:02x}); convert it with iconv -t utf-8"
             ) from None
+
+
+def _fields_up_to(column: int) -> int:
+    """How many fields a row has at the least that has this column, counted from either end."""
+    return column + 1 if column >= 0 else -column
+
+
+def is_label(text: str, task: Task) -> bool:
+    """Whether a text is a label of the task, or of several labels some."""
+    if task.labels is not None:
+        several = text.split(",") if task.multi_label else [text]
+        return all(part in task.labels for part in several)
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False

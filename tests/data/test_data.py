@@ -282,12 +282,43 @@ def test_a_test_file_of_the_same_name_in_another_folder_does_not_make_train_one(
     assert read == {"train/data.tsv": ("a cat",), test_file: ("the dog ran",)}
 
 
+MOOD = Task(name="Mood", labels=("a", "b"), metric="accuracy", text_columns=("text",),
+            label_column="mood")  # fmt: skip
+
+
 def test_a_row_of_more_fields_than_its_header_is_told_with_its_line(tmp_path, tokenizer):
-    task = Task(name="Mood", labels=("a", "b"), metric="accuracy", text_columns=("text",),
-                label_column="mood")  # fmt: skip
     (tmp_path / "t.tsv").write_text("mood\ttext\na\tthe dog\nb\tthe dog\tand the cat\n")
     with pytest.raises(RositaError, match="line 3: 3 columns, but the header has 2; is there"):
-        encode_file(tmp_path / "t.tsv", task, tokenizer, 32)
+        encode_file(tmp_path / "t.tsv", MOOD, tokenizer, 32)
+
+
+def test_a_row_of_other_width_than_the_first_is_told_where_no_header_says_the_width(tmp_path):
+    bare = MOOD.model_copy(update={"header": False, "text_columns": (1,), "label_column": 0})
+    for first, second in (("a\tthe dog", "b\tthe dog\tran"), ("a\tthe dog\tran", "b\tthe dog")):
+        (tmp_path / "t.tsv").write_text(f"{first}\n{second}\n")
+        told = (
+            rf"line 2: \d columns, but the first row has {first.count(chr(9)) + 1}; is there a tab"
+        )
+        with pytest.raises(RositaError, match=told):
+            list(TsvFile(tmp_path / "t.tsv", bare).rows())
+    piece = tmp_path / "train_aug1.tsv"  # only the first piece of a split file has the header
+    piece.write_text("b\tthe dog\tand the cat\n")
+    with pytest.raises(RositaError, match="line 1: 3 columns, but the header has 2"):
+        list(TsvFile(piece, MOOD, train_header="mood\ttext").rows())
+
+
+@pytest.mark.parametrize("columns", [{"text_columns": (-3,)}, {"label_column": -3}])
+def test_a_column_counted_from_the_end_that_a_row_lacks_is_told(tmp_path, columns):
+    bare = MOOD.model_copy(update={"header": False, "text_columns": (0,), **columns})
+    (tmp_path / "t.tsv").write_text("the dog\ta\nthe cat\tb\n")
+    with pytest.raises(RositaError, match="line 1 has 2 columns, but Mood needs column 3"):
+        list(TsvFile(tmp_path / "t.tsv", bare).rows())
+
+
+def test_a_header_that_has_a_column_of_the_task_twice_is_refused(tmp_path):
+    (tmp_path / "t.tsv").write_text("text\tmood\ttext\nthe dog\ta\tthe cat\n")
+    with pytest.raises(RositaError, match="t.tsv has the column 'text' twice"):
+        list(TsvFile(tmp_path / "t.tsv", MOOD).rows())
 
 
 @pytest.mark.parametrize(
@@ -296,6 +327,10 @@ def test_a_row_of_more_fields_than_its_header_is_told_with_its_line(tmp_path, to
         ('"labels": ["a"]', "two or more"),
         ('"labels": "regression"', "pearson_and_spearman"),
         ('"label_range": [0, 5]', "label_range goes with labels 'regression'"),
+        (
+            '"labels": "regression", "metric": "pearson_and_spearman", "label_range": [5, 0]',
+            "label_range must go from a number to a larger one",
+        ),
         ('"colour": 1', "unknown key 'colour'"),
         ('"text_columns": []', "text_columns"),
         ('"name": "sst2"', "name 'sst2' is that of GLUE's SST-2; choose another"),

@@ -1,6 +1,7 @@
 """A task's table in any format gives the rows that its TSV gives; faults name file and line."""
 
 import json
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ from rosita.tokenizer import read_tokenizer
 
 TASK = Task(name="Mood", labels=("sad", "glad"), metric="accuracy", text_columns=("a", "b"),
             label_column="mood")  # fmt: skip
+REGRESSION = {"labels": None, "metric": "pearson_and_spearman"}
 RECORDS = [
     {"id": 7, "a": 'he said "no", twice', "b": "the dog ran", "mood": "sad"},
     {"id": 8, "a": "a cat sings\nall day", "b": "slowly", "mood": "glad"},
@@ -103,6 +105,7 @@ def test_token_ids_are_those_of_the_texts_and_a_changed_file_has_another_hash(
         ("t.jsonl", "{\n", "t.jsonl line 1 is not JSON"),
         ("t.jsonl", "[1]\n", "t.jsonl line 1 is no JSON object"),
         ("t.jsonl", '{"a": "x\\uD83D", "b": "y", "mood": "sad"}\n', "line 1 has half a character"),
+        ("t.jsonl", '{"a": NaN, "b": "y", "mood": "sad"}\n', "line 1: 'a' is nan, but a text"),
         ("t.parquet", "PAR1", "t.parquet cannot be read as Parquet"),
     ],
 )
@@ -111,6 +114,62 @@ def test_faults_are_named_with_file_and_line(tmp_path, name, content, message):
     with pytest.raises(RositaError) as caught:
         list(open_table(tmp_path / name, TASK).rows())
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content, labelled, changes",
+    [
+        ("the dog ran,1.5\na cat,2\n", True, REGRESSION),
+        ("the dog ran,2.5\na cat,2\n", False, REGRESSION | {"header": False}),
+        ('the dog ran,"sad,glad"\na cat,sad\n', True, {"multi_label": True}),
+        ("0,the dog ran\n1,a cat\n", False, {"text_columns": (1,)}),
+        ("the dog ran,sad\na cat,glad\n", False, {"header": False}),
+    ],
+)
+def test_the_first_row_of_a_csv_without_a_header_is_never_lost(
+    tmp_path, content, labelled, changes
+):
+    by_number = TASK.model_copy(update={"text_columns": (0,), "label_column": 1} | changes)
+    (tmp_path / "t.csv").write_text(content)
+    with pytest.raises(RositaError, match="put the names of the columns before it"):
+        list(open_table(tmp_path / "t.csv", by_number, labelled=labelled).rows())
+    if "header" not in changes:
+        (tmp_path / "t.csv").write_text("x,y\n" + content)
+        assert len(list(open_table(tmp_path / "t.csv", by_number, labelled=labelled).rows())) == 2
+
+
+def test_a_number_names_a_column_of_a_csv_whose_texts_have_no_labels(tmp_path):
+    (tmp_path / "t.csv").write_text("0\nthe dog ran\n")  # as pandas writes a list of texts
+    named = TASK.model_copy(update={"text_columns": ("0",)})
+    (row,) = open_table(tmp_path / "t.csv", named, labelled=False).rows()
+    assert row.texts == ("the dog ran",)
+
+
+def test_the_rows_of_an_augmented_file_have_a_header_only_if_the_tasks_files_have_one(folder):
+    assert open_table(folder / "t.jsonl", TASK).header == "id\ta\tb\tmood"
+    bare = TASK.model_copy(update={"header": False, "text_columns": (1, 2), "label_column": 3})
+    assert open_table(folder / "t.jsonl", bare).header is None
+    assert len(list(open_table(folder / "t.jsonl", bare).rows())) == len(RECORDS)
+
+
+def test_the_name_of_a_table_in_capitals_tells_its_format_too(folder, tmp_path):
+    shutil.copy(folder / "t.csv", tmp_path / "T.CSV")
+    rows = list(open_table(tmp_path / "T.CSV", TASK).rows())
+    assert [row.texts for row in rows] == [(r["a"], r["b"]) for r in RECORDS]
+
+
+def test_a_parquet_file_that_has_a_column_twice_is_refused(tmp_path):
+    columns = [pa.array(["x"]), pa.array(["y"]), pa.array(["z"]), pa.array(["sad"])]
+    pa.parquet.write_table(pa.table(columns, names=["a", "b", "a", "mood"]), tmp_path / "t.parquet")
+    with pytest.raises(RositaError, match="t.parquet has the column 'a' twice"):
+        list(open_table(tmp_path / "t.parquet", TASK).rows())
+
+
+@pytest.mark.parametrize("state", ["{}", "[]", '{"_data_files": [1]}'])
+def test_a_split_whose_state_names_no_files_is_refused_in_one_line(tmp_path, state):
+    (tmp_path / "state.json").write_text(state)
+    with pytest.raises(RositaError, match="state.json (names no data files|must hold one JSON)"):
+        list(open_table(tmp_path, TASK).rows())
 
 
 def test_a_folder_that_is_no_split_names_the_splits_in_it(folder):
