@@ -52,7 +52,7 @@ from rosita.config import ACCEPT_CHANGED
 from rosita.data.records import RecordFile, content_hash, open_table
 from rosita.data.tsv import Row, TsvFile
 from rosita.errors import RositaError
-from rosita.files import hold, read_json
+from rosita.files import hold, read_object
 from rosita.provenance import check_unchanged, file_hashes
 from rosita.tasks import Task, find_task
 from rosita.tokenizer import read_tokenizer
@@ -200,7 +200,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def known_model(output: Path, files: dict[str, str]) -> dict[str, str] | None:
     """What the record of an augmented file says of its model, if that is of the same files."""
     path = output.with_suffix(".json")
-    record = read_json(path) if path.exists() else {}
+    record = read_object(path) if path.exists() else {}
     if record.get("files") != files:
         return None
     record.setdefault("config", files.get("config.json"))  # earlier records have none

@@ -36,12 +36,13 @@ from rosita.fetch.sources import Absent, Access, check_endpoint, check_source, j
 from rosita.files import (
     atomic_write,
     behind_link,
-    read_json,
+    read_object,
     remove,
     sha256_file,
     shard_names,
     write_json,
 )
+from rosita.provenance import read_run
 
 ROOT = Path(__file__).resolve().parent
 DEFAULT_MODEL = "bert-base-uncased"
@@ -104,7 +105,7 @@ def already_there(target: Path, model: str, overwrite: bool) -> bool:
     """Whether the folder holds this model, saying so; an error if it holds something else."""
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return False
-    run = read_json(target / "run.json") if (target / "run.json").is_file() else {}
+    run = read_run(target)
     if not target.is_dir() or not (run or (target / "config.json").is_file()):
         raise RositaError(f"{target} is no model folder; choose another --output_dir")
     if overwrite:
@@ -124,7 +125,7 @@ def already_there(target: Path, model: str, overwrite: bool) -> bool:
 
 def last_name(source: str) -> str:
     """`bert-large` of `s3://bucket/bert-large/`; never a part of the query, which may be secret."""
-    return Path(redact(source).removesuffix("?***")).name
+    return Path(os.path.abspath(redact(source).removesuffix("?***"))).name  # of . and .. too
 
 
 def find_source(model: str, source: str | None, access: Access) -> str:
@@ -220,7 +221,7 @@ def collect(get: Get, folder: Path) -> None:
     """Bring a BERT's files into `folder`; vocab.txt is written from tokenizer.json if need be."""
     get("config.json")
     try:
-        check_config(read_json(folder / "config.json"))
+        check_config(read_object(folder / "config.json"))
     except RositaError:
         shutil.rmtree(folder)
         raise
@@ -274,11 +275,13 @@ def write_vocabulary(folder: Path) -> None:
             "the source has neither vocab.txt nor tokenizer.json (nor vocab.json and merges.txt);"
             " a model needs one"
         )
-    model = read_json(path).get("model", {})
-    ids = model.get("vocab")
-    if model.get("type", "WordPiece") != "WordPiece":
+    model = read_object(path).get("model")
+    if not isinstance(model, dict) or model.get("type", "WordPiece") != "WordPiece":
         return
-    if not isinstance(ids, dict) or sorted(ids.values()) != list(range(len(ids))):
+    ids = model.get("vocab")
+    if not isinstance(ids, dict) or any(type(number) is not int for number in ids.values()):
+        return
+    if sorted(ids.values()) != list(range(len(ids))):
         return
     with atomic_write(folder / "vocab.txt") as file:
         file.writelines(f"{piece}\n" for piece in sorted(ids, key=ids.__getitem__))

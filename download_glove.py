@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     access = Access(args.allow_http, args.endpoint_url, args.retries)
     is_text = args.name == TEXT
     target = behind_link(args.output_dir / (f"{args.name}.txt" if is_text else args.name))
-    if not target.exists():
+    if not already_there(target, is_text):
         with holding(target):
             base = args.mirror or (HOST if is_text else package_folder())
             staging = staging_folder(target.parent, base)
@@ -72,6 +72,18 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--allow_http", action="store_true", help="accept addresses without TLS")
     parser.add_argument("--retries", type=int, default=5, help="tries in a row without a new byte")
     return parser.parse_args(argv)
+
+
+def already_there(target: Path, is_text: bool) -> bool:
+    """Whether the vectors are there; an error if that is a part of them alone."""
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return False
+    held = [target] if is_text else [target / file for file in PACKAGE_FILES]
+    if lost := [path.name for path in held if not path.is_file() or not path.stat().st_size]:
+        raise RositaError(
+            f"{target} is there, but {', '.join(lost)} is missing or empty; move it away and rerun"
+        )
+    return True
 
 
 def install_text(target: Path, base: str, staging: Path, access: Access) -> None:

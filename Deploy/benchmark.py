@@ -22,7 +22,7 @@ from rosita.cli import ArgumentParser, amount, positive, run_script
 from rosita.config import ACCEPT_CHANGED, LABEL_NAMES
 from rosita.deploy.formats import RUNNABLE, parse_formats
 from rosita.errors import RositaError
-from rosita.files import atomic_write, read_json, write_json
+from rosita.files import atomic_write, write_json
 from rosita.provenance import read_run, require_finished, resolve_folder
 from rosita.tables import markdown
 from rosita.tasks import Task, find_task
@@ -107,8 +107,7 @@ def describe(report: dict[str, Any]) -> str:
 
 def own_task(folders: list[Path]) -> str:
     """The task that the first model's run.json or export.json names."""
-    record = folders[0] / "export.json"
-    name = read_run(folders[0]).get("task") or (record.exists() and read_json(record).get("task"))
+    name = read_run(folders[0]).get("task") or read_run(folders[0], "export.json").get("task")
     if not name:
         raise RositaError(f"{folders[0]} does not say its task: give --task_name")
     return name

@@ -26,7 +26,7 @@ EOF
 # Read the command line; every path becomes absolute.
 start() {
     [ $# -ge 1 ] || usage
-    case $1 in -*) usage ;; *.json) TASK=$(realpath "$1") ;; *) TASK=$1 ;; esac
+    case $1 in -*) usage ;; *.json) TASK=$(realpath -m "$1") ;; *) TASK=$1 ;; esac
     shift
     DATA=data MODELS=models BASE=models/bert_pt GLOVE='' CONFIGS='' COPIES='' EPOCHS=''
     while [ $# -gt 0 ]; do
@@ -44,7 +44,7 @@ start() {
         shift 2
     done
     cd "$ROOT"  # the defaults are within it
-    DATA=$(realpath "$DATA") MODELS=$(realpath -m "$MODELS") BASE=$(realpath -m "$BASE")
+    DATA=$(realpath -m "$DATA") MODELS=$(realpath -m "$MODELS") BASE=$(realpath -m "$BASE")
     NAME=$("$PYTHON" -c 'import sys; from rosita.cli import run_script
 from rosita.tasks import find_task
 run_script(lambda: print(find_task(sys.argv[1]).name))' "$TASK")
@@ -74,12 +74,12 @@ from rosita.backbones import backbone_of
 from rosita.cli import run_script
 from rosita.config import configs_for
 from rosita.errors import RositaError
-from rosita.files import read_json
+from rosita.files import read_object
 
 
 def main():
     path = sys.argv[1]
-    values = read_json(path)
+    values = read_object(path)
     config = backbone_of(values, path).config(values, path)
     keys = ("num_hidden_layers", "num_attention_heads", "intermediate_size")
     layers, heads, ffn = (config.get(key) for key in keys)
@@ -105,7 +105,7 @@ run_script(main)' "$BASE/config.json")
         FT_FLAGS=(--learning_rate 2e-5 --num_train_epochs 5)
         [ -n "$CONFIGS" ] || CONFIGS=KD/configurations
     fi
-    CONFIGS=$(realpath "$CONFIGS")
+    CONFIGS=$(realpath -m "$CONFIGS")
     if [ ! -e "$CONFIGS/config_$SHAPED_BY.json" ]; then
         echo "error: $CONFIGS holds no config_$SHAPED_BY.json; name another folder by --configs" >&2
         exit 2

@@ -94,6 +94,14 @@ def test_paths_are_relative_to_where_the_user_stands_and_a_link_to_a_script_work
     assert "-keep_heads 2 -num_layers 8 -ffn_hidden_dim 512 -emb_hidden_dim 128" in called[3]
 
 
+@pytest.mark.parametrize("flags", [("nowhere/at/all.json",), ("CoLA", "--configs", "no/where")])
+def test_a_path_within_a_folder_that_is_not_there_is_one_line(tmp_path, flags):
+    done, called = Checkout(tmp_path).run("scripts/setting1.sh", *flags)
+    assert (done.returncode, called) == (2, [])
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert str(tmp_path / "checkout" / "no") in done.stderr
+
+
 @pytest.mark.parametrize(
     "task, flags",
     [("MRPC", "1e-4 --num_train_epochs 5"), ("RTE", "5e-5 --num_train_epochs 5"),

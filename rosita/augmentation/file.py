@@ -16,7 +16,7 @@ from rosita.data.tsv import Row, TsvFile
 from rosita.errors import RositaError
 from rosita.files import (
     atomic_write,
-    read_json,
+    read_object,
     read_sealed,
     sha256_file,
     sync_folder,
@@ -71,7 +71,7 @@ class AugmentedFile:
         """Whether the file is whole, and was made from these settings."""
         if not (self.path.exists() and self.record.exists()):
             return False
-        record = read_json(self.record)
+        record = read_object(self.record)
         same_size = record.get("bytes") == self.path.stat().st_size
         if not same_size or self._differences(record):
             return False
@@ -87,7 +87,7 @@ class AugmentedFile:
         if progress := read_sealed(self._progress):
             self._compare("was begun", progress)
         elif self.path.exists() and self.record.exists():
-            record = read_json(self.record)
+            record = read_object(self.record)
             self._compare("is there, made", record)
             raise RositaError(
                 f"{self.path} is not the file that {self.record.name} describes: it was changed"

@@ -101,6 +101,11 @@ def _read_text(path: Path, first_words: int) -> tuple[list[str], np.ndarray]:
                 fault = f"line {number + 1 + counted} is not a word and {dimensions} numbers"
                 raise RositaError(f"{path} {fault}{advice(path)}") from None
             words.append(word)
+    if counted and len(words) != min(int(first[0]), first_words):
+        raise RositaError(
+            f"{path} has {len(words):,} words, but its first line counts {int(first[0]):,}: is it"
+            f" cut off? If not, correct that line{advice(path)}"
+        )
     return words, vectors[: len(words)]
 
 

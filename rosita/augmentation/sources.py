@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 
 from rosita.backbones import backbone_of
 from rosita.errors import RositaError
-from rosita.files import check_readable, read_json, read_torch, reading
+from rosita.files import check_readable, read_object, read_torch, reading
 
 _HASHED_BYTES = 1 << 20
 
@@ -60,7 +60,7 @@ def without_head(folder: str | Path) -> str:
 def _head(folder: str | Path) -> str | None:
     """How the names of a masked-LM head begin, for the folder's kind of model."""
     path = Path(folder) / "config.json"
-    return backbone_of(read_json(path) if path.exists() else {}, folder).masked_lm
+    return backbone_of(read_object(path) if path.exists() else {}, folder).masked_lm
 
 
 def _names(file: Path) -> list[str]:

@@ -263,6 +263,13 @@ def test_a_missing_weight_of_the_masked_lm_is_named(tmp_path, model):
         load(broken)
 
 
+def test_a_config_that_is_no_object_is_one_line(tmp_path, model):
+    folder = shutil.copytree(model, tmp_path / "model")
+    (folder / "config.json").write_text("[]")
+    with pytest.raises(RositaError, match="config.json must hold one JSON object"):
+        has_masked_lm_head(folder)
+
+
 def test_weights_that_carry_code_do_not_run_it(tmp_path, model):
     class Exploit:
         def __reduce__(self):
@@ -425,6 +432,12 @@ def test_only_a_file_that_is_called_glove_is_advised_to_be_downloaded(tmp_path, 
         assert ("text file of GloVe, word2vec or fastText" in str(error.value)) != ("glove" in name)
 
 
+def test_of_a_file_that_counts_its_words_the_first_ones_are_read(tmp_path):
+    (tmp_path / "cc.vec").write_text("3 2\na 1 2\nb 3 4\nc 5 6\n")
+    assert load_glove(tmp_path / "cc.vec", first_words=2).words == ["a", "b"]
+    assert load_glove(tmp_path / "cc.vec", first_words=3).words == ["a", "b", "c"]
+
+
 def test_words_with_spaces_are_read_whole(tmp_path):
     (tmp_path / "g.txt").write_text("a 1 2 3\n. . . 4 5 6\nb 7 8 9\n")
     assert load_glove(tmp_path / "g.txt").words == ["a", ". . .", "b"]
@@ -438,6 +451,8 @@ def test_words_with_spaces_are_read_whole(tmp_path):
         ("a 1 2 3\nb 1", "line 2 is not a word and 3 numbers"),  # cut off
         ("a 1 2 3\nb", "line 2 is not a word and 3 numbers"),
         (f"2 {'9' * 5000}\na 1 2 3\n", "line 1 is not a word and its numbers"),
+        ("3 2\na 1 2\nb 1 2\n", "has 2 words, but its first line counts 3: is it cut off"),
+        ("1 2\na 1 2\nb 1 2\n", "has 2 words, but its first line counts 1: is it cut off"),
         ("a 1 nan 3\n", "NaN"),
         ("", "line 1"),
     ],
@@ -821,6 +836,9 @@ def test_an_augmented_file_edited_since_is_neither_finished_nor_overwritten(home
         run(home, model)
     (home / "CoLA" / "train_aug.json").write_text("{")
     with pytest.raises(RositaError, match="train_aug.json is not JSON"):
+        run(home, model)
+    (home / "CoLA" / "train_aug.json").write_text("[]")
+    with pytest.raises(RositaError, match="train_aug.json must hold one JSON object"):
         run(home, model)
     assert run(home, model, "--overwrite") != path.read_bytes().swapcase()
 

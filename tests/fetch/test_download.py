@@ -994,6 +994,9 @@ def test_a_source_without_what_bert_needs_is_one_line(tmp_path):
     )
     with pytest.raises(RositaError, match="sinusoidal_pos_embds 'True' is not supported"):
         bert(output, "--source", str(source))
+    (source / "config.json").write_text("[]")
+    with pytest.raises(RositaError, match="config.json must hold one JSON object"):
+        bert(output, "--source", str(source))
     (source / "config.json").write_text(CONFIG)
     with pytest.raises(RositaError, match="neither vocab.txt nor tokenizer.json"):
         bert(output, "--source", str(source))
@@ -1004,6 +1007,24 @@ def test_a_source_without_what_bert_needs_is_one_line(tmp_path):
     assert not output.exists()
     (source / "pytorch_model.bin").write_text("old weights")
     assert "pytorch_model.bin" in bert(output, "--source", str(source))["files"]
+
+
+@pytest.mark.parametrize(
+    "model", [None, [], {"vocab": ["a"]}, {"vocab": {"a": "x", "b": 1}}, {"vocab": {"a": [0]}}]
+)
+def test_no_vocabulary_is_made_of_a_tokenizer_whose_pieces_have_no_numbers(tmp_path, model):
+    tokenizer = json.dumps({"model": model})
+    source = bert_folder(tmp_path / "source", **{"tokenizer.json": tokenizer})
+    files = bert(tmp_path / "bert_pt", "--source", str(source))["files"]
+    assert sorted(files) == ["config.json", "model.safetensors", "tokenizer.json"]
+
+
+def test_a_source_that_is_the_folder_one_stands_in_gives_the_model_its_name(tmp_path, monkeypatch):
+    source = bert_folder(tmp_path / "tiny-bert", **{"vocab.txt": "a"})
+    (source / "below").mkdir()
+    for here, named in ((source, "."), (source, "./"), (source / "below", "..")):
+        monkeypatch.chdir(here)
+        assert bert(tmp_path / f"of{len(named)}", "--source", named)["model"] == "tiny-bert"
 
 
 def sharded(source: Path, *shards: str) -> Path:
@@ -1150,6 +1171,30 @@ def test_a_damaged_glove_leaves_nothing_behind(tmp_path):
     with pytest.raises(RositaError, match="no whole zip archive.*the download is removed"):
         glove(tmp_path / "glove", "--mirror", str(tmp_path / "mirror"))
     assert os.listdir(tmp_path / "glove") == []
+
+
+@pytest.mark.parametrize("name", ["glove.6B.50d", "glove.42B.300d"])
+def test_a_part_of_the_vectors_is_not_taken_for_all_of_them(tmp_path, name):
+    held = tmp_path / (name if name == "glove.6B.50d" else f"{name}.txt")
+    if name == "glove.6B.50d":
+        held.mkdir()
+        (held / "glove_6B_index.parquet").write_text("x")
+        lost = "glove_6B_50d_emb.npy"
+    else:
+        held.touch()
+        lost = "glove.42B.300d.txt"
+    with pytest.raises(RositaError, match=f"is there, but {lost} is missing or empty; move it"):
+        glove(tmp_path, "--name", name)
+
+
+def test_an_empty_folder_holds_no_vectors(tmp_path):
+    mirror, held = tmp_path / "mirror", tmp_path / "glove" / "glove.6B.50d"
+    mirror.mkdir()
+    held.mkdir(parents=True)
+    for file in ("glove_6B_50d_emb.npy", "glove_6B_index.parquet"):
+        (mirror / file).write_text(file)
+    glove(held.parent, "--name", "glove.6B.50d", "--mirror", str(mirror))
+    assert sorted(os.listdir(held)) == sorted(os.listdir(mirror))
 
 
 def test_small_glove_comes_from_its_package(tmp_path):
