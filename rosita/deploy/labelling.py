@@ -154,6 +154,8 @@ class Labeller:
                     f"{self.folder}: config.json names {len(self.labels)} labels, but the model has"
                     f" {logits.shape[1]}; correct its id2label, or make the folder again"
                 )
+            if not np.isfinite(logits).all():
+                raise RositaError(f"{self.folder} gives NaN or infinite logits; make it again")
             for row, values in zip(rows, logits, strict=True):
                 found[row] = self._answer(values)
             begin += len(rows)

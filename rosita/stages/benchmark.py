@@ -32,8 +32,10 @@ from rosita.deploy.latency import (
     write_onnx,
 )
 from rosita.deploy.rows import Rows
+from rosita.description import check_length, read_config
 from rosita.errors import RositaError
 from rosita.evaluation import score
+from rosita.labels import stored_names
 from rosita.model import RositaConfig
 from rosita.pruning.shape import Shape, parameter_count
 from rosita.tasks import find_task
@@ -91,16 +93,22 @@ def open_formats(name: str, folder: Path, made: Path, asked: Comparison) -> list
         folder, task, label_names=asked.label_names, accept_changed=asked.accept_changed
     ).eval()
     check_lengths(asked.lengths, model.config)
+    names = list(model.config.id2label.values())
+    stored = stored_names(read_config(folder), folder, len(names))
+    # then an ONNX file that is there has its logits in an order that is not the task's
+    is_reordered = names != stored and set(names) == set(stored)
     lacking = [
         form
         for form in asked.formats
-        if form != "pytorch" and not weights_file(folder, form).exists()
+        if form != "pytorch" and (is_reordered or not weights_file(folder, form).exists())
     ]
     write_onnx(model, made, lacking)
     dev = None
     if asked.dev_file:
         trained = Rows.of_folder(folder).max_seq_length
-        length = asked.max_seq_length or trained or task.max_seq_length
+        length = asked.max_seq_length or trained
+        length = length or min(task.max_seq_length, model.config.max_tokens)
+        check_length(length, model.config)
         dev = encode_file(asked.dev_file, task, read_tokenizer(folder), length)
     shape, count = str(Shape.of(model.config)), parameter_count(model.config)
     candidates = []

@@ -153,3 +153,15 @@ def test_an_onnx_model_of_other_labels_than_its_config_names_is_refused(models, 
     (folder / "config.json").write_text(json.dumps(config | {"id2label": {"0": "a", "1": "b"}}))
     with pytest.raises(RositaError, match="config.json names 2 labels, but the model has 3"):
         list(Labeller(folder, "onnx").label([("a dog", "a cat")]))
+
+
+@pytest.mark.parametrize("name, texts", [("CoLA", ("a dog",)), ("STS-B", ("a dog", "a cat"))])
+def test_an_answer_that_is_no_number_is_refused(models, monkeypatch, name, texts):
+    labeller = Labeller(models / name)
+    rows = [texts, tuple(f"{text} ran" for text in texts)]
+    logits = labeller.model.logits
+    monkeypatch.setattr(
+        labeller.model, "logits", lambda **given: logits(**given) + [[0], [float("nan")]]
+    )
+    with pytest.raises(RositaError, match=f"{name} gives NaN or infinite logits"):
+        list(labeller.label(rows))

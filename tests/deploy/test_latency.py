@@ -2,6 +2,7 @@ import json
 import re
 import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,12 +23,14 @@ from rosita.deploy.latency import (
     torch_answer,
     torch_threads,
     weights_bytes,
+    write_onnx,
 )
 from rosita.deploy.session import OnnxModel
 from rosita.errors import RositaError
 from rosita.evaluation import predict, score
 from rosita.model import RositaConfig, RositaForSequenceClassification
-from rosita.tasks import GLUE
+from rosita.stages.benchmark import Comparison, open_formats
+from rosita.tasks import GLUE, Task
 from rosita.tokenizer import read_tokenizer
 
 sys.path.insert(0, str(REPOSITORY / "Deploy"))
@@ -194,6 +197,25 @@ def test_the_int8_score_is_that_of_the_int8_model(tuned, tmp_path):
     exported = json.loads((export / "export.json").read_text())["formats"]["int8"]
     assert row["dev_score"] == exported["score"] and row["bytes"] == exported["bytes"]
     assert OnnxModel(export / "onnx" / "model_int8.onnx")
+
+
+def test_an_onnx_file_with_its_labels_in_another_order_is_not_scored_as_if_in_the_tasks(tmp_path):
+    other = Task(name="Other", labels=("good", "bad"), metric="accuracy", text_columns=(0,))
+    bert, folder = make_bert(tmp_path / "bert"), tmp_path / "model"
+    model = load_model(bert, other, new_classifier=True).eval()
+    save_model(folder, model, read_tokenizer(bert), other)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
+    write_onnx(model, folder, ["onnx"])
+    dev = write_cola(tmp_path / "CoLA") / "dev.tsv"
+    asked = Comparison("CoLA", ["pytorch", "onnx"], [1], [8], dev, label_names="bad,good")
+    opened = open_formats("model", folder, tmp_path / "made", asked)
+    expected = predict(model, opened[0].dev, 32)[:, ::-1]
+    for one in opened:
+        logits = dev_logits(one.answer, one.dev, one.form)
+        np.testing.assert_allclose(logits, expected, atol=1e-5)
+    with pytest.raises(RositaError, match="--max_seq_length 65 is too much: the model has 64"):
+        open_formats("model", folder, tmp_path / "made", replace(asked, max_seq_length=65))
 
 
 def test_without_data_random_ids_are_timed_and_the_score_is_null_and_said_so(
