@@ -197,16 +197,22 @@ def _card_header(
 
 
 def base_model_of(folder: Path, steps: int = 20) -> str | None:
-    """The BERT that a model began as, by the run.json files of its ancestors; None if one is gone.
+    """The BERT that a model began as, by the run.json files of its ancestors; None if one is gone,
+    or is another model by now.
 
     A path there may be relative to the folder in which the stage was run: KD/ or Pruning/.
     """
+    weights: dict[str, str] = {}  # files of the folder, as its child read them, and their hashes
     for _ in range(steps):
         run = read_run(folder)
+        if not weights.items() <= run.get("files", weights).items():
+            return None
         if run.get("stage") == "download_bert":
             return run.get("model")
         parents = run.get("parents", {})
-        path = parents.get("student", parents.get("model", {})).get("path")
+        parent = parents.get("student", parents.get("model", {}))
+        path, files = parent.get("path"), parent.get("files", {})
+        weights = {name: files[name] for name in files if name.endswith((".safetensors", ".bin"))}
         if not path:
             return None
         found = (REPOSITORY / start / path for start in ("", "KD", "Pruning"))

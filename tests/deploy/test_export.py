@@ -182,6 +182,20 @@ def test_the_base_model_is_the_one_that_the_first_of_the_ancestors_was_fetched_a
     assert base_model_of(tmp_path / "orphan") is None
 
 
+@pytest.mark.parametrize("now", [{"model.safetensors": "b"}, {"pytorch_model.bin": "a"}])
+def test_a_base_model_that_another_has_replaced_since_is_not_named(tmp_path, now):
+    read = {"model.safetensors": "a", "vocab.txt": "c"}
+    parent = {"path": str(tmp_path / "bert"), "files": read}
+    for files, expected in ((read | {"vocab.txt": "d"}, "bert-base-uncased"), (now, None)):
+        for folder, run in {
+            "bert": {"stage": "download_bert", "model": "bert-base-uncased", "files": files},
+            "ft": {"stage": "fine_tune", "parents": {"model": parent}},
+        }.items():
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / folder / "run.json").write_text(json.dumps(run))
+        assert base_model_of(tmp_path / "ft") == expected
+
+
 # --- the script ------------------------------------------------------------------------------
 
 
