@@ -123,7 +123,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--train_rows", type=positive, help="keep so many of the others (all)")
     parser.add_argument("--seed", type=int, default=1)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.seed < 0:
+        raise RositaError(f"--seed {args.seed} must not be negative")
+    return args
 
 
 if __name__ == "__main__":

@@ -123,6 +123,7 @@ def test_rows_are_never_held_out_into_the_folder_that_they_are_read_from(
         (("--rows", 5, "--min_words", 80), "only 0 rows have 80 words or more"),
         (("--rows", 0), "'0' is not a whole number from 1 on"),
         (("--train_rows", -1), "'-1' is not a whole number from 1 on"),
+        (("--seed", -1), "--seed -1 must not be negative"),
     ],
 )
 def test_no_file_is_written_that_has_fewer_rows_than_were_asked_for(flags, says, tmp_path):
