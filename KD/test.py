@@ -32,6 +32,10 @@ def main(argv: list[str] | None = None) -> None:
     settings = load_config(TestSettings, task, with_trained_length(flags, "student_model"))
     if not (settings.do_eval or settings.do_predict):
         raise RositaError("nothing to do: give --do_eval, --do_predict or both")
+    if settings.submission_dir and not settings.do_predict:
+        raise RositaError(
+            "--submission_dir collects predictions: add --do_predict, or leave it out"
+        )
 
     folder = resolve_folder(settings.student_model)
     output = Path(settings.output_dir or folder)

@@ -114,8 +114,8 @@ class Run:
     def claim(self, overwrite: bool) -> None:
         """Take the folder for this run, which is not finished.
 
-        Raises `RositaError` if another process holds the folder, or if it holds another run or a
-        model of unknown origin.
+        Raises `RositaError` if another process holds the folder, if it holds another run or a model
+        of unknown origin, or if starting afresh would remove what the run starts from.
         """
         if not self.writes:
             return
@@ -171,9 +171,18 @@ class Run:
             _HELD[lock] = lock_file(lock, f"{self.folder} is being written by")
 
     def _clear(self) -> None:
-        for pattern in OUTPUTS:
-            for path in self.folder.glob(pattern):
-                remove(path)
+        outputs = [path for pattern in OUTPUTS for path in self.folder.glob(pattern)]
+        for role, parent in self.details.get("parents", {}).items():
+            if not parent["files"]:  # it was made in memory
+                continue
+            read = (resolve_folder(parent["path"]) / "config.json").resolve()
+            if any(read.is_relative_to(path.resolve()) for path in outputs):
+                raise RositaError(
+                    f"--overwrite_output_dir would remove {parent['path']}, the {role} that this"
+                    " run starts from; give another --output_dir"
+                )
+        for path in outputs:
+            remove(path)
 
 
 @atexit.register

@@ -25,7 +25,7 @@ Model = TypeVar("Model", bound=nn.Module)
 def start_accelerator(settings: LoopSettings) -> Accelerator:
     """Device, precision and processes of this run; seeds torch.
 
-    Raises `RositaError` where it is another precision in some of many processes.
+    Raises `RositaError` where it is another precision in some of many processes, or fp16 on a CPU.
     """
     keep_freed_memory()
     precision = settings.precision
@@ -42,6 +42,11 @@ def start_accelerator(settings: LoopSettings) -> Accelerator:
             InitProcessGroupKwargs(timeout=timedelta(days=1)),
         ],
     )
+    if precision == "fp16" and accelerator.device.type == "cpu":  # accelerate would take fp32
+        raise RositaError(
+            "--precision fp16 needs a GPU, and this run is on the CPU: type --precision bf16, or"
+            " fp32"
+        )
     if accelerator.num_processes > 1 and len(found := set(gather_object([precision]))) > 1:
         raise RositaError(
             f"--precision is {' and '.join(sorted(found))} in the processes of this run;"

@@ -44,3 +44,9 @@ def test_processes_of_another_precision_are_refused(monkeypatch):
     settings = types.SimpleNamespace(precision="auto", no_cuda=True, seed=1)
     with pytest.raises(RositaError, match="--precision is bf16 and fp32 in the processes"):
         runtime.start_accelerator(settings)
+
+
+def test_fp16_is_refused_on_a_cpu_where_it_would_be_fp32_under_its_name():
+    settings = types.SimpleNamespace(precision="fp16", no_cuda=True, seed=1)
+    with pytest.raises(RositaError, match="--precision fp16 needs a GPU.*type --precision bf16"):
+        runtime.start_accelerator(settings)

@@ -11,6 +11,7 @@ import torch
 from conftest import REPOSITORY, load_script, make_bert, stage, write_cola
 
 from rosita.config import FineTuneSettings, KDSettings
+from rosita.errors import RositaError
 from rosita.evaluation import EVAL_TOKENS_PER_ROW
 from rosita.model import RositaForSequenceClassification
 
@@ -157,3 +158,11 @@ def test_the_batch_size_of_evaluation_reaches_the_model_in_every_script(tmp_path
     ):
         small, large = (most(script, *flags, flag, rows) for rows in (1, 9))
         assert 16 < small <= EVAL_TOKENS_PER_ROW < large <= 9 * EVAL_TOKENS_PER_ROW, flag
+
+
+def test_a_submission_without_predictions_is_refused(tmp_path):
+    asked = ("--task_name", "CoLA", "--student_model", tmp_path, "--do_eval")
+    with pytest.raises(
+        RositaError, match="--submission_dir collects predictions: add --do_predict"
+    ):
+        stage("KD/test.py")(*asked, "--submission_dir", tmp_path / "submission")

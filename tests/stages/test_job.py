@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from rosita.config import FineTuneSettings
 from rosita.distillation.losses import LabelLoss
 from rosita.errors import RositaError
 from rosita.evaluation import predict
-from rosita.provenance import Run
+from rosita.provenance import Run, file_hashes
 from rosita.runtime import start_accelerator
 from rosita.stages.inputs import load_data
 from rosita.stages.job import Job
@@ -107,6 +108,20 @@ def test_the_best_model_on_disk_goes_on_with_the_evaluation_that_was_noted_with_
     best = again.train(tmp_path / "log")
     kept = (tmp_path / "out" / "model.safetensors").read_bytes() == files["model.safetensors"]
     assert kept == is_noted == (best == evaluation)  # no score is above 2
+
+
+def test_starting_afresh_never_removes_the_model_that_the_run_starts_from(root, tmp_path):
+    run = job(root, tmp_path / "out").run
+    for place in (tmp_path / "out", tmp_path / "out" / "checkpoint-7"):
+        shutil.copytree(root / "bert", place, dirs_exist_ok=True)
+        files = {path: path.read_bytes() for path in place.glob("*.*")}
+        parent = {"path": str(place), "files": file_hashes(place)}
+        with pytest.raises(RositaError, match="would remove .*, the model that this run starts"):
+            replace(run, details={"parents": {"model": parent}}).claim(overwrite=True)
+        assert len(files) > 2 and all(path.read_bytes() == was for path, was in files.items())
+    run.claim(overwrite=True)  # of another model
+    assert [path.name for path in (tmp_path / "out").glob("[!.]*")] == ["run.json"]
+    assert (root / "bert" / "config.json").exists()
 
 
 def test_a_dry_run_shows_the_plan_and_claims_nothing(root, tmp_path, capsys):
