@@ -216,11 +216,12 @@ def distil_plan(settings: KDSettings, student: TaskModel, sampler: Sampler) -> P
 
 def check_warmup(settings: KDSettings, steps: int, schedule: PruningSchedule) -> None:
     """Refuse a pruning within the warm-up: by warmup_linear the rate that it finds is the highest
-    of all that follow, and at the first step it is zero."""
+    of all that follow, and at the first step, of however short a warm-up, it is zero."""
     warm = settings.warmup_proportion * steps
-    if settings.lr_schedule == "warmup_linear" and schedule.period < warm:
+    within = warm > (0 if schedule.period == 1 else schedule.period)
+    if settings.lr_schedule == "warmup_linear" and within:
         raise RositaError(
-            f"the first pruning, at step {schedule.period}, comes within the warm-up of {warm:.0f}"
+            f"the first pruning, at step {schedule.period}, comes within the warm-up of {warm:g}"
             " steps, and by lr_schedule warmup_linear the rate rises no more after it: set"
             " warmup_proportion 0, as the configs do that prune on the way"
         )

@@ -129,6 +129,11 @@ class Training:
                 self.accelerator.num_processes,
             )
             for step in steps:
+                if self._out_of_patience():  # here: a run may be cut off just as it comes to that
+                    bar.write(
+                        f"no better dev score for {self.settings.patience:g} epochs: stopping"
+                    )
+                    break
                 schedule = self.plan.schedule
                 if schedule and (shape := schedule.due(step.number)):
                     self._prune(step.number, shape, schedule, bar)
@@ -139,11 +144,6 @@ class Training:
                 if agree_to_stop(self.accelerator, stop, step.number % CHECK_STEPS == 0):
                     save_state(self)
                     raise Interrupted
-                if self._out_of_patience():
-                    bar.write(
-                        f"no better dev score for {self.settings.patience:g} epochs: stopping"
-                    )
-                    break
             self._finish(bar)
         return self.progress
 
@@ -252,7 +252,8 @@ class Training:
         if not moments:
             self.progress.moment_steps = 0
         self.progress.anchor_step, self.progress.anchor_rate = step - 1, rate
-        self.progress.last_gain = step
+        # the best model of a resumed run may be later than its state, and so than this pruning
+        self.progress.last_gain = max(step, self.progress.last_gain)
         entry = {"kind": "pruning", "step": step, "shape": str(shape)}
         self._record(entry | ({"layers": layers} if layers else {}))
         bar.write(f"step {step}: pruned to {shape}")
@@ -377,7 +378,8 @@ class Training:
     def _record(self, entry: dict[str, Any]) -> None:
         self.progress.history.append(entry)
         if self.curves:
-            self.curves.add(entry, self.rate(entry["step"] - 1))
+            step = max(1, entry["step"])  # 0: a ladder's score of a model pruned at the first step
+            self.curves.add(entry, self.rate(step - 1))
 
     def _open_log(self, log_dir: Path | None) -> None:
         if log_dir and self.accelerator.is_main_process:

@@ -1,4 +1,5 @@
 import copy
+import itertools
 import math
 import re
 from contextlib import nullcontext
@@ -26,12 +27,19 @@ from rosita.pruning.moments import put_moments, surviving_moments
 from rosita.pruning.schedule import PruningSchedule
 from rosita.pruning.shape import Shape
 from rosita.runtime import start_accelerator
+from rosita.stages.distil import check_warmup
 from rosita.tasks import GLUE
 from rosita.tokenizer import read_tokenizer
 from rosita.training.embedding import Vocabulary, used_tokens
 from rosita.training.loop import Interrupted, Training
-from rosita.training.optimizer import build_optimizer, clip_gradients, rate_share, set_rate
-from rosita.training.plan import Plan
+from rosita.training.optimizer import (
+    build_optimizer,
+    clip_gradients,
+    learning_rate,
+    rate_share,
+    set_rate,
+)
+from rosita.training.plan import Plan, Progress
 from rosita.training.state import resume, save_state, state_file
 
 COLA = GLUE["CoLA"]
@@ -122,6 +130,21 @@ def teacher_loss(bench, seed=9):
     for weight in teacher.parameters():
         torch.nn.init.normal_(weight, std=0.2)
     return DistillationLoss(Teacher(teacher), True, True)
+
+
+def cut_after(training, last):
+    """Run until step `last`; its state is saved, and the run is cut off."""
+    after_step = training._after_step
+
+    def cut(step, bar):
+        after_step(step, bar)
+        if step == last:
+            save_state(training)
+            raise Interrupted
+
+    training._after_step = cut
+    with pytest.raises(Interrupted):
+        training.run()
 
 
 def depth_plan(bench):
@@ -311,17 +334,7 @@ def test_a_run_cut_off_and_resumed_ends_with_bitwise_the_same(bench, iterative, 
 
     dev = Dev(0.1, 0.3, 0.2)
     first = bench.training("cut", plan, teacher_loss(bench), dev, eval_step=3)
-    after_step = first._after_step
-
-    def cut(step, bar):
-        after_step(step, bar)
-        if step == stop_at:
-            save_state(first)
-            raise Interrupted
-
-    first._after_step = cut
-    with pytest.raises(Interrupted):
-        first.run()
+    cut_after(first, stop_at)
     torch.manual_seed(12345)  # another process has another random state
     second = bench.training("cut", plan, teacher_loss(bench), dev, eval_step=3)
     torch.rand(17)
@@ -403,6 +416,27 @@ def test_after_a_pruning_the_rate_goes_on_from_where_it_was_and_ends_at_zero(ben
     assert training.rate(4) == pytest.approx(6e-4)
     assert training.rate(7) == pytest.approx(3e-4)
     assert training.rate(10) == 0
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.1, 0.3])
+def test_no_run_is_pruned_where_its_rate_is_zero_and_so_would_stay(share):
+    settings = KDSettings(
+        output_dir="o",
+        teacher_model="t",
+        student_model="s",
+        pred_distill=True,
+        warmup_proportion=share,
+    )
+    for steps, period in itertools.product((5, 10, 30), (1, 2, 3, 4)):
+        schedule = PruningSchedule(Shape(4, 3, 48), Shape(4, 2, 48), 32, "depth", period)
+        plan = Plan(settings, share * steps, schedule=schedule)
+        rate = learning_rate(plan, Progress(), steps, period - 1)
+        try:
+            check_warmup(settings, steps, schedule)
+        except RositaError:
+            assert rate < settings.learning_rate * (steps - period + 1) / steps
+        else:
+            assert rate > 0
 
 
 def test_a_constant_rate_stays_through_prunings(bench):
@@ -561,6 +595,29 @@ def test_a_best_model_that_is_later_than_the_state_stays_the_best_with_its_score
     progress = training.run()
     assert progress.step == 10 and progress.best == written
     assert bench.evaluations[-1] is written  # no worse one was written over it
+
+
+def test_a_run_cut_off_where_its_patience_ends_takes_no_step_more(bench):
+    how = {"eval_step": 1, "patience": 0.6}  # 3 of the 5 steps of an epoch
+    whole = bench.training("whole", evaluate=Dev(0.1, 0.2, 0.15), **how).run()
+    assert whole.step == 5
+    cut_after(bench.training("cut", evaluate=Dev(0.1, 0.2, 0.15), **how), whole.step)
+    resumed = bench.training("cut", evaluate=Dev(0.15), **how).run()
+    assert (resumed.step, resumed.history) == (whole.step, whole.history)
+
+
+def test_patience_counts_from_a_best_model_that_is_later_than_the_state_and_a_pruning(bench):
+    """Prunings come before steps 4 and 8; the state is that of step 7, the best model of step 9."""
+    plan, given = width_plan(bench), [0.1] * 7
+    how = {"eval_step": 1, "patience": 0.6, "num_train_epochs": 4.0}
+    dev = Dev(*given, 0.5, 0.8, 0.4)
+    whole = bench.training("whole", plan, teacher_loss(bench), dev, **how).run()
+    assert (whole.best["step"], whole.step) == (9, 12)
+    cut_after(bench.training("cut", plan, teacher_loss(bench), Dev(0.1), **how), 7)
+    resumed = bench.training("cut", plan, teacher_loss(bench), Dev(0.5, 0.8, 0.4), **how)
+    resumed.saved = whole.best  # it was written before the run was killed
+    progress = resumed.run()
+    assert (progress.step, progress.history) == (whole.step, whole.history)
 
 
 def test_the_model_is_evaluated_at_the_end_once(bench):
