@@ -125,7 +125,8 @@ def save_scores(path: Path, scores: dict[str, Tensor]) -> None:
 
 
 def load_scores(path: Path, model: nn.Module) -> dict[str, Tensor]:
-    """Read and check scores for `model`: names, shapes, finite numbers. Runs no code of the file.
+    """Read and check scores for `model`: names, shapes, finite numbers. Runs no code of the file;
+    what it has of other weights, as of biases, is left out.
 
     Raises `RositaError` for a missing, broken or hostile file and for scores of another model.
     """
@@ -137,9 +138,10 @@ def load_scores(path: Path, model: nn.Module) -> dict[str, Tensor]:
         ) from None
     if not isinstance(scores, dict):
         raise RositaError(f"{path} holds a {type(scores).__name__}, not a dict of scores")
-    scores = {str(name).removeprefix("bert."): score for name, score in scores.items()}
+    given = {str(name).removeprefix("bert."): score for name, score in scores.items()}
+    found = {}
     for name, weight in scored_weights(model).items():
-        score = scores.get(name)
+        score = given.get(name)
         if not isinstance(score, Tensor) or score.shape != weight.shape:
             there = "no score" if score is None else f"scores {list(getattr(score, 'shape', []))}"
             raise RositaError(
@@ -148,7 +150,8 @@ def load_scores(path: Path, model: nn.Module) -> dict[str, Tensor]:
             )
         if not math.isfinite(score.double().sum().item()):
             raise RositaError(f"{path} has NaN or infinite scores for {name}; score again")
-    return scores
+        found[name] = score
+    return found
 
 
 def read_scores(

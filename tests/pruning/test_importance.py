@@ -11,6 +11,7 @@ from rosita.pruning.importance import (
     TaylorImportance,
     ffn_scores,
     head_scores,
+    important_layers,
     load_scores,
     save_scores,
     scored_weights,
@@ -72,6 +73,21 @@ def test_scores_survive_the_file_and_bert_prefixes_are_accepted(tmp_path):
     read = load_scores(tmp_path / "taylor.pkl", model)
     for name, score in scores.items():
         torch.testing.assert_close(read[name], score, rtol=0, atol=0)
+
+
+def test_scores_of_other_weights_in_the_file_choose_no_layer(tmp_path):
+    model = tiny()
+    scores = {name: torch.rand_like(weight) for name, weight in scored_weights(model).items()}
+    others = {
+        "bert.pooler.dense.weight": torch.ones(3, 3),
+        "bert.encoder.layer.0.output.dense.bias": torch.full((3,), 1e9),
+        "step": 7,
+    }
+    torch.save(others | scores, tmp_path / "taylor.pkl")
+    read = load_scores(tmp_path / "taylor.pkl", model)
+    assert read.keys() == scores.keys()
+    layers = model.config.num_hidden_layers
+    assert important_layers(read, layers, 1) == important_layers(scores, layers, 1)
 
 
 class Exploit:
