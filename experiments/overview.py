@@ -75,10 +75,10 @@ the machine would take):
 
     python experiments/reproduce.py --tasks SST-2 --names setting1 --seeds 1 --results models/again
 
-In fp32 the teachers of MRPC, STS-B and RTE came out bit for bit the same on a second Intel
-machine, by later scripts. In other arithmetic, or by scripts that draw batches otherwise, the same
-seed gives another model: on dev half a point apart on SST-2, one at most of six pairs, three on
-CoLA, of one pair.
+In fp32 the teachers of CoLA's settings, MRPC, STS-B and RTE came out bit for bit the same on a
+second Intel machine, by later scripts. In other arithmetic, or by scripts that draw batches
+otherwise, the same seed gives another model: on dev half a point apart on SST-2, one at most of
+six pairs, three on CoLA, of one pair.
 """
 TEACHERS = """## The teachers
 
