@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     written = args.output_format or format_of(args.output)
     line_of = {"csv": Answer.as_csv, "jsonl": Answer.as_json}.get(written, Answer.as_tsv)
     count = 0
-    with open_input(args.input) as source:
+    with open_input(args.input, form) as source:
         labeller = Labeller(args.model, model_format, args.max_seq_length, args.accept_changed)
         with open_output(args.output) as target:
             rows = read_texts(source, args.input, form, args.text_columns)
@@ -57,6 +57,8 @@ def main(argv: list[str] | None = None) -> None:
 def open_output(path: str) -> Iterator[IO[str]]:
     """stdout for `-`, or a file that appears whole or not at all."""
     if path == "-":
+        if sys.stdout is None:
+            raise RositaError("stdout is closed: give --output FILE")
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8")  # as its input is, whatever the locale says
         yield sys.stdout

@@ -247,20 +247,22 @@ READERS: dict[str, Callable[[Path], Iterator[Record]]] = {
 def csv_rows(file: IO[str], name: str, form: str) -> Iterator[tuple[int, list[str]]]:
     """Line number and fields of each row of a CSV, or of a TSV without quotes; of a blank line
     none."""
-    lines = (line for _, line in numbered_lines(file, name))
     if form == "tsv":
-        reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-    else:
-        reader = csv.reader(lines, strict=True)  # else a quote left open takes all that follows
+        for number, line in numbered_lines(file, name):
+            text = line.rstrip("\r\n")
+            yield number, text.split("\t") if text else []
+        return
+    lines = (line for _, line in numbered_lines(file, name))
+    reader = csv.reader(lines, strict=True)  # else a quote left open takes all that follows
     done = 0
     try:
         for row in reader:
             yield reader.line_num, row
             done = reader.line_num
     except csv.Error as error:
-        advice = "; is a quote mark left open? (one within a quoted text is written twice)"
         raise RositaError(
-            f"{name} line {done + 1}: not {form}: {error}" + advice * (form == "csv")
+            f"{name} line {done + 1}: not csv: {error}; is a quote mark left open? (one within a"
+            " quoted text is written twice)"
         ) from None
 
 

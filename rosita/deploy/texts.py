@@ -28,15 +28,18 @@ def format_of(path: str) -> str:
 
 
 @contextmanager
-def open_input(path: str) -> Iterator[IO[str]]:
+def open_input(path: str, form: str) -> Iterator[IO[str]]:
     """stdin for `-`, or a file; what is not UTF-8 or not there is a `RositaError`."""
+    newline = "\n" if form in ("text", "tsv") else ""  # what ends a line where training reads one
     try:
         if path == "-":
+            if sys.stdin is None:  # which Python makes of one that is closed
+                raise RositaError("stdin is closed: give --input FILE")
             if isinstance(sys.stdin, TextIOWrapper):  # what stands in for it is text already
-                sys.stdin.reconfigure(encoding="utf-8-sig")
+                sys.stdin.reconfigure(encoding="utf-8-sig", newline=newline)
             yield sys.stdin
         else:
-            with open(path, encoding="utf-8-sig", newline="") as file:
+            with open(path, encoding="utf-8-sig", newline=newline) as file:
                 yield file
     except UnicodeDecodeError as error:
         raise RositaError(f"{path} is not UTF-8 (byte {error.start} of a block)") from None

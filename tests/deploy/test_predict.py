@@ -58,6 +58,36 @@ def test_lines_from_stdin_get_the_models_label_and_probability_in_order(export):
     check([line.split("\t") for line in done.stdout.splitlines()], export)
 
 
+@pytest.mark.parametrize("name", ["-", "in.txt", "in.tsv"])
+def test_a_lone_carriage_return_ends_no_line_of_stdin_or_of_a_file(export, tmp_path, name):
+    content = "the dog\rran\r\nshe\n"
+    path = "-" if name == "-" else tmp_path / name
+    if path != "-":
+        path.write_bytes(content.encode())
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / "Deploy" / "predict.py", "--model", export, "--input", path],
+        input=content, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    check([line.split("\t") for line in done.stdout.splitlines()], export, ["the dog ran", "she"])
+
+
+@pytest.mark.parametrize(
+    "closed, told",
+    [
+        ("<&-", "stdin is closed: give --input FILE"),
+        (">&-", "stdout is closed: give --output FILE"),
+    ],
+)
+def test_a_closed_stdin_or_stdout_is_one_line(export, closed, told):
+    command = f'printf "she\\n" | ("$0" "$1" --model "$2" {closed})'
+    done = subprocess.run(
+        ["bash", "-c", command, sys.executable, REPOSITORY / "Deploy" / "predict.py", export],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {told}\n")
+
+
 @pytest.mark.parametrize("form, tolerance", [("pytorch", 1e-4), ("onnx", 1e-4), ("int8", 0.1)])
 def test_every_format_gives_the_labels_of_the_model(export, tmp_path, capsys, form, tolerance):
     (tmp_path / "in.txt").write_text("\n".join(TEXTS))

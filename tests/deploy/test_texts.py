@@ -8,8 +8,10 @@ import json
 
 import pytest
 
-from rosita.deploy.texts import read_texts
+from rosita.data.tsv import TsvFile
+from rosita.deploy.texts import open_input, read_texts
 from rosita.errors import RositaError
+from rosita.tasks import Task
 
 TEXTS = ["the dog ran", "", 'he "reads" it, red', "  ", "", "a", ""]
 
@@ -25,6 +27,21 @@ def test_a_blank_line_is_an_empty_text_so_that_what_is_written_aligns(form, end)
     assert read(content, form) == [(text,) for text in TEXTS]
     if form == "tsv":
         assert read(f"text{end}{content}", form, "text") == [(text,) for text in TEXTS]
+
+
+@pytest.mark.parametrize("form", ["text", "tsv"])
+def test_a_line_ends_where_the_lines_of_a_training_file_do(tmp_path, form):
+    path = tmp_path / "in.tsv"
+    path.write_bytes("a\rb\n\rc\nd\v\fe\x1cf\x85\u2028g\r\nh\r\r\ni".encode())
+    task = Task(name="Mood", labels=("a", "b"), metric="accuracy", text_columns=(0,), header=False)
+    trained = [row.texts for row in TsvFile(path, task, labelled=False).rows()]
+    assert len(trained) == 5
+    with open_input(str(path), form) as file:
+        assert list(read_texts(file, str(path), form)) == trained
+
+
+def test_a_field_of_a_tsv_is_as_long_as_training_takes_it():
+    assert read("text\n" + "x " * 100_000, "tsv", "text") == [("x " * 100_000,)]
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
