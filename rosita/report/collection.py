@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -259,8 +258,8 @@ def _join_names(models: list[Model]) -> None:
 
 
 def recipes(models: list[Model]) -> dict[Model, str]:
-    """Of each model a hash of all that decides a run but seeds: stage, task, shape, settings, and
-    its parents' recipes.
+    """Of each model a hash of all that decides a run but seeds: stage, task, shape, settings, data,
+    and its parents' recipes.
 
     Of a circle of parents (copied records) one counts by its weights or path.
     """
@@ -285,35 +284,20 @@ def _recipe(model: Model, known: dict[Model, str]) -> str:
         parent.role: (parent.model and known.get(parent.model)) or parent.weights or parent.path
         for parent in model.parents
     }
-    own = [record.stage, record.task, record.shape, settings, record.identity.data.get("dev")]
+    own = [record.stage, record.task, record.shape, settings, record.identity.data]
     if not parents and not settings:
         own.append(model.name)  # nothing tells it apart, as a download
     return values_hash([*own, parents])
 
 
-def seeds(model: Model) -> tuple[tuple[str, str], ...]:
-    """The seed of a run and of everything it comes from; as texts, whatever a record holds."""
-    return tuple((m.record.stage, str(m.seed)) for m in (model, *model.ancestors()))
-
-
 def group_seeds(models: list[Model]) -> list[Group]:
-    """Groups of runs of one recipe, in the order of the models; unfinished runs stay alone.
-
-    Two runs with the same seeds and other training data are no repetition: such go apart.
-    """
+    """Groups of runs of one recipe, in the order of the models; unfinished runs stay alone."""
     buckets: dict[str, list[Model]] = {}
     found = recipes(models)
     for model in models:
         key = found[model] if model.record.finished else model.name
         buckets.setdefault(key, []).append(model)
-    groups = []
-    for bucket in buckets.values():
-        parts: dict[str, list[Model]] = {}
-        same_seeds = len({seeds(model) for model in bucket}) < len(bucket)
-        for model in bucket:
-            data = json.dumps(model.record.identity.data.get("train"), default=str)
-            parts.setdefault(data if same_seeds else "", []).append(model)
-        for part in parts.values():
-            order = sorted(part, key=lambda m: (str(m.seed).zfill(12), m.name))
-            groups.append(Group(order))
-    return groups
+    return [
+        Group(sorted(bucket, key=lambda m: (str(m.seed).zfill(12), m.name)))
+        for bucket in buckets.values()
+    ]

@@ -333,6 +333,28 @@ def test_the_same_seed_on_other_data_is_no_repetition(models):
     assert sizes["few"] == sizes["many"] == 1
 
 
+def test_other_seeds_on_other_training_data_are_no_repetitions_and_older_records_are(models):
+    used = {"few1": "a", "few2": "a", "many3": "b", "many4": "b", "old5": None, "old6": None}
+    for number, (name, train) in enumerate(used.items(), 1):
+        data = {"dev": "d"} | ({"train": [train]} if train else {})
+        run = {"settings": {"seed": number, "rate": 1}, "data": data}
+        write_run(models / name, weights=name, dev_score=number / 10, identity=run)
+    found = {group.first.name: group.scores for group in build_report(models).groups}
+    assert found["few1"] == [0.1, 0.2] and found["many3"] == [0.3, 0.4]
+    assert found["old5"] == [0.5, 0.6]
+
+
+@pytest.mark.parametrize("key", ["train", "glove"])
+def test_students_of_one_seed_each_go_apart_where_their_teachers_learnt_other_rows(models, key):
+    for seed, value in ((1, "a"), (2, "a"), (3, "b")):
+        run = {"settings": {"seed": seed, "rate": 1}, "data": {"dev": "d", key: value}}
+        write_run(models / f"ft{seed}", weights=f"t{seed}", dev_score=0.5, identity=run)
+        write_run(models / f"kd{seed}", seed=seed, weights=f"k{seed}", dev_score=seed / 10,
+                  parents={"teacher": link("", f"t{seed}")})  # fmt: skip
+    found = {group.first.name: group.scores for group in build_report(models).groups}
+    assert found["kd1"] == [0.1, 0.2] and found["kd3"] == [0.3]
+
+
 def test_sizes_and_kept_scores_are_ratios_to_the_fine_tuned_ancestor(models):
     report = build_report(models)
     found = {row[0]: row for row in results(report, "CoLA").rows}
