@@ -33,6 +33,9 @@ done
 case $GLUE_TASK in
     .* | *[!A-Za-z0-9._-]*) fail "--task '$GLUE_TASK' is no name of a GLUE task" ;;
 esac
+# the names of rosita/tasks.py, which cannot be asked before all is installed
+grep -qixE 'cola|sst(-?2)?|mnli|qnli|qqp|mrpc|sts(-?b)?|rte|wnli' <<< "${GLUE_TASK:-$SAMPLE}" ||
+    fail "--task '$GLUE_TASK' is not one of CoLA, SST-2, MNLI, QNLI, QQP, MRPC, STS-B, RTE, WNLI"
 cd "$(dirname "$(realpath "$0")")"
 
 if [ -z "${PYTHON:-}" ]; then  # PYTHON=... takes an environment of your own as it is

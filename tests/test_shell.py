@@ -2,11 +2,14 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 
 import pytest
 from conftest import REPOSITORY, python
+
+from rosita.tasks import _ALIASES, GLUE
 
 SCRIPTS = ("quickstart.sh", "scripts/common.sh", "scripts/setting1.sh", "scripts/recipe.sh")
 # in place of Python: tells what it was called with, and fails where it is asked to
@@ -66,6 +69,29 @@ def test_a_task_that_is_no_name_is_refused_before_any_folder_is_made(tmp_path, t
     assert (done.returncode, called) == (2, [])
     assert done.stderr == f"error: --task '{task}' is no name of a GLUE task\n"
     assert not (checkout.folder / "models/quickstart").exists()
+
+
+@pytest.mark.parametrize("task", ["all", "AX", "diagnostic", "CoLa2", "mine.json", "sst-"])
+def test_a_task_that_the_quickstart_cannot_train_is_refused_before_any_download(tmp_path, task):
+    checkout = Checkout(tmp_path)
+    done, called = checkout.run("quickstart.sh", "--task", task)
+    assert (done.returncode, called) == (2, [])
+    assert done.stderr == (
+        f"error: --task '{task}' is not one of CoLA, SST-2, MNLI, QNLI, QQP, MRPC, STS-B, RTE,"
+        " WNLI\n"
+    )
+    assert not (checkout.folder / "models/quickstart").exists()
+
+
+def test_the_quickstart_takes_every_name_of_a_task_that_the_stages_take(tmp_path):
+    text = (REPOSITORY / "quickstart.sh").read_text()
+    (names,) = re.findall(r"is not one of (.*)\"", text)
+    assert names.split(", ") == list(GLUE)
+    checkout = Checkout(tmp_path, fails="download_bert")
+    for task in [*GLUE, "cola", *_ALIASES]:
+        _, called = checkout.run("quickstart.sh", "--task", task)
+        assert "download_bert.py" in called.pop()
+        checkout.log.unlink()
 
 
 @pytest.mark.parametrize("value", [[""], []])
