@@ -17,6 +17,7 @@ import argparse
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,15 @@ from rosita.fetch.download import (
     staging_folder,
     writing,
 )
-from rosita.fetch.sources import Absent, Access, check_endpoint, check_source, join, redact
+from rosita.fetch.sources import (
+    Absent,
+    Access,
+    check_endpoint,
+    check_heeded,
+    check_source,
+    join,
+    redact,
+)
 from rosita.files import (
     atomic_write,
     behind_link,
@@ -58,6 +67,11 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     access = Access(args.allow_http, args.endpoint_url, args.retries)
     model = args.model or (last_name(args.source) if args.source else DEFAULT_MODEL)
+    from_hub = not args.source and model != MINILM
+    # the hub may redirect to plain http, with leave
+    check_heeded(
+        replace(access, allow_http=False) if from_hub else access, args.source or "", "--source"
+    )
     target = behind_link(args.output_dir)
     if already_there(target, model, args.overwrite_output_dir):
         return
@@ -71,7 +85,6 @@ def main(argv: list[str] | None = None) -> None:
         if "://" not in source or not args.source:
             shutil.rmtree(staging, ignore_errors=True)  # local, or in the hub's own cache: cheap
         try:
-            from_hub = not args.source and model != MINILM
             get = hub(model, staging, access) if from_hub else plain(source, staging, access)
             collect(get, staging)
             write_run(staging, model, shown)

@@ -29,7 +29,7 @@ from rosita.fetch.download import (
     staging_folder,
     writing,
 )
-from rosita.fetch.sources import Access, join, redact
+from rosita.fetch.sources import Access, check_heeded, join, redact
 from rosita.files import behind_link, sync_folder
 
 ROOT = Path(__file__).resolve().parent
@@ -44,6 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     access = Access(args.allow_http, args.endpoint_url, args.retries)
     is_text = args.name == TEXT
+    check_heeded(access, args.mirror or (HOST if is_text else ""), "--mirror")
     target = behind_link(args.output_dir / (f"{args.name}.txt" if is_text else args.name))
     if not already_there(target, is_text):
         with holding(target):

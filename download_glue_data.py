@@ -28,7 +28,7 @@ from rosita.fetch.download import (
     staging_folder,
     writing,
 )
-from rosita.fetch.sources import Access, check_source, join, redact
+from rosita.fetch.sources import Access, check_heeded, check_source, join, redact
 from rosita.files import behind_link
 from rosita.tasks import DIAGNOSTIC, GLUE, glue_task_name
 
@@ -71,6 +71,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     access = Access(args.allow_http, args.endpoint_url, args.retries)
     names = task_names(args.tasks)
+    check_heeded(access, args.mirror or HOST, "--mirror")
     if args.mirror:
         check_source(args.mirror, access)
     for name in names:

@@ -23,7 +23,7 @@ from rosita.config_file import load_config
 from rosita.deploy.formats import EXPORTED, check_export_folder, parse_formats
 from rosita.deploy.rows import with_trained_length
 from rosita.errors import RositaError
-from rosita.fetch.sources import Access, check_publish, redact
+from rosita.fetch.sources import Access, check_heeded, check_publish, redact
 from rosita.provenance import read_run, require_finished, resolve_folder
 from rosita.tasks import Task, find_task
 
@@ -66,6 +66,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def check_uploads(settings: ExportSettings, access: Access) -> None:
     """Refuse the names of no bucket and no repository before the work, not after it."""
+    check_heeded(access, settings.publish or "", "--publish")
     if settings.publish:
         check_publish(settings.publish, access)
     if settings.push_to_hub and not re.fullmatch(r"[\w.-]+/[\w.-]+", settings.push_to_hub):

@@ -87,6 +87,15 @@ def check_source(source: str, access: Access) -> None:
         check_endpoint(_s3_endpoint(access), access)
 
 
+def check_heeded(access: Access, source: str, flag: str) -> None:
+    """Refuse flags that decide nothing about this source; `flag` is the one that names it."""
+    scheme = _scheme(source)
+    if access.endpoint_url and scheme != "s3":
+        raise RositaError(f"--endpoint_url is for s3:// alone: give {flag} such an address")
+    if access.allow_http and scheme not in ("http", "s3"):
+        raise RositaError(f"--allow_http is for http:// and s3:// alone: give {flag} such a one")
+
+
 def check_publish(target: str, access: Access) -> None:
     """Refuse what is no place in a bucket, before anything is made to be uploaded there."""
     if _scheme(target) != "s3":

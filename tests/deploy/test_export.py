@@ -408,6 +408,8 @@ def test_an_export_is_published_to_an_s3_store_its_report_last(tuned, tmp_path, 
     [(["--publish", "/tmp/x"], "--publish /tmp/x is not of the form s3://bucket/prefix"),
      (["--publish", "s3:///x"], "s3:///x is not of the form s3://bucket/prefix"),
      (["--publish", "s3://bucket/x", "--endpoint_url", "http://example.org"], "is not https"),
+     (["--endpoint_url", "https://s3.example"], "--endpoint_url is for s3:// alone: give --pub"),
+     (["--push_to_hub", "a/b", "--allow_http"], "--allow_http is for http:// and s3:// alone"),
      (["--push_to_hub", "small"], "--push_to_hub small is not OWNER/NAME"),
      (["--push_to_hub", "https://hub/me/small"], "https://hub/me/small is not OWNER/NAME")],
 )  # fmt: skip

@@ -840,6 +840,46 @@ def test_an_unset_shell_variable_is_not_taken_for_a_flag_left_out(tmp_path, name
         script(name).main([*flags, f"--{'data' if 'glue' in name else 'output'}_dir", "none"])
 
 
+@pytest.mark.parametrize(
+    "flags, told",
+    [
+        (("--endpoint_url", "https://s3.example"), "--endpoint_url is for s3:// alone: give {}"),
+        (("--endpoint_url", "http://localhost", "{}", "x"), "--endpoint_url is for s3:// alone"),
+        (("--endpoint_url", "https://x.y", "{}", "https://h.example"), "--endpoint_url is for s3"),
+        (("--allow_http",), "--allow_http is for http:// and s3:// alone: give {}"),
+        (("--allow_http", "{}", "x"), "--allow_http is for http:// and s3:// alone: give {}"),
+        (("--allow_http", "{}", "https://h.example/?key=secret"), "--allow_http is for http:// an"),
+    ],
+)
+@pytest.mark.parametrize(
+    "name, where",
+    [
+        ("download_glue_data --tasks CoLA --data_dir", "--mirror"),
+        ("download_glove --name glove.6B.50d --output_dir", "--mirror"),
+        ("download_bert --model all-MiniLM-L6-v2 --output_dir", "--source"),
+    ],
+)
+def test_a_flag_for_sources_of_another_kind_is_refused_before_anything_is_fetched(
+    tmp_path, monkeypatch, name, where, flags, told
+):
+    module, *words = name.split()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RositaError) as error:
+        script(module).main([*words, "out", *(flag.format(where) for flag in flags)])
+    assert str(error.value).startswith(told.format(where)) and "secret" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_hub_takes_allow_http_for_its_redirects_and_no_endpoint_of_s3(tmp_path, monkeypatch):
+    flags = ["--model", "bert-tiny", "--output_dir", str(tmp_path / "bert")]
+    module = script("download_bert")
+    monkeypatch.setattr(module, "find_source", lambda *_: pytest.fail("reached"))
+    with pytest.raises(RositaError, match="--endpoint_url is for s3:// alone: give --source"):
+        module.main([*flags, "--endpoint_url", "https://s3.example"])
+    with pytest.raises(pytest.fail.Exception, match="reached"):
+        module.main([*flags, "--allow_http"])
+
+
 def test_the_first_variable_of_the_environment_that_is_set_names_the_store(monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "https://store.example")
