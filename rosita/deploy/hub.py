@@ -20,7 +20,7 @@ from rosita.fetch.sources import Access, check_publish, redact, s3_client
 from rosita.files import atomic_write, read_json, write_json
 from rosita.model import RositaForSequenceClassification
 from rosita.provenance import read_run
-from rosita.tasks import GLUE, Task
+from rosita.tasks import Task
 from rosita.templating import one_line, render
 from rosita.tokenizer import TokenizerFiles
 
@@ -126,7 +126,6 @@ class HubModel:
 
 # our metrics under the names that the hub knows
 HUB_METRICS = {"matthews": "matthews_correlation", "accuracy": "accuracy"}
-GLUE_DATASET = "nyu-mll/glue"
 
 
 def write_card(
@@ -172,13 +171,14 @@ def _card_header(
     """What the hub shows and searches by, as YAML."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    is_glue, name, metric = task.name in GLUE, one_line(task.name), one_line(report["metric"])
+    name, metric = one_line(task.name), one_line(report["metric"])
+    # Samples and held-out rows bear the names of GLUE's tasks too, and no record tells them apart:
+    # the card names the file, not GLUE's validation set.
+    file = f"{task.dev_files[0]} of {name}'s data, {report['dev_rows']:,} rows"
     result = EvalResult(
         task_type="text-classification",
-        dataset_type=GLUE_DATASET if is_glue else name,
-        dataset_name=f"GLUE {name}" if is_glue else name,
-        dataset_config=name.lower().replace("-", "") if is_glue else None,
-        dataset_split="validation",
+        dataset_type=name,
+        dataset_name=name if task.is_own else file,
         metric_type=HUB_METRICS.get(metric, metric),
         metric_name=f"dev {metric}",
         metric_value=round(report["score"], 4),
@@ -189,7 +189,6 @@ def _card_header(
         pipeline_tag="text-classification",
         license=license and one_line(license),
         base_model=base_model and one_line(base_model),
-        datasets=[GLUE_DATASET] if is_glue else None,
         tags=["rosita", name],
         eval_results=[result],
     )

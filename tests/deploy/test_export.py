@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from conftest import SMALL, error_line, make_bert, run_script, write_cola
+from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from moto.server import ThreadedMotoServer
 from tokenizers import Tokenizer
@@ -120,7 +121,7 @@ def test_a_file_that_is_no_onnx_model_is_named_in_one_line(tmp_path):
 def test_no_text_of_a_run_breaks_out_of_the_model_card(tmp_path):
     evil = '<script>x</script>](http://x) |\n---\nlicense: mit\n# {{7*7}} "`\\'
     task = Task.model_construct(name=evil, labels=(evil, "b"))
-    report = {"shape": evil, "parameters": 1234, "metric": evil, "score": 0.5,
+    report = {"shape": evil, "parameters": 1234, "metric": evil, "score": 0.5, "dev_rows": 20,
               "formats": {evil: {"score": 0.4, "agreement": 1.0, "bytes": 2e6}}}  # fmt: skip
     run = {
         "parents": {evil: {"path": f"../models/{evil}", "weights": evil}},
@@ -149,22 +150,38 @@ def test_no_text_of_a_run_breaks_out_of_the_model_card(tmp_path):
     assert "learning_rate: " + " ".join(evil.split()) in shown
 
 
-@pytest.mark.parametrize(
-    "name, dataset, metric", [("CoLA", "nyu-mll/glue", "matthews_correlation"),
-                              ("Mood", None, "accuracy")],
-)  # fmt: skip
+@pytest.mark.parametrize("name", ["CoLA", "MNLI"])
+def test_the_card_names_the_file_and_rows_of_its_score_and_no_dataset_that_nobody_knows_it_to_be(
+    tmp_path, name
+):
+    task = GLUE[name]  # a sample of that name, or rows held out, are no part of GLUE's dev
+    report = {"shape": "a2_l8_f512_e128", "parameters": 1, "metric": task.metric, "score": 0.5,
+              "formats": {}, "dev_rows": 1800}  # fmt: skip
+    write_card(tmp_path, report, {}, task)
+    card = ModelCard.load(tmp_path / "README.md")  # refuses a model-index that is none
+    (result,) = card.data.eval_results
+    scored = f"{task.dev_files[0]} of {name}'s data, 1,800 rows"
+    assert (result.dataset_type, result.dataset_name) == (name, scored)
+    assert result.dataset_split is None and result.dataset_config is None
+    assert f"Its scores are of {scored}." in card.text
+    assert "glue" not in card.content.lower()
+
+
+@pytest.mark.parametrize("name, metric", [("CoLA", "matthews_correlation"), ("Mood", "accuracy")])
 def test_the_card_says_where_its_score_is_from_and_no_license_that_nobody_gave(
-    tmp_path, name, dataset, metric
+    tmp_path, name, metric
 ):
     ours = {"matthews_correlation": "matthews"}.get(metric, metric)
     task = Task(name=name, labels=("a", "b"), metric=ours, text_columns=(0,))
-    report = {"shape": "a2_l8_f512_e128", "parameters": 1, "metric": ours, "score": 0.51234}
+    report = {"shape": "a2_l8_f512_e128", "parameters": 1, "metric": ours, "score": 0.51234,
+              "dev_rows": 20}  # fmt: skip
     write_card(tmp_path, {**report, "formats": {}}, {}, task)
     header = yaml.safe_load((tmp_path / "README.md").read_text().split("---\n")[1])
-    assert header.get("datasets") == (dataset and [dataset])
+    assert "datasets" not in header
     assert "license" not in header and "base_model" not in header
     (result,) = header["model-index"][0]["results"]
-    assert result["dataset"]["type"] == (dataset or "Mood")
+    shown = {"CoLA": "dev.tsv of CoLA's data, 20 rows", "Mood": "Mood"}[name]
+    assert result["dataset"] == {"type": name, "name": shown}
     assert result["metrics"] == [{"type": metric, "name": f"dev {ours}", "value": 0.5123}]
 
 
