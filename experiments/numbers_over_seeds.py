@@ -59,5 +59,6 @@ NUMBERS = {
     "agreement": lambda found: spread(agreements(found)),
     "kept": lambda found: f"{mean(shares_kept(found)):.1f} %",
     "kept_by_seed": lambda found: ", ".join(f"{share:.1f}" for share in shares_kept(found)),
+    "arithmetic": arithmetic,
     "seeds": lambda found: ", ".join(str(record["seed"]) for record in found),
 }

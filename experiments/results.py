@@ -19,7 +19,7 @@ from textwrap import fill
 
 from experiments import EXPERIMENTS, FIVE, REFERENCES, TABLES
 from figures import draw_lines, draw_summary
-from numbers_over_seeds import NUMBERS, arithmetic, difference
+from numbers_over_seeds import NUMBERS, difference
 from overview import (
     HEAD,
     READING,
@@ -205,13 +205,13 @@ def table_lines(table: str, groups: dict[str, list[dict]]) -> list[str]:
                 f"{last['parameters'] / 1e6:.1f}",
                 f"{first['bytes'] / 1e6:.1f}",
                 f"{mean(record['hours'] for record in found):.2f}",
-                arithmetic(found),
+                NUMBERS["arithmetic"](found),
                 NUMBERS["seeds"](found),
             ]
         )
     if table == "teacher":  # a share of another run of itself says nothing
         lines = without(lines, "kept")
-    if not any(arithmetic(found) for found in groups.values()):
+    if not any(map(NUMBERS["arithmetic"], groups.values())):
         lines = without(lines, "arithmetic")
     shared, lines = take_out_shared(lines)
     rules = ["---" if heading in LEFT else "---:" for heading in lines[0]]
@@ -219,10 +219,10 @@ def table_lines(table: str, groups: dict[str, list[dict]]) -> list[str]:
     return [*caption, *(f"| {' | '.join(cells)} |" for cells in [lines[0], rules, *lines[1:]])]
 
 
-def without(lines: list[list[str]], heading: str) -> list[list[str]]:
-    """The lines without the column of that heading, which the first line has."""
-    at = lines[0].index(heading)
-    return [line[:at] + line[at + 1 :] for line in lines]
+def without(lines: list[list[str]], *headings: str) -> list[list[str]]:
+    """The lines without the columns of these headings, which the first line has."""
+    kept = [at for at, heading in enumerate(lines[0]) if heading not in headings]
+    return [[line[at] for at in kept] for line in lines]
 
 
 def take_out_shared(lines: list[list[str]]) -> tuple[list[str], list[list[str]]]:
@@ -230,14 +230,10 @@ def take_out_shared(lines: list[list[str]]) -> tuple[list[str], list[list[str]]]
 
     The first line has the headings.
     """
-    heading, first, *others = lines
-    same = [
-        at
-        for at, name in enumerate(heading)
-        if name in SHARED and all(line[at] == first[at] for line in others)
-    ]
-    texts = [SHARED[heading[at]].format(first[at]) for at in same]
-    return texts, [[cell for at, cell in enumerate(line) if at not in same] for line in lines]
+    columns = zip(*lines, strict=True)  # each with its heading first
+    same = {name: cells[0] for name, *cells in columns if name in SHARED and len(set(cells)) == 1}
+    texts = [SHARED[name].format(cell) for name, cell in same.items()]
+    return texts, without(lines, *same)
 
 
 def serving_lines(task: str, report: dict, results: Path, base: Path) -> list[str]:

@@ -79,8 +79,8 @@ class StageLab:
         **settings: Any,
     ) -> Path:
         folder, seed = self._folder(name, seed), seed or self.seed
-        settings = {**FINE_TUNE[self.task, self.data], **settings, "seed": seed}
-        settings["precision"] = self.precision
+        chosen = {"seed": seed, "precision": self.precision}
+        settings = {**FINE_TUNE[self.task, self.data], **settings, **chosen}
         how = {**settings, "renewed_layers": renewed_layers} if renewed_layers else settings
         if self._runs(folder, how):
             start = self._load(source, seed)

@@ -152,11 +152,15 @@ def write_card(
                 f"{found['bytes'] / 1e6:.1f}",
             ]
         )
-    header = _card_header(report, task, license, base_model)
+    # Samples and held-out rows bear the names of GLUE's tasks too, and no record tells them apart:
+    # the card names the file, not GLUE's validation set.
+    scored_on = f"{task.dev_files[0]} of {task.name}'s data, {report['dev_rows']:,} rows"
+    header = _card_header(report, task, scored_on, license, base_model)
     body = render(
         "card.md.jinja",
         report=report,
         task=task,
+        scored_on=scored_on,
         scores=scores,
         facts=_facts(run),
         max_seq_length=max_seq_length,
@@ -166,19 +170,20 @@ def write_card(
 
 
 def _card_header(
-    report: dict[str, Any], task: Task, license: str | None, base_model: str | None
+    report: dict[str, Any],
+    task: Task,
+    scored_on: str,
+    license: str | None,
+    base_model: str | None,
 ) -> str:
     """What the hub shows and searches by, as YAML."""
     from huggingface_hub import EvalResult, ModelCardData
 
     name, metric = one_line(task.name), one_line(report["metric"])
-    # Samples and held-out rows bear the names of GLUE's tasks too, and no record tells them apart:
-    # the card names the file, not GLUE's validation set.
-    file = f"{task.dev_files[0]} of {name}'s data, {report['dev_rows']:,} rows"
     result = EvalResult(
         task_type="text-classification",
         dataset_type=name,
-        dataset_name=name if task.is_own else file,
+        dataset_name=name if task.is_own else one_line(scored_on),
         metric_type=HUB_METRICS.get(metric, metric),
         metric_name=f"dev {metric}",
         metric_value=round(report["score"], 4),
