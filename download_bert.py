@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from rosita.backbones import BACKBONES, PRETRAINED
-from rosita.cli import ArgumentParser, filled, run_script
+from rosita.cli import ArgumentParser, run_script
 from rosita.errors import RositaError
 from rosita.fetch.download import (
     fetch,
@@ -100,15 +100,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--model", type=filled, help=f"name at the hub, or {MINILM} (default {DEFAULT_MODEL})"
-    )
-    parser.add_argument(
-        "--source", type=filled, help="folder, https:// or s3://bucket/prefix with the files"
-    )
+    parser.add_argument("--model", help=f"name at the hub, or {MINILM} (default {DEFAULT_MODEL})")
+    parser.add_argument("--source", help="folder, https:// or s3://bucket/prefix with the files")
     parser.add_argument("--output_dir", type=Path, default=ROOT / "models" / "bert_pt")
     parser.add_argument("--overwrite_output_dir", action="store_true", help="replace another model")
-    parser.add_argument("--endpoint_url", type=filled, help="address of a private s3 service")
+    parser.add_argument("--endpoint_url", help="address of a private s3 service")
     parser.add_argument("--allow_http", action="store_true", help="accept addresses without TLS")
     parser.add_argument("--retries", type=int, default=5, help="tries in a row without a new byte")
     return parser.parse_args(argv)

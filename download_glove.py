@@ -18,7 +18,7 @@ import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
-from rosita.cli import ArgumentParser, filled, run_script
+from rosita.cli import ArgumentParser, run_script
 from rosita.errors import RositaError
 from rosita.fetch.archive import Damaged, unpack
 from rosita.fetch.download import (
@@ -66,10 +66,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     names = (TEXT, "glove.6B.50d")
     parser.add_argument("--name", choices=names, default=names[0])
     parser.add_argument("--output_dir", type=Path, default=ROOT / "glove")
-    parser.add_argument(
-        "--mirror", type=filled, help="folder, https:// or s3:// with the same file names"
-    )
-    parser.add_argument("--endpoint_url", type=filled, help="address of a private s3 service")
+    parser.add_argument("--mirror", help="folder, https:// or s3:// with the same file names")
+    parser.add_argument("--endpoint_url", help="address of a private s3 service")
     parser.add_argument("--allow_http", action="store_true", help="accept addresses without TLS")
     parser.add_argument("--retries", type=int, default=5, help="tries in a row without a new byte")
     return parser.parse_args(argv)

@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from rosita.cli import ArgumentParser, filled, run_script
+from rosita.cli import ArgumentParser, run_script
 from rosita.data.tsv import TsvFile
 from rosita.errors import RositaError, nearest
 from rosita.fetch.archive import Damaged, check_sha256, unpack
@@ -86,10 +86,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "-t", "--tasks", default="all", help="all, or names with commas: CoLA,SST-2"
     )
-    parser.add_argument(
-        "--mirror", type=filled, help="folder, https:// or s3:// with the same file names"
-    )
-    parser.add_argument("--endpoint_url", type=filled, help="address of a private s3 service")
+    parser.add_argument("--mirror", help="folder, https:// or s3:// with the same file names")
+    parser.add_argument("--endpoint_url", help="address of a private s3 service")
     parser.add_argument("--allow_http", action="store_true", help="accept addresses without TLS")
     parser.add_argument("--retries", type=int, default=5, help="tries in a row without a new byte")
     return parser.parse_args(argv)

@@ -39,6 +39,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from rosita.checkpoint import IN_MEMORY, TaskModel, load_model
+from rosita.cli import EMPTY
 from rosita.config import (
     KD,
     ClassifierActivation,
@@ -85,13 +86,16 @@ R = TypeVar("R")
 
 
 def _typed(function: Callable[P, R]) -> Callable[P, R]:
-    """Have a function refuse, by a `TypeError`, arguments of other types than it says."""
+    """Have a function refuse arguments of other types than it says, by a `TypeError`, and a path
+    that is empty, which would be the current folder, by a `RositaError`."""
     signature, hints = inspect.signature(function), get_type_hints(function)
 
     @functools.wraps(function)
     def checked(*given: P.args, **named: P.kwargs) -> R:
         for name, value in signature.bind(*given, **named).arguments.items():
             parameter = signature.parameters[name]
+            if Path in get_args(hints[name]) and isinstance(value, str) and not value.strip():
+                raise RositaError(f"{function.__name__}: {name}: {EMPTY}")
             if parameter.kind is not parameter.VAR_KEYWORD and not _fits(value, hints[name]):
                 meant = parameter.annotation
                 if get_origin(hints[name]) is Literal:

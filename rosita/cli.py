@@ -15,6 +15,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext, redirect_stdout, suppress
+from itertools import pairwise
 from typing import Any, NoReturn
 
 from pydantic import BaseModel
@@ -27,6 +28,7 @@ BRINGS = {"matplotlib": '".[report]"', "boto3": '".[s3]"', "botocore": '".[s3]"'
           "onnx": '".[export]"', "onnxruntime": '".[export]"',
           "torch": ".", "transformers": ".", "accelerate": ".", "safetensors": ".", "scipy": ".",
           "sklearn": ".", "huggingface_hub": ".", "jinja2": "."}  # fmt: skip
+EMPTY = "an empty value: give it one, or leave it out"
 INTERRUPTED = "interrupted; the same command again goes on from what was saved, if anything was"
 LARGEST = 2**53  # whole number that settings take: exact in JSON, and torch takes it
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMgG]?)([bB]?)")
@@ -47,16 +49,21 @@ class ArgumentParser(argparse.ArgumentParser):
     def parse_known_args(
         self, args: Iterable[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
-        """As argparse; a retired flag raises `RositaError` with its hint.
+        """As argparse; a retired flag raises `RositaError` with its hint, and so does a value that
+        is empty, as that of an unset shell variable, which as a path would be the current folder.
 
-        Looked for by name before argparse parses: as options they would make abbreviations of
-        other flags ambiguous (--data, by --data_url), and left to it, abbreviate others themselves.
+        Flags are looked for by name before argparse parses: as options they would make
+        abbreviations of others ambiguous (--data, by --data_url), and left to it, abbreviate others
+        themselves.
         """
         words = sys.argv[1:] if args is None else list(args)
-        for word in words:
-            flag = word.split("=")[0]
+        for before, word in pairwise(["", *words]):
+            flag, equals, value = word.partition("=")
             if flag in self.retired:
                 raise RositaError(f"{flag} is not a flag of this script: {self.retired[flag]}")
+            if not word.strip() or (flag.startswith("-") and equals and not value.strip()):
+                of = flag.strip() or before or "the first argument"
+                raise RositaError(f"{of}: {EMPTY}")
         return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
@@ -216,13 +223,6 @@ def add_flags(parser: argparse.ArgumentParser, kind: type[BaseModel]) -> None:
         parser.add_argument(
             f"--{name}", default=argparse.SUPPRESS, help=text, metavar=name.upper(), **more
         )
-
-
-def filled(text: str) -> str:
-    """A text that is not empty, as an unset shell variable's value is, from a command line."""
-    if not text.strip():
-        raise argparse.ArgumentTypeError("it is empty: give it a value, or leave the flag out")
-    return text
 
 
 def positive(text: str) -> int:

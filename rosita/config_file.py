@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from rosita.cli import EMPTY
 from rosita.config import REPOSITORY
 from rosita.errors import RositaError, nearest
 from rosita.files import read_json, relative_path
@@ -39,8 +40,9 @@ def load_config(
         values |= _json_values(kind, Path(path), task, Path(base))
     sources = {name: f"{path} [{task.name}] {name}" for name in values}
     for name, value in flags.items():
-        values[name] = _from_text(kind, name, value) if isinstance(value, str) else value
         sources[name] = f"--{name}"
+        _refuse_empty(value, sources[name])
+        values[name] = _from_text(kind, name, value) if isinstance(value, str) else value
     try:
         return kind.model_validate(values, strict=True)
     except ValidationError as error:
@@ -84,6 +86,7 @@ def _json_values(kind: type[BaseModel], path: Path, task: Task, base: Path) -> d
             raise RositaError(f"{path} [{where}]: unknown setting {name!r}{hint}")
     values = {**defaults, **section}
     for name, value in values.items():
+        _refuse_empty(value, f"{path} [{task.name}] {name}")
         if isinstance(value, str):
             values[name] = value.replace("{task}", task.name)
             if name in PATHS:
@@ -91,6 +94,11 @@ def _json_values(kind: type[BaseModel], path: Path, task: Task, base: Path) -> d
         elif isinstance(value, int) and kind.model_fields[name].annotation is float:
             values[name] = float(value) if not isinstance(value, bool) else value
     return values
+
+
+def _refuse_empty(value: object, source: str) -> None:
+    if isinstance(value, str) and not value.strip():  # as a path it would be the current folder
+        raise RositaError(f"{source}: {EMPTY}")
 
 
 def is_on(kind: type[BaseModel], flags: Mapping[str, str], switch: str) -> bool:

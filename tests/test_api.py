@@ -277,6 +277,16 @@ def test_every_function_refuses_arguments_of_another_type_in_words(root, teacher
             call()
 
 
+def test_an_empty_path_is_not_the_current_folder(root, monkeypatch):
+    monkeypatch.chdir(root / "bert")
+    for call, name in (
+        (lambda: api.load("", "CoLA", new_classifier=True), "load: folder"),
+        (lambda: api.fine_tune(api.load(".", "CoLA", new_classifier=True), " "), "fine_tune: data"),
+    ):
+        with pytest.raises(RositaError, match=f"^{name}.*: an empty value: give it one"):
+            call()
+
+
 def test_the_random_classifier_depends_on_its_seed_alone(root):
     bert = root / "bert"
     heads = [api.load(bert, "CoLA", new_classifier=True, seed=seed) for seed in (1, 1, 2)]

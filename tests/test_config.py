@@ -128,6 +128,7 @@ def test_the_task_in_braces_and_paths_relative_to_kd_are_resolved(tmp_path):
             ["keep_heads, emb_hidden_dim name no shape without keep_layers, ffn_hidden_dim"],
         ),
         ({"lr_schedule": "cosine"}, ["lr_schedule 'cosine'", "warmup_linear"]),
+        ({"cache_dir": ""}, ["[CoLA] cache_dir: an empty value: give it one, or leave it out"]),
         ({"max_steps": 0}, ["max_steps 0: 0 steps train nothing; -1 trains for num_train_epochs"]),
     ],
 )
@@ -138,6 +139,12 @@ def test_every_fault_of_a_config_is_named_in_one_line(tmp_path, section, words):
     for word in words:
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["data_dir", "teacher_model", "label_names"])
+def test_an_empty_flag_is_refused_where_it_would_be_the_current_folder(name):
+    with pytest.raises(RositaError, match=f"^--{name}: an empty value: give it one"):
+        load_config(KDSettings, GLUE["CoLA"], {**MINIMAL, name: " "})
 
 
 def test_two_spellings_of_one_section_are_named(tmp_path):

@@ -56,3 +56,18 @@ def test_a_retired_flag_leaves_other_flags_their_abbreviations_and_the_help_alon
 def test_the_short_flags_of_the_published_download_work():
     args = download_glue_data.parse_args(["-d", "somewhere", "-t", "CoLA,SST"])
     assert str(args.data_dir) == "somewhere" and args.tasks == "CoLA,SST"
+
+
+@pytest.mark.parametrize(
+    "words, of",
+    [
+        (["--data_dir", ""], "--data_dir"),
+        (["--weight_decay", "1", "--data_dir", " "], "--data_dir"),
+        (["--data_dir="], "--data_dir"),
+        (["--weight_decay", "1", ""], "1"),
+        ([""], "the first argument"),
+    ],
+)
+def test_an_unset_shell_variable_is_neither_the_current_folder_nor_a_flag_left_out(words, of):
+    with pytest.raises(RositaError, match=f"^{of}: an empty value: give it one, or leave it out$"):
+        parser().parse_args(words)

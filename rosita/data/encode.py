@@ -42,6 +42,7 @@ from rosita.tasks import Task
 from rosita.tokenizer import TokenizerFiles
 
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)  # to this user, there
+READING = 2  # counted up when the same bytes are read as other rows: older caches are left alone
 CHUNK_ROWS = 4_000  # rows tokenized at once: enough for all cores, little memory
 
 
@@ -72,6 +73,7 @@ def encode_file(
     content = content_hash(source.path)
     columns = task.text_columns_of(source.path)
     settings = [
+        READING,
         content,
         max_seq_length,
         columns,
@@ -79,12 +81,10 @@ def encode_file(
         task.labels,
         labelled,
         task.multi_label,
-        task.header,
+        source.header,  # of a TSV file by its name and task
         task.short_rows,
         train_header,
-        *([task.label_range] if task.label_range else []),
-        # earlier versions took the first row of these for a header
-        *(["rows"] if task.is_own and not task.header and task.is_test_file(source.path) else []),
+        task.label_range,
         # the same bytes are other rows in another format
         *([source.path.suffix or "folder"] if isinstance(source, RecordFile) else []),
     ]

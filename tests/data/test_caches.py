@@ -99,6 +99,13 @@ def test_a_cache_is_as_readable_as_the_data_beside_it(encode, cola):
     assert encode().cache.stat().st_mode & 0o777 == 0o750
 
 
+def test_a_cache_of_rows_read_by_older_rules_is_not_taken(encode, monkeypatch):
+    monkeypatch.setattr("rosita.data.encode.READING", 1)
+    older = encode().cache
+    monkeypatch.undo()
+    assert encode().cache == encode().cache != older
+
+
 def test_a_cache_folder_that_is_named_and_cannot_be_written_is_one_line(
     encode, tmp_path, as_ordinary_user
 ):
