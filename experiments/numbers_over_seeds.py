@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from statistics import mean, stdev
+from math import sqrt
+from statistics import mean, stdev, variance
 
 from records import difference_95, held_out
 
@@ -28,6 +29,24 @@ def shares_kept(found: list[dict]) -> list[float]:
     return [100 * record["score"] / record["teacher_score"] for record in found]
 
 
+def dev_scores(found: list[dict]) -> list[float]:
+    """In percent."""
+    return [100 * record["score"] for record in found]
+
+
+def gain(plus: list[list[float]], minus: list[list[float]]) -> tuple[float, float | None]:
+    """The mean of the means of some lines, less that of others, and its standard error.
+
+    Each line is its seeds' values, drawn independently; a line of one seed has no error to add, so
+    that there is none.
+    """
+    value = mean(map(mean, plus)) - mean(map(mean, minus))
+    if min(map(len, plus + minus)) < 2:
+        return value, None
+    parts = (variance(line) / len(line) / len(side) ** 2 for side in (plus, minus) for line in side)
+    return value, sqrt(sum(parts))
+
+
 def scores_on(part: str, found: list[dict]) -> list[float]:
     """CoLA's score, in percent, on one part of dev; of the records that have it apart."""
     return [100 * r["by_source"][part]["score"] for r in found if "by_source" in r]
@@ -51,9 +70,9 @@ def arithmetic(found: list[dict]) -> str:
 # What a line of a table says of its records, by the name that findings.md calls it.
 NUMBERS = {
     "held_out": lambda found: spread(held_out(found)),
-    "dev": lambda found: spread([100 * record["score"] for record in found]),
+    "dev": lambda found: spread(dev_scores(found)),
     "held_out_1": lambda found: spread(held_out(found)[:1]),  # of the first seed
-    "dev_1": lambda found: spread([100 * found[0]["score"]]),
+    "dev_1": lambda found: spread(dev_scores(found)[:1]),
     "known": lambda found: spread(scores_on("known", found)),
     "new": lambda found: spread(scores_on("new", found)),
     "agreement": lambda found: spread(agreements(found)),

@@ -24,6 +24,7 @@ from overview import (
     HEAD,
     READING,
     SUMMARY,
+    comparisons,
     goals_met,
     read_floors,
     summary,
@@ -73,6 +74,8 @@ def write_results(args: argparse.Namespace) -> None:
     draw_summary(picture, summary_lines(records), SUMMARY)
     lines += [f"![all tasks]({picture.relative_to(args.output.parent)})", ""]
     lines += finding(findings, "summary", {}, {})
+    lines += comparisons(records)
+    lines += finding(findings, "comparisons", {}, {})
     lines += [*teachers(records, floors), READING, *without_commit(records)]
     missing: list[str] = []
     for table in TABLES:

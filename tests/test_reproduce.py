@@ -32,11 +32,13 @@ from rosita.tasks import GLUE
 from rosita.training.loop import Training
 
 sys.path.insert(0, str(REPOSITORY / "experiments"))
-chains, figures, floors, hold_out, records, reproduce, results, side_by_side, stage_lab = map(
+(chains, figures, floors, hold_out, numbers_over_seeds, records, reproduce, results, side_by_side,
+ stage_lab) = map(
     importlib.import_module,
-    "chains figures floors hold_out records reproduce results side_by_side stage_lab".split(),
-)
-EXPERIMENTS = reproduce.EXPERIMENTS
+    "chains figures floors hold_out numbers_over_seeds records reproduce results side_by_side"
+    " stage_lab".split(),
+)  # fmt: skip
+EXPERIMENTS, FIVE = reproduce.EXPERIMENTS, reproduce.FIVE
 LARGE_ENOUGH = {  # for chains.SHAPE
     "hidden_size": 96,
     "num_hidden_layers": 6,
@@ -471,6 +473,39 @@ def test_the_first_table_has_each_task_once_marks_a_second_teacher_and_the_top_s
     assert "4 of 5 records are older than the fields commit and machine" in text
     taught = text.split("--tables teacher`")[1]
     assert "| dev accuracy | difference, 95 % |" in taught and "kept" not in taught.split("!")[0]
+
+
+def test_a_gain_over_seeds_has_the_error_of_all_its_lines_and_one_seed_has_none():
+    rng = np.random.default_rng(5)
+
+    def line(true: float, seeds: int) -> list[float]:
+        return list(rng.normal(true, 2.0, seeds))
+
+    gain = numbers_over_seeds.gain
+    gains = [gain([line(70, 3), line(74, 3)], [line(69, 2)]) for _ in range(4000)]
+    values, errors = (np.array(column) for column in zip(*gains, strict=True))
+    assert values.mean() == pytest.approx(3.0, abs=0.1)
+    assert np.sqrt((errors**2).mean()) == pytest.approx(values.std(), rel=0.05)
+    assert gain([[70.0, 71.0]], [[68.0]]) == (2.5, None)
+
+
+def test_settings_are_held_against_one_another_where_all_tasks_have_them(tmp_path):
+    for place, task in enumerate(FIVE):
+        for name, scores in (("no_kd", (0.70, 0.72)), ("setting1", (0.71, 0.79))):
+            for seed, value in enumerate(scores, 1):
+                one = record(name, seed, value + place / 100) | {"task": task}
+                records.add_record(tmp_path / "results", one)
+    one = record("setting2", 1, 0.7)
+    records.add_record(tmp_path / "results", one)
+    results.main(["--results", str(tmp_path / "results"), "--output", str(tmp_path / "R.md")])
+    table = (tmp_path / "R.md").read_text().split("## The settings against one another")[1]
+    rows = [re.sub(" +", " ", line) for line in table.split("## ")[0].splitlines() if "|" in line]
+    error = np.sqrt((0.02**2 / 2 + 0.08**2 / 2) / 2) * 100  # of one task; the mean's is less
+    cells = [f"+4.0 ± {error:.1f}"] * 5 + [f"+4.0 ± {error / np.sqrt(5):.1f}"]
+    assert rows[2:] == [
+        "| KD: 1 over none | held out |" + " +0.0 ± 0.0 |" * 6,
+        f"| KD: 1 over none | dev | {' | '.join(cells)} |",
+    ]
 
 
 def test_the_picture_of_all_tasks_has_a_dot_for_each_share_and_the_means_of_what_all_tasks_have(
