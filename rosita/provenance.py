@@ -64,7 +64,8 @@ class Run:
 
     folder: Path
     identity: dict[str, Any]
-    details: dict[str, Any] = field(default_factory=dict)  # paths of parents and data, shapes
+    # paths of parents and data, shapes; "names": what the model written calls its labels
+    details: dict[str, Any] = field(default_factory=dict)
     writes: bool = True  # False in all but one of many processes
     defaults: dict[str, Any] = field(default_factory=dict)  # of settings that records may lack
 
@@ -109,7 +110,11 @@ class Run:
             for name, value in mine.items()
             if name not in known and name in self.defaults and value == self.defaults[name]
         }
-        return _difference(there | {"settings": known | added}, self.identity)
+        there, now = there | {"settings": known | added}, self.identity
+        # no part of the identity: a state of before they were recorded is still this run's
+        if "names" in earlier and "names" in self.details:
+            there["names"], now = earlier["names"], now | {"names": self.details["names"]}
+        return _difference(there, now)
 
     def claim(self, overwrite: bool) -> None:
         """Take the folder for this run, which is not finished.

@@ -201,6 +201,32 @@ def test_a_finished_folder_is_read_and_not_trained_again(root, teacher, tmp_path
         api.distil(teacher, small, data, folder, pred_distill=True, max_steps=4)
 
 
+def test_a_folder_whose_model_calls_its_labels_otherwise_is_not_this_run(root, teacher, tmp_path):
+    data, tuned, cut = root / "data" / "CoLA", tmp_path / "tuned", tmp_path / "cut"
+    named = api.load(teacher.save(tmp_path / "saved").path, "CoLA", label_names="wrong,right")
+    api.prune(teacher, "a4_l2_f48_e8", output_dir=cut)
+    api.fine_tune(teacher, data, tuned, max_steps=1)
+    other = "holds another run .names: .'0', '1'. there, .'wrong', 'right'. now"
+    with pytest.raises(RositaError, match=other):
+        api.prune(named, "a4_l2_f48_e8", output_dir=cut)
+    with pytest.raises(RositaError, match=other):
+        api.fine_tune(named, data, tuned, max_steps=1)
+    again = api.fine_tune(named, data, tuned, max_steps=1, overwrite_output_dir=True)
+    assert {answer.label for answer in api.label(again, ["the dog ran"])} <= {"wrong", "right"}
+    scores = api.score(teacher, data, tmp_path / "scored", max_steps=1)
+    for name, same in api.score(named, data, tmp_path / "scored", max_steps=1).items():
+        torch.testing.assert_close(same, scores[name], rtol=0, atol=0)  # they have no names
+
+
+def test_a_record_that_does_not_say_how_labels_are_called_is_still_of_its_run(teacher, tmp_path):
+    cut = tmp_path / "cut"
+    api.prune(teacher, "a4_l2_f48_e8", output_dir=cut)
+    record = json.loads((cut / "run.json").read_text())
+    assert record.pop("names") == ["0", "1"]
+    (cut / "run.json").write_text(json.dumps(record))
+    assert str(api.prune(teacher, "a4_l2_f48_e8", output_dir=cut).shape) == "a4_l2_f48_e8"
+
+
 def test_iterative_pruning_ends_at_the_shape_that_the_settings_name(root, teacher):
     named = {"keep_heads": 2, "keep_layers": 3, "ffn_hidden_dim": 24, "emb_hidden_dim": 8}
     student = api.distil(teacher, teacher, root / "data" / "CoLA", depth_or_width="width",

@@ -85,6 +85,7 @@ def prune_stage(
     known = Rows.of_task(start.task, Rows.of_folder(Path(start.path)).max_seq_length)
     details = {
         "parents": {"model": parent},
+        "names": start.labels,
         **({"chosen": chosen} if chosen else {}),
         **known.model_dump(exclude_none=True),
     }

@@ -29,7 +29,8 @@ def new_run(
 ) -> Run:
     """The record of a run: what decides its outcome, and where its inputs stand.
 
-    `parents`: role ("teacher", "student", "model") -> the model that it begins with.
+    `parents`: role ("teacher", "student", "model") -> the model that it begins with; the last is
+    the one that it trains or scores.
     """
     hashes = {role: one.hashes() for role, one in parents.items()}
     models = {kind: {role: found[kind] for role, found in hashes.items()} for kind in OF_MODELS}
@@ -37,6 +38,7 @@ def new_run(
     identity = run_identity(
         stage, settings, data.task, models, train, data.dev.sha256, accelerator.num_processes
     )
+    *_, start = parents.values()
     details = {
         "parents": {
             role: {"path": one.path, "weights": hashes[role]["parents"], "files": one.files()}
@@ -50,6 +52,7 @@ def new_run(
         },
         "label_names": settings.label_names,
         "label_range": data.task.label_range,
+        **({} if stage == "taylor" else {"names": start.labels}),  # scores answer with no labels
     }
     defaults = setting_defaults(type(settings))
     return Run(folder, identity, details, accelerator.is_main_process, defaults)
