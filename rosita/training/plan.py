@@ -41,5 +41,7 @@ class Progress:
 
 def total_steps(settings: LoopSettings, sampler: Sampler) -> int:
     """Optimizer steps of the whole run."""
-    steps = math.ceil(settings.num_train_epochs * sampler.steps_per_epoch)
+    # rounded: 0.07 epochs of 100 steps are 7.000000000000001 in floating point, and not 8 steps
+    steps = round(settings.num_train_epochs * sampler.steps_per_epoch, 6)
+    steps = max(1, math.ceil(steps))
     return min(steps, settings.max_steps) if settings.max_steps > 0 else steps

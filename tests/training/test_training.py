@@ -39,7 +39,7 @@ from rosita.training.optimizer import (
     rate_share,
     set_rate,
 )
-from rosita.training.plan import Plan, Progress
+from rosita.training.plan import Plan, Progress, total_steps
 from rosita.training.state import resume, save_state, state_file
 
 COLA = GLUE["CoLA"]
@@ -400,6 +400,15 @@ def test_scoring_changes_no_weight(bench):
     training.run()
     assert_equal(weights(training), before)
     assert training.importance.steps == training.total_steps == 10
+
+
+@pytest.mark.parametrize("per_epoch", [1, 3, 7, 10, 100, 236])
+def test_a_part_of_an_epoch_is_so_many_steps_and_none_more_by_rounding(per_epoch):
+    sampler = Sampler([range(per_epoch)], 1, 0)  # of a file only its rows are counted
+    for hundredths in range(1, 1000):
+        settings = KDSettings(output_dir="o", teacher_model="t", student_model="s",
+                              pred_distill=True, num_train_epochs=hundredths / 100)  # fmt: skip
+        assert total_steps(settings, sampler) == -(-hundredths * per_epoch // 100)
 
 
 def test_the_rate_warms_up_linearly_and_decays_to_zero(bench):
