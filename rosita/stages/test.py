@@ -99,7 +99,10 @@ def evaluate_model(
 
 
 def predict_model(start: TaskModel, settings: TestSettings, output: Path) -> dict[str, Path]:
-    """Predict every test file; returns submission file name -> result file written."""
+    """Predict every test file; returns submission file name -> result file written.
+
+    Raises `RositaError` for a test file with rows that were skipped.
+    """
     task, written = start.task, {}
     if not task.test_files:
         raise RositaError(f"{task.name} has no test_files in its json: there is nothing to predict")
@@ -116,6 +119,11 @@ def predict_model(start: TaskModel, settings: TestSettings, output: Path) -> dic
         jobs.append((DIAGNOSTIC, diagnostic, "test_results_ax.txt", "AX.tsv"))
     for file_task, path, result, name in jobs:
         data = _encode(start, path, file_task, settings, labelled=False)
+        if data.skipped:  # a line of the result file is counted as that of the row of its number
+            raise RositaError(
+                f"{path} has {data.skipped} rows too short to be predicted, after which each"
+                " prediction would be that of another row; repair them"
+            )
         logits = predict(start.model, data, settings.eval_batch_size)
         write_predictions(output / result, prediction_texts(task, logits))
         print(f"{path.name}: {len(data)} predictions; see {output / result}")

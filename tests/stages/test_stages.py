@@ -527,6 +527,25 @@ def test_do_eval_refuses_what_it_would_ignore(chain):
         distil(*flags, "yes")
 
 
+def test_a_test_file_with_a_row_too_short_is_given_no_predictions_of_other_rows(tmp_path):
+    bert, rows = make_bert(tmp_path / "bert"), ["0\tthe dog\ta cat", "1\tthe dog", "2\ta song\tshe"]
+    model = api.load(bert, "QQP", new_classifier=True).save(tmp_path / "qqp").path
+    predict = ("--task_name", "QQP", "--student_model", model, "--data_dir", tmp_path,
+               "--do_predict", "--max_seq_length", 16)  # fmt: skip
+    head = "id\tquestion1\tquestion2"
+    (tmp_path / "test.tsv").write_text("\n".join([head, *rows]) + "\n")
+    with pytest.raises(RositaError, match="test.tsv has 1 rows too short to be predicted"):
+        evaluate(*predict)
+    assert not (tmp_path / "qqp" / "test_results_qqp.txt").exists()
+    rows[1] += "\ta bird"
+    (tmp_path / "test.tsv").write_text("\n".join([head, *rows]) + "\n")
+    evaluate(*predict)
+    answers = api.label(model, [tuple(row.split("\t")[1:]) for row in rows], max_seq_length=16)
+    expected = [f"{number}\t{answer.label}" for number, answer in enumerate(answers)]
+    written = (tmp_path / "qqp" / "test_results_qqp.txt").read_text().splitlines()
+    assert written == ["index\tprediction", *expected]
+
+
 def test_a_teacher_of_another_width_is_refused_with_both_sizes(chain):
     wide = make_bert(chain.models / "wide_pt", hidden_size=40)
     fine_tune(*chain.common, "--model_name_or_path", wide, "--do_train", "--max_steps", 1,
