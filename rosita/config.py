@@ -211,6 +211,11 @@ class FineTuneSettings(LoopSettings):
         """Evaluate every so many steps; None: at the end only."""
         return self.logging_steps if self.evaluate_during_training else None
 
+    @property
+    def log_step(self) -> int | None:
+        """Log the losses every so many steps; None: so often that a curve has enough points."""
+        return self.logging_steps
+
 
 class KDSettings(LoopSettings):
     """Settings of KD/train.py, KD/train_with_subset.py and the files in KD/configurations/."""
@@ -333,7 +338,9 @@ class KDSettings(LoopSettings):
         "auto", "before the classifier (auto: relu for the reference's KD checkpoints)"
     )
 
-    save_steps: ClassVar[int] = 0  # no intermediate checkpoints, as in FineTuneSettings
+    # what FineTuneSettings has: intermediate checkpoints, and how often losses are logged
+    save_steps: ClassVar[int] = 0
+    log_step: ClassVar[int | None] = None
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:

@@ -42,7 +42,7 @@ from rosita.training.signals import agree_to_stop, stop_on_signal
 from rosita.training.state import resume, save_state, state_file
 
 CHECK_STEPS = 20  # losses are read from the device, and checked, this often at least
-LOGGED_POINTS = 200  # points of the loss curve that run.json and TensorBoard get
+LOGGED_POINTS = 200  # of the loss curve in run.json and TensorBoard, where no setting says how many
 COLLAPSED = (
     "warning: the best model gives the same prediction for every dev row; try a lower"
     " --learning_rate, or --precision fp32"
@@ -154,7 +154,8 @@ class Training:
             self._evaluate(bar)
         if step % CHECK_STEPS == 0:
             self.read_losses()
-        if step % max(CHECK_STEPS, self.total_steps // LOGGED_POINTS) == 0:
+        often = settings.log_step or max(CHECK_STEPS, self.total_steps // LOGGED_POINTS)
+        if step % often == 0:
             self._log_losses(bar)
         if settings.save_steps and step % settings.save_steps == 0 and self.save:
             if self.accelerator.is_main_process:

@@ -58,6 +58,22 @@ def job(root: Path, output: Path, task: Task = GLUE["CoLA"], **more: object) -> 
     return Job(start, data, LabelLoss(), data.sampler(8, 1), plan, accelerator, run)
 
 
+def test_losses_are_logged_every_logging_steps_each_the_mean_of_the_steps_since(root, tmp_path):
+    curves = {}
+    for every in (1, 2):
+        made = job(root, tmp_path / str(every), logging_steps=every)
+        made.plan.settings = made.plan.settings.model_copy(update={"max_steps": 5})
+        assert made.begin()
+        made.train(tmp_path / "log")
+        history = record(tmp_path / str(every))["history"]
+        losses = [entry for entry in history if entry["kind"] == "loss"]
+        curves[every] = {entry["step"]: entry["loss_label"] for entry in losses}
+    single, pairs = curves[1], curves[2]
+    assert list(single) == [1, 2, 3, 4, 5] and len(set(single.values())) == 5
+    means = [(single[1] + single[2]) / 2, (single[3] + single[4]) / 2, single[5]]
+    assert pairs == pytest.approx(dict(zip((2, 4, 5), means, strict=True)))
+
+
 def record(folder: Path) -> dict:
     return json.loads((folder / "run.json").read_text())
 
