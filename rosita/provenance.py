@@ -210,6 +210,13 @@ def read_run(folder: Path, name: str = "run.json") -> dict[str, Any]:
     return run
 
 
+def read_maker(folder: Path) -> dict[str, Any]:
+    """The record of the run that made a model: the folder's own, or, of an intermediate checkpoint
+    of --save_steps, which has none, that of the folder around it."""
+    around = read_run(folder.parent) if folder.name.startswith("checkpoint-") else {}
+    return read_run(folder) or around
+
+
 def file_hashes(folder: str | Path) -> dict[str, str]:
     """SHA-256 of the files of a folder that decide what its model or its scores are, by name.
 
@@ -263,7 +270,7 @@ OTHER_TASK = "name the model of this task, or, if another's is meant, type --acc
 
 def check_task(folder: Path, task: str, advice: str) -> None:
     """Raise `RositaError` if the record of a model, or of an export, names another task."""
-    for record in (read_run(folder), read_run(folder, "export.json")):
+    for record in (read_maker(folder), read_run(folder, "export.json")):
         if record.get("task") not in (None, task):
             raise RositaError(f"{folder} was made for {record['task']}, not for {task}; {advice}")
 

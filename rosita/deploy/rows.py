@@ -8,7 +8,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rosita.errors import RositaError
-from rosita.provenance import read_run, resolve_folder
+from rosita.provenance import read_maker, read_run, resolve_folder
 from rosita.tasks import GLUE, Task
 
 
@@ -35,7 +35,7 @@ class Rows(BaseModel):
     @classmethod
     def of_folder(cls, folder: Path) -> Self:
         """What the record of a model folder, or of an export, says; nothing where there is none."""
-        run, export = read_run(folder), read_run(folder, "export.json")
+        run, export = read_maker(folder), read_run(folder, "export.json")
         name = run.get("task") or export.get("task")
         glue = GLUE.get(name) if isinstance(name, str) else None
         told = cls.of_task(glue, None).model_dump() if glue else {}  # records may be older

@@ -546,6 +546,23 @@ def test_a_test_file_with_a_row_too_short_is_given_no_predictions_of_other_rows(
     assert written == ["index\tprediction", *expected]
 
 
+def test_a_checkpoint_is_scored_at_the_length_and_on_the_task_that_its_run_trained(chain, tmp_path):
+    tuned = tmp_path / "tuned"
+    fine_tune(*chain.common, "--model_name_or_path", chain.bert, "--do_train", "--max_steps", 2,
+              "--save_steps", 2, "--max_seq_length", 5, "--output_dir", tuned)  # fmt: skip
+    scored = []
+    for model in (tuned, tuned / "checkpoint-2"):  # of the last step: the same weights
+        task = ("--task_name", "CoLA", "--data_dir", chain.data, "--do_eval")
+        fine_tune(*task, "--model_name_or_path", model, "--output_dir", tmp_path / "scores")
+        scored.append(read_json(tmp_path / "scores" / "eval_results_cola.json"))
+    assert scored[0] == scored[1]
+    whole = ("--max_seq_length", 16, "--output_dir", tmp_path / "whole")
+    fine_tune(*task, "--model_name_or_path", model, *whole)
+    assert read_json(tmp_path / "whole" / "eval_results_cola.json") != scored[0]
+    with pytest.raises(RositaError, match="was made for CoLA, not for SST-2"):
+        api.load(model, "SST-2")
+
+
 def test_a_teacher_of_another_width_is_refused_with_both_sizes(chain):
     wide = make_bert(chain.models / "wide_pt", hidden_size=40)
     fine_tune(*chain.common, "--model_name_or_path", wide, "--do_train", "--max_steps", 1,
