@@ -360,14 +360,17 @@ class KDSettings(LoopSettings):
             )
         if self.hsk and not self.repr_distill:
             raise ValueError("hsk is for the hidden states: set repr_distill")
+        defaults = setting_defaults(type(self))
         for name in ("hsk_length", "hsk_width", "hsk_masked"):
-            if getattr(self, name) != type(self).model_fields[name].default and not self.hsk:
+            if getattr(self, name) != defaults[name] and not self.hsk:
                 raise ValueError(f"{name} is for hsk: set it to how much is followed")
+        for name in ("temperature", "regression_target"):
+            if getattr(self, name) != defaults[name] and not self.pred_distill:
+                raise ValueError(f"{name} is for the logits: set pred_distill, or leave it out")
         if self.fresh_augmentation != "never" and self.aug_train:
             raise ValueError("fresh_augmentation draws from train.tsv: leave aug_train out")
         if self.fresh_augmentation != "never" and not self.glove_embs:
             raise ValueError("fresh_augmentation needs glove_embs, the vectors' file or folder")
-        defaults = setting_defaults(type(self))
         ignored = [
             name
             for name, default in defaults.items()

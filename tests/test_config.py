@@ -122,6 +122,14 @@ def test_the_task_in_braces_and_paths_relative_to_kd_are_resolved(tmp_path):
         ({"eval_step": 0, "temperature": -1}, ["eval_step 0", "temperature -1"]),
         ({"keep_heads": 0}, ["keep_heads 0"]),
         ({"pred_distill": False}, ["pred_distill or repr_distill"]),
+        (
+            {"pred_distill": False, "repr_distill": True, "temperature": 2},
+            ["temperature is for the logits: set pred_distill, or leave it out"],
+        ),
+        (
+            {"pred_distill": False, "repr_distill": True, "regression_target": "labels"},
+            ["regression_target is for the logits: set pred_distill, or leave it out"],
+        ),
         ({"depth_or_width": "width"}, ["needs keep_heads"]),
         (
             {"keep_heads": 2, "emb_hidden_dim": 8},
