@@ -20,7 +20,7 @@ from rosita.model import RositaConfig
 from rosita.pruning.shape import Shape, parameter_count, shaped_config
 from rosita.tasks import Task
 from rosita.training.loop import Training
-from rosita.training.plan import total_steps
+from rosita.training.plan import Plan, total_steps
 
 if TYPE_CHECKING:
     from rosita.stages.job import Job
@@ -122,7 +122,7 @@ def show_plan(job: Job) -> None:
     after = parameter_count(shaped_config(config, target))
     print(f"  parameters  {before:,}" + (f" -> {after:,}" if after != before else ""))
     print(f"  data        {sampler.rows:,} rows, {dev_rows:,} dev rows")
-    evaluations = steps // settings.eval_step if settings.eval_step else 1
+    evaluations = evaluation_count(job.plan, steps)
     print(f"  steps       {steps:,} of {sampler.batch_size} rows, {evaluations:,} evaluations")
     if job.teacher:
         print(f"  teacher     {job.teacher}")
@@ -137,6 +137,19 @@ def show_plan(job: Job) -> None:
         f" {evaluation:.1f} s an evaluation, measured now at {start}"
     )
     print(f"  disk        {disk_needed(config) / 1e6:,.0f} MB at most")
+
+
+def evaluation_count(plan: Plan, steps: int) -> int:
+    """How often a run of so many steps scores dev: every eval_step, at the end, and before each
+    pruning whose model is kept."""
+    if not plan.update:
+        return 0
+    every = plan.settings.eval_step or steps
+    count = -(-steps // every)
+    if (schedule := plan.schedule) and schedule.save_ladder:
+        before = (schedule.period * number - 1 for number in range(1, schedule.count + 1))
+        count += sum(step % every > 0 or not step for step in before)
+    return count
 
 
 def _timed(job: Job) -> tuple[float, float]:

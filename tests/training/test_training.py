@@ -28,6 +28,7 @@ from rosita.pruning.schedule import PruningSchedule
 from rosita.pruning.shape import Shape
 from rosita.runtime import start_accelerator
 from rosita.stages.distil import check_warmup
+from rosita.stages.preflight import evaluation_count
 from rosita.tasks import GLUE
 from rosita.tokenizer import read_tokenizer
 from rosita.training.embedding import Vocabulary, used_tokens
@@ -574,6 +575,15 @@ def test_a_ladder_keeps_the_model_of_every_shape_just_before_its_pruning_with_it
     # prunings come before steps 4 and 8; step 3 has been evaluated already
     assert rungs == [("ladder/a4_l3_f48_e-1", 3, 0.1), ("ladder/a3_l3_f34_e20", 7, 0.3)]
     assert bench.saved[:2] == [(name, name.removeprefix("ladder/")) for name, *_ in rungs]
+
+
+@pytest.mark.parametrize("eval_step, steps", [(1, 8), (3, 8), (5, 8), (2, 4), (100, 8)])
+@pytest.mark.parametrize("ladder", [False, True])
+def test_a_dry_run_announces_as_many_evaluations_as_the_run_makes(bench, eval_step, steps, ladder):
+    plan = width_plan(bench, steps, save_ladder=ladder)
+    training = bench.training("count", plan, teacher_loss(bench), Dev(0.1), eval_step=eval_step)
+    made = [entry for entry in training.run().history if entry["kind"] == "dev"]
+    assert evaluation_count(training.plan, training.total_steps) == len(made)
 
 
 def test_patience_stops_after_that_many_epochs_without_a_gain(bench):
