@@ -75,7 +75,8 @@ def check_labels(
             return asked, [stored.index(name) for name in asked]
     elif is_ours:
         return asked or stored, rows
-    elif stored in (own, unnamed):
+    # LABEL_0 tells nothing, unless it is what the task calls a label of its own
+    elif stored == own or (stored == unnamed and set(stored) != set(own)):
         return asked, rows
     if asked:
         raise RositaError(

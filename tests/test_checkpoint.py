@@ -448,6 +448,17 @@ def test_labels_that_cannot_be_told_are_refused_and_the_flag_is_named(tuned, ask
     assert words in str(error.value)
 
 
+@pytest.mark.parametrize("stored", [{"0": "LABEL_0", "1": "LABEL_1"}, {}])
+def test_usual_names_are_no_unknown_ones_to_a_task_that_has_them_in_another_order(tuned, stored):
+    change_config(tuned, id2label=stored)
+    task = COLA.model_copy(update={"name": "Turned", "labels": ("LABEL_1", "LABEL_0")})
+    with pytest.raises(RositaError, match="another task, or another order; if they mean the same"):
+        load_model(tuned, task, accept_changed=True)
+    before = load_model(tuned, COLA).eval()(IDS).logits
+    named = load_model(tuned, task, label_names="LABEL_1,LABEL_0", accept_changed=True)
+    torch.testing.assert_close(named.eval()(IDS).logits, before[:, [1, 0]])
+
+
 def test_a_model_that_knows_the_order_of_its_names_takes_no_other(tuned, tmp_path):
     TaskModel.open(tuned, COLA, label_names="bad,good").save(tmp_path / "saved")
     with pytest.raises(RositaError, match="give the folder's own, in the order of CoLA's 0, 1"):
