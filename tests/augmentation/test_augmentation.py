@@ -29,6 +29,7 @@ from rosita.augmentation.masked_lm import AnswerCache, Frame, MaskedLM, Query, m
 from rosita.augmentation.sentences import Splitter
 from rosita.augmentation.sources import glove_hash, has_masked_lm_head
 from rosita.augmentation.words import STOP_WORDS, Eligible
+from rosita.cli import character_class
 from rosita.data.tsv import Row
 from rosita.errors import RositaError
 from rosita.files import hold, write_json
@@ -171,13 +172,20 @@ def test_eligible_words_consist_of_the_class_that_is_given(letters, expected):
     assert [tokens[i] for i in eligible.indices(tokens)] == expected
 
 
-@pytest.mark.parametrize("letters", ["z-a", "[a-z]", "^a-z", "a-z]+|[b", "", "\\", r"\p{L}"])
+@pytest.mark.parametrize("letters", ["z-a", "[a-z]", "^a-z", "a-z]+|[b", "\\", r"\p{L}"])
 def test_a_wrong_class_is_one_line_that_shows_right_ones(home, model, letters):
     with pytest.raises(RositaError) as error:
         run(home, model, f"--eligible={letters}")
     assert f"--eligible {letters!r} is no class of characters" in str(error.value)
     assert r"write a-z, a-zäöüß, \u4e00-\u9fff" in str(error.value)
     assert not list((home / "CoLA").glob("*aug*"))
+
+
+def test_no_class_at_all_is_refused_by_a_flag_and_by_who_reads_it(home, model):
+    with pytest.raises(RositaError, match="^--eligible: an empty value: give it one"):
+        run(home, model, "--eligible=")
+    with pytest.raises(ValueError, match="is no class of characters .*write a-z"):
+        character_class("")
 
 
 # --- masked LM ------------------------------------------------------------------------------
