@@ -39,7 +39,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from rosita.checkpoint import IN_MEMORY, TaskModel, load_model
-from rosita.cli import EMPTY
+from rosita.cli import refuse_empty
 from rosita.config import (
     KD,
     ClassifierActivation,
@@ -94,8 +94,8 @@ def _typed(function: Callable[P, R]) -> Callable[P, R]:
     def checked(*given: P.args, **named: P.kwargs) -> R:
         for name, value in signature.bind(*given, **named).arguments.items():
             parameter = signature.parameters[name]
-            if Path in get_args(hints[name]) and isinstance(value, str) and not value.strip():
-                raise RositaError(f"{function.__name__}: {name}: {EMPTY}")
+            if Path in get_args(hints[name]):
+                refuse_empty(value, f"{function.__name__}: {name}")
             if parameter.kind is not parameter.VAR_KEYWORD and not _fits(value, hints[name]):
                 meant = parameter.annotation
                 if get_origin(hints[name]) is Literal:

@@ -28,7 +28,6 @@ BRINGS = {"matplotlib": '".[report]"', "boto3": '".[s3]"', "botocore": '".[s3]"'
           "onnx": '".[export]"', "onnxruntime": '".[export]"',
           "torch": ".", "transformers": ".", "accelerate": ".", "safetensors": ".", "scipy": ".",
           "sklearn": ".", "huggingface_hub": ".", "jinja2": "."}  # fmt: skip
-EMPTY = "an empty value: give it one, or leave it out"
 INTERRUPTED = "interrupted; the same command again goes on from what was saved, if anything was"
 LARGEST = 2**53  # whole number that settings take: exact in JSON, and torch takes it
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMgG]?)([bB]?)")
@@ -49,8 +48,8 @@ class ArgumentParser(argparse.ArgumentParser):
     def parse_known_args(
         self, args: Iterable[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
-        """As argparse; a retired flag raises `RositaError` with its hint, and so does a value that
-        is empty, as that of an unset shell variable, which as a path would be the current folder.
+        """As argparse; a retired flag raises `RositaError` with its hint, and so does an empty
+        value.
 
         Flags are looked for by name before argparse parses: as options they would make
         abbreviations of others ambiguous (--data, by --data_url), and left to it, abbreviate others
@@ -61,9 +60,9 @@ class ArgumentParser(argparse.ArgumentParser):
             flag, equals, value = word.partition("=")
             if flag in self.retired:
                 raise RositaError(f"{flag} is not a flag of this script: {self.retired[flag]}")
-            if not word.strip() or (flag.startswith("-") and equals and not value.strip()):
-                of = flag.strip() or before or "the first argument"
-                raise RositaError(f"{of}: {EMPTY}")
+            if flag.startswith("-") and equals:
+                refuse_empty(value, flag)
+            refuse_empty(word, before or "the first argument")
         return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
@@ -223,6 +222,13 @@ def add_flags(parser: argparse.ArgumentParser, kind: type[BaseModel]) -> None:
         parser.add_argument(
             f"--{name}", default=argparse.SUPPRESS, help=text, metavar=name.upper(), **more
         )
+
+
+def refuse_empty(value: object, source: str) -> None:
+    """Raise `RositaError` naming its source for an empty text, as that of an unset shell
+    variable: as a path it would be the current folder."""
+    if isinstance(value, str) and not value.strip():
+        raise RositaError(f"{source}: an empty value: give it one, or leave it out")
 
 
 def positive(text: str) -> int:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from rosita.cli import EMPTY
+from rosita.cli import refuse_empty
 from rosita.config import REPOSITORY
 from rosita.errors import RositaError, nearest
 from rosita.files import read_json, relative_path
@@ -41,7 +41,7 @@ def load_config(
     sources = {name: f"{path} [{task.name}] {name}" for name in values}
     for name, value in flags.items():
         sources[name] = f"--{name}"
-        _refuse_empty(value, sources[name])
+        refuse_empty(value, sources[name])
         values[name] = _from_text(kind, name, value) if isinstance(value, str) else value
     try:
         return kind.model_validate(values, strict=True)
@@ -86,7 +86,7 @@ def _json_values(kind: type[BaseModel], path: Path, task: Task, base: Path) -> d
             raise RositaError(f"{path} [{where}]: unknown setting {name!r}{hint}")
     values = {**defaults, **section}
     for name, value in values.items():
-        _refuse_empty(value, f"{path} [{task.name}] {name}")
+        refuse_empty(value, f"{path} [{task.name}] {name}")
         if isinstance(value, str):
             values[name] = value.replace("{task}", task.name)
             if name in PATHS:
@@ -94,11 +94,6 @@ def _json_values(kind: type[BaseModel], path: Path, task: Task, base: Path) -> d
         elif isinstance(value, int) and kind.model_fields[name].annotation is float:
             values[name] = float(value) if not isinstance(value, bool) else value
     return values
-
-
-def _refuse_empty(value: object, source: str) -> None:
-    if isinstance(value, str) and not value.strip():  # as a path it would be the current folder
-        raise RositaError(f"{source}: {EMPTY}")
 
 
 def is_on(kind: type[BaseModel], flags: Mapping[str, str], switch: str) -> bool:

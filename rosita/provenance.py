@@ -213,8 +213,8 @@ def read_run(folder: Path, name: str = "run.json") -> dict[str, Any]:
 def read_maker(folder: Path) -> dict[str, Any]:
     """The record of the run that made a model: the folder's own, or, of an intermediate checkpoint
     of --save_steps, which has none, that of the folder around it."""
-    around = read_run(folder.parent) if folder.name.startswith("checkpoint-") else {}
-    return read_run(folder) or around
+    run = read_run(folder)
+    return run or (read_run(folder.parent) if folder.name.startswith("checkpoint-") else {})
 
 
 def file_hashes(folder: str | Path) -> dict[str, str]:

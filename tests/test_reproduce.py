@@ -588,6 +588,7 @@ def test_a_reader_that_has_enough_ends_a_script_without_a_traceback():
         (("--names", "no_kd,setting9"), "--names 'setting9' .*; did you mean 'setting"),
         (("--seeds", "9"), "--seeds '9' is in no experiment; --dry_run alone lists all"),
         (("--seeds", "one"), "--seeds: invalid numbers value: 'one'"),
+        (("--tasks", "", "--names", "setting1"), "--tasks: an empty value: give it one"),
         (("--tasks", ",RTE", "--names", "setting1"), "--tasks '' is in no experiment"),
         (("--tasks", "RTE", "--names", "copies_1"),
          "no experiment is all of --tasks RTE --names copies_1 --seeds 1,2,3"),

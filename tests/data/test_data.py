@@ -256,7 +256,7 @@ def test_a_task_of_the_users_own_without_headers_has_none_in_test_either(tmp_pat
     (tmp_path / "test.tsv").write_text("the dog ran\na cat\na bird\n")
     path = tmp_path / "test.tsv"
     assert len(encode_file(path, task, tokenizer, 32, labelled=False)) == 3
-    as_before = task.model_copy(update={"name": "CoLA"})  # GLUE's rule
+    as_before = task.model_copy(update={"name": "CoLA"})  # GLUE's rule: another cache
     assert len(encode_file(path, as_before, tokenizer, 32, labelled=False)) == 2
     assert len(encode_file(path, task, tokenizer, 32, labelled=False)) == 3
     assert not GLUE["CoLA"].header  # whose test file has one all the same

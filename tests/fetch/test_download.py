@@ -826,6 +826,21 @@ def test_the_official_files_are_checked_against_their_known_hash(
 
 
 @pytest.mark.parametrize(
+    "name, flags",
+    [
+        ("download_glue_data", ("--tasks", "CoLA", "--mirror", "")),
+        ("download_glue_data", ("--tasks", "CoLA", "--endpoint_url", " ")),
+        ("download_glove", ("--mirror", "")),
+        ("download_bert", ("--source", "")),
+        ("download_bert", ("--model", "")),
+    ],
+)
+def test_an_unset_shell_variable_is_not_taken_for_a_flag_left_out(tmp_path, name, flags):
+    with pytest.raises(RositaError, match=f"^{flags[-2]}: an empty value: .* or leave it out"):
+        script(name).main([*flags, f"--{'data' if 'glue' in name else 'output'}_dir", "none"])
+
+
+@pytest.mark.parametrize(
     "flags, told",
     [
         (("--endpoint_url", "https://s3.example"), "--endpoint_url is for s3:// alone: give {}"),
