@@ -217,7 +217,7 @@ EXPERIMENTS = [
           learning_rate=1e-4, layer_decay=0.8),
     at_its_best("SST-2", "fresh_20_no_dropout", "Setting 1, 20 epochs, every second one with"
                 " fresh replacements, rate 6e-4, ten times the representation loss, no dropout",
-                num_train_epochs=20, fresh_augmentation="alternate", dropout=0),
+                num_train_epochs=20, fresh_augmentation="alternate", dropout=0, seeds=(1, 2, 3)),
     at_its_best("CoLA", "fresh_60", "Setting 1, 60 epochs, every second one with fresh"
                 " replacements, rate 6e-4, ten times the representation loss",
                 num_train_epochs=60, fresh_augmentation="alternate"),
