@@ -217,6 +217,26 @@ class FineTuneSettings(LoopSettings):
         return self.logging_steps
 
 
+# settings that nothing reads unless another one is on: what that one is, and how to turn it on;
+# a loss's weight is no such setting: it stays in the file while an ablation turns its loss off
+READ_WITH = {
+    "repr_distill": ("the hidden states", "set repr_distill", ("hsk",)),
+    "hsk": ("hsk", "set it to how much is followed", ("hsk_length", "hsk_width", "hsk_masked")),
+    "pred_distill": ("the logits", "set pred_distill", ("temperature", "regression_target")),
+    "fresh_augmentation": (
+        "fresh_augmentation",
+        "set it to alternate or always",
+        ("glove_embs", "aug_candidates", "aug_probability", "aug_edits", "aug_eligible",
+         "aug_stop_words"),
+    ),
+    "depth_or_width": (
+        "iterative pruning",
+        "set depth_or_width",
+        ("save_ladder", "keep_optimizer", "recompute_svd"),
+    ),
+}  # fmt: skip
+
+
 class KDSettings(LoopSettings):
     """Settings of KD/train.py, KD/train_with_subset.py and the files in KD/configurations/."""
 
@@ -358,42 +378,29 @@ class KDSettings(LoopSettings):
                 f"{', '.join(given)} {'names' if len(given) == 1 else 'name'} no shape without"
                 f" {', '.join(missing)}"
             )
-        if self.hsk and not self.repr_distill:
-            raise ValueError("hsk is for the hidden states: set repr_distill")
-        defaults = setting_defaults(type(self))
-        for name in ("hsk_length", "hsk_width", "hsk_masked"):
-            if getattr(self, name) != defaults[name] and not self.hsk:
-                raise ValueError(f"{name} is for hsk: set it to how much is followed")
-        for name in ("temperature", "regression_target"):
-            if getattr(self, name) != defaults[name] and not self.pred_distill:
-                raise ValueError(f"{name} is for the logits: set pred_distill, or leave it out")
         if self.fresh_augmentation != "never" and self.aug_train:
             raise ValueError("fresh_augmentation draws from train.tsv: leave aug_train out")
         if self.fresh_augmentation != "never" and not self.glove_embs:
             raise ValueError("fresh_augmentation needs glove_embs, the vectors' file or folder")
-        ignored = [
-            name
-            for name, default in defaults.items()
-            if name.startswith(("glove_", "aug_"))
-            and name != "aug_train"
-            and getattr(self, name) != default
-        ]
-        if ignored and self.fresh_augmentation == "never":
-            raise ValueError(
-                f"{', '.join(ignored)} {'is' if len(ignored) == 1 else 'are'} for"
-                " fresh_augmentation: set it to alternate or always, or type"
-                f" {' '.join(f'--{name} {defaults[name]}' for name in ignored)}"
-            )
         try:
             character_class(self.aug_eligible)
         except ValueError as error:
             raise ValueError(f"aug_eligible {self.aug_eligible!r} {error}") from None
-        for name in ("save_ladder", "keep_optimizer", "recompute_svd"):
-            if getattr(self, name) and not self.depth_or_width:
-                raise ValueError(f"{name} is for iterative pruning: set depth_or_width")
         if self.emb_hidden_dim == 0:
             raise ValueError("emb_hidden_dim must be -1 or positive")
+        self._refuse_unread()
         return self
+
+    def _refuse_unread(self) -> None:
+        defaults = setting_defaults(type(self))
+        for switch, (what, turn_on, names) in READ_WITH.items():
+            unread = [name for name in names if getattr(self, name) != defaults[name]]
+            if unread and getattr(self, switch) in (None, False, "never"):
+                verb = "is" if len(unread) == 1 else "are"
+                default_flags = " ".join(f"--{name} {defaults[name]}" for name in unread)
+                raise ValueError(
+                    f"{', '.join(unread)} {verb} for {what}: {turn_on}, or type {default_flags}"
+                )
 
     @property
     def target(self) -> Shape | None:

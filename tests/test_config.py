@@ -7,7 +7,7 @@ from conftest import REPOSITORY, load_script
 
 from rosita import config
 from rosita.cli import add_flags
-from rosita.config import FineTuneSettings, KDSettings
+from rosita.config import READ_WITH, FineTuneSettings, KDSettings
 from rosita.config_file import load_config
 from rosita.errors import RositaError
 from rosita.pruning.shape import Shape
@@ -124,11 +124,11 @@ def test_the_task_in_braces_and_paths_relative_to_kd_are_resolved(tmp_path):
         ({"pred_distill": False}, ["pred_distill or repr_distill"]),
         (
             {"pred_distill": False, "repr_distill": True, "temperature": 2},
-            ["temperature is for the logits: set pred_distill, or leave it out"],
+            ["temperature is for the logits: set pred_distill, or type --temperature 1.0"],
         ),
         (
             {"pred_distill": False, "repr_distill": True, "regression_target": "labels"},
-            ["regression_target is for the logits: set pred_distill, or leave it out"],
+            ["regression_target is for the logits", "or type --regression_target teacher"],
         ),
         ({"depth_or_width": "width"}, ["needs keep_heads"]),
         (
@@ -147,6 +147,29 @@ def test_every_fault_of_a_config_is_named_in_one_line(tmp_path, section, words):
     for word in words:
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+NOT_THE_DEFAULT = {
+    "hsk": "1l", "hsk_length": "left_first", "hsk_width": "rand_mask", "hsk_masked": "left_out",
+    "temperature": 2.0, "regression_target": "labels", "glove_embs": "g", "aug_candidates": 3,
+    "aug_probability": 0.5, "aug_edits": 0.5, "aug_eligible": "letters", "aug_stop_words": "w",
+    "save_ladder": True, "keep_optimizer": True, "recompute_svd": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "switch, name", [(s, n) for s, (*_, names) in READ_WITH.items() for n in names]
+)
+def test_a_setting_that_nothing_reads_is_refused_and_the_flag_named_there_takes_it_back(
+    tmp_path, switch, name
+):
+    losses = {"pred_distill": switch != "pred_distill", "repr_distill": switch == "pred_distill"}
+    path = write(tmp_path, default=MINIMAL | losses | {name: NOT_THE_DEFAULT[name]})
+    with pytest.raises(RositaError, match=f"^{name} is for .*, or type --{name} ") as caught:
+        load_config(KDSettings, GLUE["CoLA"], {}, path)
+    flag, value = str(caught.value).rpartition(" or type --")[2].split(" ")
+    taken_back = load_config(KDSettings, GLUE["CoLA"], {flag: value}, path)
+    assert getattr(taken_back, name) == KDSettings.model_fields[name].default
 
 
 @pytest.mark.parametrize("name", ["data_dir", "teacher_model", "label_names"])
