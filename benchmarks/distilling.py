@@ -40,10 +40,10 @@ from transformers import (
     TrainingArguments,
 )
 
-from rosita.config import KDSettings
+from rosita.config import KDSettings, hsk_amount
 from rosita.data.batches import Batch, Encoded, Sampler
 from rosita.data.encode import encode_file
-from rosita.distillation.knowledge import layer_map
+from rosita.distillation.knowledge import Knowledge, layer_map
 from rosita.distillation.losses import DistillationLoss, LossSum
 from rosita.distillation.teacher import Teacher
 from rosita.model import RositaConfig, RositaForSequenceClassification
@@ -54,6 +54,7 @@ from rosita.training.loop import Training
 from rosita.training.plan import Plan
 
 BATCH, WARM = 32, 4
+ALL_STATES = Knowledge()
 
 
 class Clock(DistillationLoss):
@@ -86,11 +87,13 @@ def ours(
     seed: int,
     cached: list[int] | None = None,
     batch: int = BATCH,
+    knowledge: Knowledge = ALL_STATES,
     **more: Any,
 ) -> tuple[int, float]:
     """Rows and seconds of our loop over `steps` steps; `cached`: states kept beside the logits.
 
-    `more`: other settings than those of the lines on a CPU.
+    `knowledge`: what is followed of the states. `more`: other settings than those of the lines on
+    a CPU.
     """
     AcceleratorState._reset_state(reset_partial_state=True)  # Trainer has set one
     given: dict[str, Any] = {
@@ -109,7 +112,7 @@ def ours(
         **given,
     )
     accelerator = start_accelerator(settings)
-    guide = Teacher(freeze(fast_on_cpu(deepcopy(teacher)), accelerator))
+    guide = Teacher(freeze(fast_on_cpu(deepcopy(teacher)), accelerator), knowledge)
     if cached is not None:
         guide.remember([data], "0" * 32, accelerator, cached)
     loss = Clock(guide, True, repr_distill, steps + WARM)
@@ -283,6 +286,27 @@ def kd_cached_states(quick: bool, folder: Path) -> list[Result]:
     ]
 
 
+def kd_fewer_states(quick: bool, folder: Path) -> list[Result]:
+    """Setting 1 with `hsk 1l_10t_0.1h` of fixed units, cached: against all states, not cached."""
+    small, base = ((1600, 30, 2), (320, 6, 1)) if quick else ((6400, 150, 5), (1600, 30, 3))
+    pieces = tokenizer()
+    some = Knowledge(
+        hsk_amount("1l_10t_0.1h"),
+        length="attention_no_sep",
+        width="uniform_mask",
+        sep_id=pieces.pieces["[SEP]"],
+        row_means=True,
+    )
+    lines = (
+        ("kd_fewer_states", MINILM, MINILM_STUDENT, small),
+        ("kd_fewer_states_bert_base", BERT_BASE, BASE_STUDENT, base),
+    )
+    return [
+        against_cached(name, config, shape, True, *sizes, folder, some)
+        for name, config, shape, sizes in lines
+    ]
+
+
 def against_cached(
     name: str,
     config: RositaConfig,
@@ -292,31 +316,52 @@ def against_cached(
     steps: int,
     rounds: int,
     folder: Path,
+    knowledge: Knowledge = ALL_STATES,
 ) -> Result:
-    """Rows per second of the same steps, the teacher cached against the teacher run."""
+    """Rows per second of the same steps, what is followed of the teacher cached against the
+    teacher run, all of its states followed."""
     small = _first_rows(encoded(folder), rows)
     teacher: RositaForSequenceClassification = random_model(config).eval()
+    note = "without the pass that fills the cache"
     sums = {"cached": [0, 0.0], "not": [0, 0.0]}
     for number in range(rounds):
         for who in sums:
             student = random_model(config, shape)
-            followed = None
             if who == "cached":
-                followed = followed_states(config, student) if states else []
-            new = ours(teacher, student, small, steps, folder, states, number, followed)
+                followed = followed_states(config, student, knowledge) if states else []
+                new = ours(teacher, student, small, steps, folder, states, number, followed,
+                           knowledge=knowledge)  # fmt: skip
+            else:
+                new = ours(teacher, student, small, steps, folder, states, number)
             sums[who] = [a + b for a, b in zip(sums[who], new, strict=True)]
     speed = {who: rows / seconds for who, (rows, seconds) in sums.items()}
     per_token = 3 * linear_flops(random_model(config, shape))
     limit = matmul_rate(auto_dtype()) / (per_token * small.lengths().mean())
-    return rates(
-        name, speed["cached"], speed["not"], limit, "without the pass that fills the cache"
-    )
+    if knowledge != ALL_STATES:
+        sizes = (kept_bytes(teacher, student, small, which) for which in (knowledge, ALL_STATES))
+        note += "; it takes {:.2g} MB, all states {:.3g} MB".format(*(s / 1e6 for s in sizes))
+    return rates(name, speed["cached"], speed["not"], limit, note)
 
 
-def followed_states(teacher: RositaConfig, student: RositaForSequenceClassification) -> list[int]:
+def kept_bytes(
+    teacher: RositaForSequenceClassification,
+    student: RositaForSequenceClassification,
+    data: Encoded,
+    knowledge: Knowledge,
+) -> int:
+    """Room that what is followed of the teacher's states takes on disk."""
+    guide = Teacher(teacher, knowledge)
+    return guide.states_bytes([data], followed_states(teacher.config, student, knowledge))
+
+
+def followed_states(
+    teacher: RositaConfig,
+    student: RositaForSequenceClassification,
+    knowledge: Knowledge = ALL_STATES,
+) -> list[int]:
     """Numbers of the teacher's hidden states that the student learns."""
     layers = teacher.num_hidden_layers, student.config.num_hidden_layers
-    return list(layer_map(*layers).values())
+    return list(knowledge.mapping(*layers).values())
 
 
 def _first_rows(data: Encoded, rows: int) -> Encoded:

@@ -26,6 +26,7 @@ CASES = {
     "kd_minilm": "distilling",
     "kd_cached_logits": "distilling",
     "kd_cached_states": "distilling",
+    "kd_fewer_states": "distilling",
     "augmentation": "making",
     "svd": "making",
     "pruning_event": "making",

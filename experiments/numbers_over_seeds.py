@@ -17,10 +17,15 @@ def spread(values: list[float]) -> str:
     return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
 
+def signed(points: float) -> str:
+    """`+0.6`; no -0.0."""
+    return f"{round(points, 1) + 0.0:+.1f}"
+
+
 def difference(found: list[dict]) -> str:
     """The intervals of the difference to the teacher, in points."""
     intervals, over_seeds = difference_95(found)
-    texts = [f"{100 * low:+.1f} to {100 * high:+.1f}" for low, high in intervals]
+    texts = [f"{signed(100 * low)} to {signed(100 * high)}" for low, high in intervals]
     return "; ".join(texts) + OVER_SEEDS * over_seeds
 
 

@@ -8,7 +8,15 @@ from statistics import mean
 from textwrap import fill
 
 from experiments import EXPERIMENTS, FIVE
-from numbers_over_seeds import NUMBERS, dev_scores, difference, gain, shares_kept, spread
+from numbers_over_seeds import (
+    NUMBERS,
+    dev_scores,
+    difference,
+    gain,
+    shares_kept,
+    signed,
+    spread,
+)
 from records import best_of, groups_of, held_out
 from rosita.files import read_json
 from rosita.tables import markdown
@@ -30,8 +38,9 @@ READING = """## How to read the tables
 - The best step of every stage is chosen on rows held out of train with all their phrases (SST-2:
   3,000 rows of eight words or more, as dev has whole sentences; CoLA 1,000, STS-B 600, MRPC 400,
   RTE 300). "held out" is that score: the best of many evaluations, so a little high, the more so
-  the longer the run. Lines are sorted by it, best first; one in bold is of another table, to
-  compare with.
+  the more there are. The experiments evaluate every 400 steps, where the shipped configs but
+  config_recipe.json say 200. Lines are sorted by it, best first; one in bold is of another table,
+  to compare with.
 - **dev** is all of GLUE's dev set, read once for each model, after its training; no step and no
   best model is chosen by it. "teacher" is bert_ft, tuned on the same training data, on the same
   dev rows: it taught the line, in Settings 2 to 4 through bert_student; a line without KD is
@@ -50,10 +59,10 @@ READING = """## How to read the tables
   dev rows and the line's seeds together where it has a †, else over dev rows, of each seed. Between
   two students no interval is measured.
 - ± is the standard deviation over student seeds: of two it says little, and it leaves out the error
-  from the rows, which mostly is larger. One teacher, one bert_student and, in Setting 1, one cut
-  serve all seeds: neither ± nor interval has their error (CoLA's two teachers are three points
-  apart). Differences within one or two standard errors of a score are noise. A line of one seed
-  next to a mean of three is best compared with that line's first seed.
+  from the rows, which mostly is larger. One teacher, one bert_student and, where pruning is in one
+  step, one cut serve all seeds: neither ± nor interval has their error (CoLA's two teachers are
+  three points apart). Differences within one or two standard errors of a score are noise. A line
+  of one seed next to a mean of three is best compared with that line's first seed.
 - Hours are those of all stages that lead to the model, shared ones included, by the wall clock, on
   one core each where a record says it. The same stage took up to six times as long beside other
   work: they are an order of magnitude. Writing an augmented file is not counted.
@@ -100,7 +109,8 @@ PUBLISHED = ("MiniLM-L6", "DistilBERT")
 AGAINST = """## The settings against one another
 
 The gain in points, mean over seeds, ± its standard error over the students' seeds: that of the dev
-rows, of the one teacher and of the one bert_student is not in it (of a line of one seed, none is).
+rows, of the one teacher, bert_student (a BERT of its size that learnt from it) and one-step cut is
+not in it (of a line of one seed, none is).
 The mean over the tasks is that of the points, as GLUE's is. KD is Setting 1 over no_kd; in 2 and 3
 a stage of KD stands before the pruning, in 1 and 2 that is in one step, in 3 and 4 iterative.
 """
@@ -202,9 +212,9 @@ def comparisons(records: list[dict]) -> list[str]:
 
 
 def plus_minus(gained: tuple[float, float | None]) -> str:
-    """`+0.6 ± 0.7`; no -0.0."""
+    """`+0.6 ± 0.7`."""
     value, error = gained
-    return f"{round(value, 1) + 0.0:+.1f}" + ("" if error is None else f" ± {error:.1f}")
+    return signed(value) + ("" if error is None else f" ± {error:.1f}")
 
 
 def summary_lines(records: list[dict]) -> dict[str, dict[str, list[dict]]]:
