@@ -62,6 +62,20 @@ def agreements(found: list[dict]) -> list[float]:
     return [100 * record["agreement"] for record in found if "agreement" in record]
 
 
+def states_kept(found: list[dict]) -> str:
+    """MB that the teacher's hidden states took on disk in the last stage, mean over seeds; a dash
+    if it is noted nowhere.
+    """
+    last = [record["stages"][-1] for record in found]
+    noted = [stage["teacher_states_bytes"] for stage in last if "teacher_states_bytes" in stage]
+    return f"{mean(noted) / 1e6:.3g}" if noted else "–"
+
+
+def minutes(found: list[dict]) -> list[float]:
+    """Of the last stage's training, by the wall clock."""
+    return [record["stages"][-1]["seconds"] / 60 for record in found]
+
+
 def arithmetic(found: list[dict]) -> str:
     """What the last stage was computed in, `fp32`, or of each seed, `fp32; bf16`; a dash where it
     is not noted; nothing if no record has it.
@@ -84,5 +98,7 @@ NUMBERS = {
     "kept": lambda found: f"{mean(shares_kept(found)):.1f} %",
     "kept_by_seed": lambda found: ", ".join(f"{share:.1f}" for share in shares_kept(found)),
     "arithmetic": arithmetic,
+    "states_kept": states_kept,
+    "minutes": lambda found: spread(minutes(found)),
     "seeds": lambda found: ", ".join(str(record["seed"]) for record in found),
 }

@@ -337,6 +337,7 @@ def short_run(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
     run = read_run(folder)
     names = (
         "stage shape parameters metric dev_score best steps seconds arithmetic weights versions"
+        " teacher_states_bytes"
     ).split()
     kept = {name: run[name] for name in names if name in run}
     untold = {key: value for key, value in asked.items() if not isinstance(value, Path)}

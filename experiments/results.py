@@ -189,6 +189,8 @@ def table_lines(table: str, groups: dict[str, list[dict]]) -> list[str]:
     parts = PARTS_OF_COLA if any("by_source" in record for record in records) else {}
     if any("agreement" in record for record in records):
         parts = {**parts, "agreement": "agreement"}
+    if table == "knowledge":
+        parts = {**parts, "states_kept": "MB of states kept", "minutes": "minutes of KD"}
     lines = [["", "what", "trained on", "held out", f"dev {records[0]['metric']}", *parts.values(),
               "teacher", "kept", "difference, 95 %", "million parameters", "MB", "hours",
               "arithmetic", "seeds"]]  # fmt: skip

@@ -65,6 +65,7 @@ def distil_stage(
         identity = [run.identity[kind]["teacher"] for kind in ("parents", "configs")]
         try:
             guide.remember(data.train, values_hash(identity), accelerator, memory.states)
+            run.details["teacher_states_bytes"] = memory.states_bytes
         except CannotRemember as error:
             asked = settings.teacher_cache_gb is not None or not memory.states
             if asked or accelerator.num_processes > 1:
@@ -118,6 +119,7 @@ class Memory(NamedTuple):
     wanted: bool
     states: list[int] | None
     says: str
+    states_bytes: int = 0  # the room on disk that what is followed of these states takes
 
 
 def to_remember(
@@ -145,14 +147,15 @@ def to_remember(
             return Memory(False, None, "runs in every step, faster than its states are read")
         limit = STATES_GB
     states = followed_states(objective, student, plan)
-    size = objective.teacher.states_bytes(data.train, states) / 1e9
-    take = f"its hidden states take {size:.2g} GB"
-    if size > limit:
+    size = objective.teacher.states_bytes(data.train, states)
+    take = f"its hidden states take {size / 1e9:.2g} GB"
+    if size / 1e9 > limit:
         return Memory(
             False, None, f"runs in every step: {take}, more than the {limit:g} of teacher_cache_gb"
         )
     where = data.train[0].cache
-    return Memory(True, states, f"runs once over all rows: {take}, and are kept in {where}")
+    says = f"runs once over all rows: {take}, and are kept in {where}"
+    return Memory(True, states, says, size)
 
 
 def followed_states(objective: DistillationLoss, student: TaskModel, plan: Plan) -> list[int]:

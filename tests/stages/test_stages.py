@@ -797,11 +797,13 @@ def test_a_cached_teacher_teaches_a_student_that_loses_layers_as_a_running_one_d
     for name, size in (("live", 0), ("cached", 1), ("too_large", 1e-9)):
         output = chain.models / name
         chain.distil(*flags, "--teacher_cache_gb", size, "--output_dir", output)
+        run = read_json(output / "run.json")
         losses[name] = [
             entry["loss_representation"]
-            for entry in read_json(output / "run.json")["history"]
+            for entry in run["history"]
             if "loss_representation" in entry
         ]
+        assert ("teacher_states_bytes" in run) == (name == "cached")
     assert losses["live"]
     assert losses["cached"] == pytest.approx(losses["live"], rel=5e-3)
     assert losses["too_large"] == losses["live"]
@@ -910,6 +912,9 @@ def test_a_part_of_the_hidden_states_is_learnt_from_memory_and_decides_the_run(c
     chain.distil(*flags)
     kept = "states-2-4t_attention_no_sep_0.5h_uniform_mask-*.npy"
     (states,) = (np.load(path) for path in (chain.data / "cache").glob(f"*/{kept}"))
+    (places,) = (np.load(path) for path in (chain.data / "cache").glob("*/places-*.npy"))
+    run = read_json(chain.models / "kd" / "run.json")
+    assert run["teacher_states_bytes"] == states.nbytes + places.nbytes
     rows = len((chain.data / "train.tsv").read_text().splitlines())
     hidden = json.loads((chain.tuned / "config.json").read_text())["hidden_size"]
     assert states.shape[1:] == (1, hidden // 2) and len(states) <= 4 * rows
