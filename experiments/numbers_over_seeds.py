@@ -93,7 +93,9 @@ NUMBERS = {
     "held_out_1": lambda found: spread(held_out(found)[:1]),  # of the first seed
     "dev_1": lambda found: spread(dev_scores(found)[:1]),
     "known": lambda found: spread(scores_on("known", found)),
+    "known_1": lambda found: spread(scores_on("known", found[:1])),
     "new": lambda found: spread(scores_on("new", found)),
+    "new_1": lambda found: spread(scores_on("new", found[:1])),
     "agreement": lambda found: spread(agreements(found)),
     "kept": lambda found: f"{mean(shares_kept(found)):.1f} %",
     "kept_by_seed": lambda found: ", ".join(f"{share:.1f}" for share in shares_kept(found)),
