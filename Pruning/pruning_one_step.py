@@ -86,6 +86,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def text_files(args: argparse.Namespace, task: Task) -> list[Path]:
     """The files whose pieces -vocabulary keeps; none without it."""
+    if args.data_dir and args.vocabulary != TRAIN:
+        raise RositaError("-data_dir is for -vocabulary train: add that, or leave it out")
     if args.vocabulary is None:
         return []
     if args.vocabulary != TRAIN:
@@ -109,7 +111,7 @@ def texts(args: argparse.Namespace, task: Task) -> Iterator[str]:
     """What is in them."""
     files = text_files(args, task)
     if args.vocabulary != TRAIN:
-        return iter(read_text(files[0]).splitlines())
+        return iter(read_text(files[0]).split("\n"))  # no other end of a line is one to a tokenizer
     from rosita.stages.inputs import train_texts
 
     return train_texts(files, task)

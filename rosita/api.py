@@ -170,6 +170,7 @@ def fine_tune(
     """
     with _output(output_dir) as folder:
         resolved = _settings(FineTuneSettings, start.task, settings, data_dir, folder)
+        _check_kept("save_steps", resolved.save_steps, output_dir)
         fine_tune_stage(_copy(start), resolved, _accelerator(resolved))
         return _written(start, folder, output_dir, resolved)
 
@@ -278,6 +279,7 @@ def distil(
     """
     with _output(output_dir) as folder:
         resolved = _settings(KDSettings, student.task, settings, data_dir, folder, config)
+        _check_kept("save_ladder", resolved.save_ladder, output_dir)
         distil_stage(_copy(teacher), _copy(student), resolved, _accelerator(resolved))
         return _written(student, folder, output_dir, resolved)
 
@@ -425,6 +427,12 @@ def _output(output_dir: str | Path | None) -> Iterator[Path]:
             yield Path(folder)
         finally:
             let_go(Path(folder))  # Windows removes no file that is open
+
+
+def _check_kept(name: str, asked: object, output_dir: object) -> None:
+    """Raise `RositaError` for models that are to be kept on the way, with no folder to be in."""
+    if asked and output_dir is None:
+        raise RositaError(f"{name} keeps models in output_dir: give one, or leave {name} out")
 
 
 def _written(start: TaskModel, folder: Path, output_dir: object, settings: LoopSettings):

@@ -33,6 +33,7 @@ from rosita.model import RositaConfig, RositaForSequenceClassification, build_mo
 from rosita.provenance import (
     OTHER_TASK,
     changed,
+    check_finished,
     check_task,
     check_unchanged,
     config_hash,
@@ -345,6 +346,7 @@ class TaskModel:
         """
         folder = resolve_folder(str(name_or_path))
         if not how.get("accept_changed"):
+            check_finished(folder)
             check_task(folder, task.name, OTHER_TASK)
         model = load_model(folder, task, **how)  # first: it tells files that were changed
         tokenizer = read_tokenizer(folder)

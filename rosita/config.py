@@ -221,7 +221,8 @@ class FineTuneSettings(LoopSettings):
 # a loss's weight is no such setting: it stays in the file while an ablation turns its loss off
 READ_WITH = {
     "repr_distill": ("the hidden states", "set repr_distill", ("hsk",)),
-    "hsk": ("hsk", "set it to how much is followed", ("hsk_length", "hsk_width", "hsk_masked")),
+    "hsk_tokens": ("a part of the tokens", "set hsk, as 10t", ("hsk_length",)),
+    "hsk_share": ("a part of the units", "set hsk, as 0.1h", ("hsk_width", "hsk_masked")),
     "pred_distill": ("the logits", "set pred_distill", ("temperature", "regression_target")),
     "fresh_augmentation": (
         "fresh_augmentation",
@@ -386,6 +387,8 @@ class KDSettings(LoopSettings):
             character_class(self.aug_eligible)
         except ValueError as error:
             raise ValueError(f"aug_eligible {self.aug_eligible!r} {error}") from None
+        if self.lr_schedule == "decay_after_pruning" and not self.depth_or_width:
+            raise ValueError("decay_after_pruning is for iterative pruning: set depth_or_width")
         if self.emb_hidden_dim == 0:
             raise ValueError("emb_hidden_dim must be -1 or positive")
         self._refuse_unread()
@@ -425,6 +428,16 @@ class KDSettings(LoopSettings):
     def _is_an_amount(cls, value: str | None) -> str | None:
         hsk_amount(value)
         return value
+
+    @property
+    def hsk_tokens(self) -> bool:
+        """Whether some tokens of a row are followed, not all."""
+        return hsk_amount(self.hsk).tokens is not None
+
+    @property
+    def hsk_share(self) -> bool:
+        """Whether some units of a state are followed, not all."""
+        return hsk_amount(self.hsk).hidden < 1
 
     @property
     def fresh_vectors(self) -> str | None:

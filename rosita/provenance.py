@@ -36,6 +36,9 @@ OUTPUTS = (
     " logging eval_results* test_results* checkpoint-* ladder taylor_score taylor.pkl"
 ).split()
 
+# What an export has besides: its ONNX models would answer as the model that was there before.
+EXPORTED = ["export.json", "onnx", "modeling_rosita.py", "README.md"]
+
 # The files of them, and of other model folders, whose bytes decide what is computed from it.
 DECIDING = (
     "*.safetensors *.bin *.index.json config.json vocab.txt tokenizer.json tokenizer_config.json"
@@ -176,7 +179,8 @@ class Run:
             _HELD[lock] = lock_file(lock, f"{self.folder} is being written by")
 
     def _clear(self) -> None:
-        outputs = [path for pattern in OUTPUTS for path in self.folder.glob(pattern)]
+        exported = EXPORTED if (self.folder / "export.json").exists() else []
+        outputs = [path for name in [*OUTPUTS, *exported] for path in self.folder.glob(name)]
         for role, parent in self.details.get("parents", {}).items():
             if not parent["files"]:  # it was made in memory
                 continue
@@ -258,10 +262,16 @@ def require_finished(folder: Path, task: str, advice: str) -> dict[str, Any]:
 
     Raises `RositaError` for a run that was cut off or belongs to another task.
     """
+    run = check_finished(folder)
+    check_task(folder, task, advice)
+    return run
+
+
+def check_finished(folder: Path) -> dict[str, Any]:
+    """The run.json of a folder; `RositaError` if its run was cut off."""
     run = read_run(folder)
     if run and not run.get("finished", False):
         raise RositaError(f"{folder} is from a run that was cut off; run its command again first")
-    check_task(folder, task, advice)
     return run
 
 

@@ -201,6 +201,21 @@ def test_a_finished_folder_is_read_and_not_trained_again(root, teacher, tmp_path
         api.distil(teacher, small, data, folder, pred_distill=True, max_steps=4)
 
 
+def test_a_run_of_a_model_in_memory_is_not_that_of_what_its_folder_holds_by_then(root, tmp_path):
+    data, folder = root / "data" / "CoLA", tmp_path / "ft"
+    bert = api.load(root / "bert", "CoLA", new_classifier=True)
+    old = api.fine_tune(bert, data, folder, max_steps=1)
+    new = {"max_steps": 1, "learning_rate": 1e-2, "overwrite_output_dir": True}
+    api.fine_tune(bert, data, folder, **new)
+    api.prune(old, "a4_l2_f48_e8", output_dir=tmp_path / "cut")
+    small = api.load(tmp_path / "cut", "CoLA")
+    api.distil(old, small, data, tmp_path / "kd", pred_distill=True, max_steps=1)
+    with pytest.raises(RositaError, match="kd holds another run .parents.teacher"):
+        distil("--task_name", "CoLA", "--data_dir", data, "--teacher_model", folder,
+               "--student_model", tmp_path / "cut", "--pred_distill", "--max_steps", 1,
+               "--output_dir", tmp_path / "kd")  # fmt: skip
+
+
 def test_a_folder_whose_model_calls_its_labels_otherwise_is_not_this_run(root, teacher, tmp_path):
     data, tuned, cut = root / "data" / "CoLA", tmp_path / "tuned", tmp_path / "cut"
     named = api.load(teacher.save(tmp_path / "saved").path, "CoLA", label_names="wrong,right")
@@ -336,6 +351,17 @@ def test_mistakes_are_told_in_one_line(root, teacher):
             api.prune(teacher, SHAPE if not how else "a4_l1_f48_e-1", **how)
     with pytest.raises(RositaError, match="scores are for importance taylor, .* leave them out"):
         api.prune(teacher, SHAPE, {}, importance="random")
+    with pytest.raises(RositaError, match="save_steps keeps models in output_dir: give one"):
+        api.fine_tune(teacher, data, save_steps=2)
+    ladder = {
+        "depth_or_width": "depth", "save_ladder": True, "pred_distill": True, "keep_heads": 4,
+        "keep_layers": 2, "ffn_hidden_dim": 48, "emb_hidden_dim": 8,
+    }  # fmt: skip
+    with pytest.raises(RositaError, match="save_ladder keeps models in output_dir: give one"):
+        api.distil(teacher, teacher, data, **ladder)
+    other = api.load(root / "bert", "RTE", new_classifier=True)
+    with pytest.raises(RositaError, match="is of RTE, the student .* of CoLA; both must be of one"):
+        api.distil(other, teacher, data, pred_distill=True)
     with pytest.raises(RositaError, match="formats 'tflite' is not one of"):
         api.export(teacher, root / "none", data, formats="tflite")
     with pytest.raises(RositaError, match="dev.tsv does not exist"):

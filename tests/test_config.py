@@ -135,6 +135,18 @@ def test_the_task_in_braces_and_paths_relative_to_kd_are_resolved(tmp_path):
             {"keep_heads": 2, "emb_hidden_dim": 8},
             ["keep_heads, emb_hidden_dim name no shape without keep_layers, ffn_hidden_dim"],
         ),
+        (
+            {"repr_distill": True, "hsk": "1l", "hsk_length": "attention"},
+            ["hsk_length is for a part of the tokens: set hsk, as 10t, or type --hsk_length"],
+        ),
+        (
+            {"repr_distill": True, "hsk": "1l_10t", "hsk_masked": "left_out"},
+            ["hsk_masked is for a part of the units: set hsk, as 0.1h, or type --hsk_masked"],
+        ),
+        (
+            {"lr_schedule": "decay_after_pruning"},
+            ["decay_after_pruning is for iterative pruning: set depth_or_width"],
+        ),
         ({"lr_schedule": "cosine"}, ["lr_schedule 'cosine'", "warmup_linear"]),
         ({"cache_dir": ""}, ["[CoLA] cache_dir: an empty value: give it one, or leave it out"]),
         ({"max_steps": 0}, ["max_steps 0: 0 steps train nothing; -1 trains for num_train_epochs"]),

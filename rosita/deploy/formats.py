@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from rosita.errors import RositaError, nearest
+from rosita.provenance import read_run
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,17 @@ RUNNABLE = tuple(name for name, form in FORMATS.items() if form.is_run)
 def weights_file(folder: Path, form: str) -> Path:
     """Where a folder holds, or will hold, the weights of a format."""
     return folder / FORMATS[form].file
+
+
+def check_exported(folder: Path, form: str) -> None:
+    """Raise `RositaError` if a format's file is not of the export whose record the folder has: of
+    two exports that were put into one place, say."""
+    export, file = read_run(folder, "export.json"), FORMATS[form].file
+    if export and file not in export.get("files", {}):
+        raise RositaError(
+            f"{folder / file} is not of the export that export.json records: remove it, or export"
+            " again"
+        )
 
 
 def parse_formats(text: str, known: tuple[str, ...]) -> list[str]:

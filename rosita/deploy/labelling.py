@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rosita.backbones import MULTI_LABEL
-from rosita.deploy.formats import choose_format, weights_file
+from rosita.deploy.formats import check_exported, choose_format, weights_file
 from rosita.deploy.rows import Rows
 from rosita.deploy.session import OnnxModel
 from rosita.deploy.texts import Texts
@@ -22,7 +22,7 @@ from rosita.description import check_length, check_vocabulary, describe, read_co
 from rosita.errors import RositaError
 from rosita.labels import stored_names
 from rosita.progress import Bar
-from rosita.provenance import check_unchanged
+from rosita.provenance import check_finished, check_unchanged
 from rosita.tables import printable
 from rosita.tasks import Task
 from rosita.tokenizer import read_tokenizer
@@ -85,6 +85,8 @@ class Labeller:
         rows: Rows | None = None,
     ) -> None:
         form = choose_format(folder, form)
+        if not accept_changed:
+            check_finished(folder)
         values = read_config(folder)
         self.folder, self.labels = folder, tuple(stored_names(values, folder))
         self.rows = Rows.of_folder(folder) if rows is None else rows
@@ -111,6 +113,7 @@ class Labeller:
         else:
             if not accept_changed:
                 check_unchanged(folder)
+                check_exported(folder, form)
             self.model = OnnxModel(weights_file(folder, form))
         tokenizer = read_tokenizer(folder)
         check_vocabulary(tokenizer, config.vocab_size, folder)

@@ -62,7 +62,11 @@ def read_texts(
         for _, line in numbered_lines(file, name):
             yield (line.rstrip("\r\n"),)
     elif form == "jsonl":
+        last = 0
         for number, record in jsonl_rows(file, name):
+            if number > last + 1:  # at the end it does no harm
+                raise RositaError(f"{name} line {last + 1} is blank; remove it")
+            last = number
             where = f"{name} line {number}"
             yield tuple(text_of(record, key, where) for key in columns or ["0"])
     else:

@@ -18,6 +18,7 @@ from rosita.distillation.teacher import CannotRemember, Teacher
 from rosita.errors import RositaError
 from rosita.files import values_hash
 from rosita.model import set_dropout
+from rosita.provenance import read_run
 from rosita.pruning.schedule import PruningSchedule
 from rosita.runtime import freeze
 from rosita.stages.identity import check_augmented, kd_stage, train_file_names
@@ -46,6 +47,7 @@ def distil_stage(
     if settings.dropout is not None:
         set_dropout(student.model, settings.dropout)
     data = distil_data(settings, student, accelerator, subsets)
+    check_kept_pieces(teacher, data)
     parents = {"teacher": teacher, "student": student}
     folder = Path(settings.output_dir)
     run = new_run(kd_stage(settings), settings, data, parents, folder, accelerator)
@@ -94,6 +96,20 @@ def distil_data(
     if vectors := settings.fresh_vectors:
         return with_fresh_rows(data, settings, vectors, student)
     return data
+
+
+def check_kept_pieces(teacher: TaskModel, data: Data) -> None:
+    """Raise `RositaError` for a teacher that lost word pieces, was not trained since, and so says
+    what it said before of the texts alone whose pieces it kept, if these are others than `data`."""
+    run = read_run(Path(teacher.path))
+    kept = run.get("chosen", {}).get("vocabulary")
+    others = [file.path.name for file in data.train if file.sha256 not in (kept or [])]
+    if run.get("stage") == "one_step_prune" and kept and others:
+        raise RositaError(
+            f"the teacher {teacher.path} has the word pieces of other texts than {others[0]}, and"
+            " was not trained on it since; cut it again with -vocabulary train, which reads what is"
+            " in the data folder then"
+        )
 
 
 def distil_loss(
@@ -236,6 +252,11 @@ def check_pair(teacher: TaskModel, student: TaskModel, settings: KDSettings) -> 
 
     Raises `RositaError`.
     """
+    if teacher.task.name != student.task.name:
+        raise RositaError(
+            f"the teacher {teacher.path} is of {teacher.task.name}, the student {student.path} of"
+            f" {student.task.name}; both must be of one task"
+        )
     if found := teacher.tokenizer.difference(student.tokenizer):
         raise RositaError(
             f"teacher {teacher.path} and student {student.path} read texts otherwise: {found};"

@@ -78,8 +78,8 @@ def finished_already(
     recorded = earlier.get("parents", {})
     # in another order the labels of the same files are those of another model
     same_labels = earlier.get("label_names") == settings.label_names
-    if not (earlier.get("finished") and same_labels) or any(
-        recorded.get(role, {}).get("files") != file_hashes(path) for role, path in parents.items()
+    if not (earlier.get("finished") and same_labels) or not all(
+        _are_those(path, recorded.get(role, {})) for role, path in parents.items()
     ):
         return False
     data = Path(settings.data_dir)
@@ -93,6 +93,13 @@ def finished_already(
     identity = run_identity(stage, settings, task, models, train, dev, process_count())
     run = Run(folder, identity, defaults=setting_defaults(type(settings)))
     return run.is_finished(overwrite=False)
+
+
+def _are_those(folder: Path, parent: dict[str, Any]) -> bool:
+    """Whether the files of a folder are surely what a run began with, by its record of `parent`: a
+    model of a Python program may have been another by then, in memory, than its folder's."""
+    weights = read_run(folder).get("weights", parent.get("weights"))
+    return parent.get("files") == file_hashes(folder) and parent.get("weights") == weights
 
 
 def cut_already(

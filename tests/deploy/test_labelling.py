@@ -85,7 +85,7 @@ def of_own_task(folder, **record):
     """The folder of a model of a user's own task of pairs, cut after 10 tokens, from 0 to 1."""
     settings, rows = {"max_seq_length": 10}, {"text_columns": ["one", "two"]}
     run = {"task": "Mine", "identity": {"settings": settings, "rows": rows}, "label_range": [0, 1]}
-    (folder / "run.json").write_text(json.dumps(run | record))
+    (folder / "run.json").write_text(json.dumps({"finished": True} | run | record))
     return folder
 
 
@@ -143,6 +143,16 @@ def test_names_of_labels_that_are_not_numbered_are_refused_in_one_line(models, t
     (folder / "config.json").write_text(json.dumps(config | {"id2label": names}))
     with pytest.raises(RositaError, match="model/config.json: id2label must map numbers to names"):
         Labeller(folder)
+
+
+def test_an_onnx_model_that_is_not_of_the_export_recorded_beside_it_is_refused(models, tmp_path):
+    folder = shutil.copytree(models / "CoLA", tmp_path / "mixed")
+    write_onnx(load_model(folder, GLUE["CoLA"]), folder, ["onnx"])
+    assert Labeller(folder, "onnx")
+    (folder / "export.json").write_text('{"files": {}}')
+    with pytest.raises(RositaError, match="model.onnx is not of the export that export.json rec"):
+        Labeller(folder, "onnx")
+    assert Labeller(folder, "onnx", accept_changed=True)
 
 
 def test_an_onnx_model_of_other_labels_than_its_config_names_is_refused(models, tmp_path):

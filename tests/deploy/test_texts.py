@@ -74,6 +74,13 @@ def test_blank_lines_before_a_header_are_passed_over_and_before_rows_are_told(fo
         read(f"\n1{mark}x\n", form, "0")
 
 
+def test_a_blank_line_within_jsonl_is_told_and_at_its_end_passed_over():
+    row = '{"text": "x"}\n'
+    assert read(f"{row}{row}\n\n", "jsonl", "text") == [("x",), ("x",)]
+    with pytest.raises(RositaError, match="in line 2 is blank; remove it"):
+        read(f"{row}\n{row}", "jsonl", "text")
+
+
 def test_numbers_and_booleans_of_json_are_the_texts_that_training_reads():
     values = {"x": "x", "1": 1, "1.5": 1.5, "true": True, "": ""}
     content = "".join(json.dumps({"text": value}) + "\n" for value in values.values())

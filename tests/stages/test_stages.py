@@ -20,6 +20,7 @@ from rosita import api
 from rosita.augmentation.file import write_subsets
 from rosita.checkpoint import load_model, save_model
 from rosita.data.encode import encode_file
+from rosita.deploy.labelling import Labeller
 from rosita.errors import RositaError
 from rosita.evaluation import predict
 from rosita.files import read_json, sha256_file
@@ -578,6 +579,18 @@ def test_a_model_of_a_run_that_was_cut_off_is_not_a_parent(chain):
         chain.distil()
 
 
+def test_starting_afresh_removes_what_an_export_had_there_and_no_file_of_a_users(chain):
+    (chain.tuned / "onnx").mkdir()
+    (chain.tuned / "onnx" / "model.onnx").write_text("the model before")
+    (chain.tuned / "README.md").write_text("a note")
+    chain.fine_tune("--overwrite_output_dir")
+    assert (chain.tuned / "README.md").exists() and (chain.tuned / "onnx").exists()
+    (chain.tuned / "export.json").write_text('{"files": {"config.json": "of before"}}')
+    chain.fine_tune("--overwrite_output_dir")
+    left = {path.name for path in chain.tuned.iterdir()}
+    assert left.isdisjoint({"README.md", "onnx", "export.json"}) and "run.json" in left
+
+
 def test_a_model_of_another_task_or_of_a_run_that_was_cut_off_is_not_tested(chain):
     other = ("--task_name", "sst-2", "--data_dir", chain.data, "--do_eval", "--do_predict")
     before = sorted(chain.tuned.iterdir())
@@ -601,8 +614,13 @@ def test_a_model_of_another_task_or_of_a_run_that_was_cut_off_is_not_tested(chai
 
     run = json.loads((chain.tuned / "run.json").read_text()) | {"finished": False}
     (chain.tuned / "run.json").write_text(json.dumps(run))
-    with pytest.raises(RositaError, match="was cut off; run its command again"):
-        evaluate(*chain.common, "--student_model", chain.tuned, "--do_eval")
+    for read in (
+        lambda: evaluate(*chain.common, "--student_model", chain.tuned, "--do_eval"),
+        lambda: api.load(chain.tuned, "CoLA"),
+        lambda: Labeller(chain.tuned),
+    ):
+        with pytest.raises(RositaError, match="was cut off; run its command again"):
+            read()
 
 
 def test_dev_is_scored_at_the_length_that_the_model_was_trained_at(chain, capsys):
@@ -918,8 +936,8 @@ def test_a_part_of_the_hidden_states_is_learnt_from_memory_and_decides_the_run(c
     rows = len((chain.data / "train.tsv").read_text().splitlines())
     hidden = json.loads((chain.tuned / "config.json").read_text())["hidden_size"]
     assert states.shape[1:] == (1, hidden // 2) and len(states) <= 4 * rows
-    with pytest.raises(RositaError, match="hsk: 1l_4t_0.5h there, 1l_4t now"):
-        chain.distil(*flags[:2], "1l_4t", *flags[3:])
+    with pytest.raises(RositaError, match="hsk: 1l_4t_0.5h there, 1l_4t_0.4h now"):
+        chain.distil(*flags[:2], "1l_4t_0.4h", *flags[3:])
 
 
 @pytest.mark.parametrize(
@@ -927,7 +945,7 @@ def test_a_part_of_the_hidden_states_is_learnt_from_memory_and_decides_the_run(c
     [
         (("--hsk", "1l"), "hsk is for the hidden states: set repr_distill"),
         (("--repr_distill", "--hsk", "ten"), "hsk 'ten': must be of the form 1l_10t_0.1h"),
-        (("--repr_distill", "--hsk_length", "attention"), "hsk_length is for hsk"),
+        (("--repr_distill", "--hsk_length", "attention"), "hsk_length is for a part of the tokens"),
         (("--repr_distill", "--hsk", "9l"), "hsk 9l follows 9 states, a student of 3 layers has 4"),
         (
             ("--repr_distill", "--layer_map", "t_top5"),
@@ -953,10 +971,10 @@ def test_a_teacher_with_the_pieces_of_train_alone_teaches_a_student_with_the_sam
     train = chain.data / "train.tsv"
     train.write_text(train.read_text().replace("src\t", "museum\t"))  # a column that is no text
     whole = ("-keep_heads", 4, "-num_layers", 3, "-ffn_hidden_dim", 48, "-emb_hidden_dim", -1)
-    given = ("-task", "CoLA", "-vocabulary", "train", "-data_dir", chain.data)
+    of_train = ("-vocabulary", "train", "-data_dir", chain.data)
 
-    def cut(source, output, *more):
-        prune("-model_path", source, "-output_dir", output, *given, *more)
+    def cut(source, output, *more, texts=of_train):
+        prune("-model_path", source, "-output_dir", output, "-task", "CoLA", *texts, *more)
 
     cut(chain.tuned.parent, chain.models / "words", *whole)
     assert "vocabulary: " in capsys.readouterr().out
@@ -973,9 +991,9 @@ def test_a_teacher_with_the_pieces_of_train_alone_teaches_a_student_with_the_sam
     cut(chain.tuned.parent, chain.models / "words", *whole)
     assert "finished already" in capsys.readouterr().out
     (chain.models / "texts.txt").write_text("the dog\n")
-    with pytest.raises(RositaError, match="vocabulary"):
+    with pytest.raises(RositaError, match="holds another run .*vocabulary"):
         cut(chain.tuned.parent, chain.models / "words", *whole,
-            "-vocabulary", chain.models / "texts.txt")  # fmt: skip
+            texts=("-vocabulary", chain.models / "texts.txt"))  # fmt: skip
 
     (chain.models / "start").mkdir()
     (chain.models / "start" / "CoLA").symlink_to(teacher)
@@ -1000,10 +1018,18 @@ def test_a_teacher_with_the_pieces_of_train_alone_teaches_a_student_with_the_sam
             chain.distil("--teacher_model", untrained, "--student_model", student,
                          "--output_dir", chain.models / "other")  # fmt: skip
     # the same file, read as lines, holds other texts
-    with pytest.raises(RositaError, match="vocabulary"):
+    with pytest.raises(RositaError, match="holds another run .*vocabulary"):
         cut(chain.tuned.parent, chain.models / "words", *whole,
-            "-vocabulary", chain.data / "train.tsv")  # fmt: skip
+            texts=("-vocabulary", chain.data / "train.tsv"))  # fmt: skip
     with pytest.raises(RositaError, match="read texts otherwise"):
         chain.distil("--student_model", student, "--output_dir", chain.models / "other")
     with pytest.raises(RositaError, match="nowhere.txt does not exist"):
-        cut(chain.tuned.parent, chain.models / "x", *whole, "-vocabulary", "nowhere.txt")
+        cut(chain.tuned.parent, chain.models / "x", *whole, texts=("-vocabulary", "nowhere.txt"))
+    with pytest.raises(RositaError, match="^-data_dir is for -vocabulary train"):
+        cut(chain.tuned.parent, chain.models / "x", *whole, texts=of_train[2:])
+    # new rows have pieces that the teacher lost
+    rows = train.read_text().replace("dog", "castle")
+    train.write_text(rows)
+    with pytest.raises(RositaError, match="has the word pieces of other texts than train.tsv"):
+        chain.distil("--teacher_model", teacher, "--student_model", student,
+                     "--output_dir", chain.models / "other")  # fmt: skip
