@@ -62,6 +62,11 @@ def agreements(found: list[dict]) -> list[float]:
     return [100 * record["agreement"] for record in found if "agreement" in record]
 
 
+def teachers(found: list[dict]) -> str:
+    """The dev scores of the seeds' teachers, in percent, each once."""
+    return ", ".join(dict.fromkeys(f"{100 * record['teacher_score']:.1f}" for record in found))
+
+
 def states_kept(found: list[dict]) -> str:
     """MB that the teacher's hidden states took on disk in the last stage, mean over seeds; a dash
     if it is noted nowhere.
@@ -97,6 +102,7 @@ NUMBERS = {
     "new": lambda found: spread(scores_on("new", found)),
     "new_1": lambda found: spread(scores_on("new", found[:1])),
     "agreement": lambda found: spread(agreements(found)),
+    "teacher": teachers,
     "kept": lambda found: f"{mean(shares_kept(found)):.1f} %",
     "kept_by_seed": lambda found: ", ".join(f"{share:.1f}" for share in shares_kept(found)),
     "arithmetic": arithmetic,

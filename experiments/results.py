@@ -204,7 +204,7 @@ def table_lines(table: str, groups: dict[str, list[dict]]) -> list[str]:
                 NUMBERS["held_out"](found),
                 NUMBERS["dev"](found),
                 *(NUMBERS[part](found) for part in parts),
-                f"{100 * first['teacher_score']:.1f}",
+                NUMBERS["teacher"](found),
                 NUMBERS["kept"](found),
                 difference(found),
                 f"{last['parameters'] / 1e6:.1f}",

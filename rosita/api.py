@@ -165,8 +165,9 @@ def fine_tune(
 
     `settings` are those of `FineTuneSettings`: learning_rate (peak, per step), num_train_epochs (5;
     of a pruned CoLA model the script takes 20), max_steps, per_gpu_train_batch_size (rows),
-    evaluate_during_training (keep the best dev score instead of the last step) ... Raises `RositaError` for unknown or wrong settings and broken
-    data. `data_dir` holds train.tsv and dev.tsv (default: data/TASK of the repository).
+    evaluate_during_training (keep the best dev score instead of the last step) ... Raises
+    `RositaError` for unknown or wrong settings and broken data. `data_dir` holds train.tsv and
+    dev.tsv (default: data/TASK of the repository).
     """
     with _output(output_dir) as folder:
         resolved = _settings(FineTuneSettings, start.task, settings, data_dir, folder)

@@ -557,6 +557,13 @@ def test_the_table_of_fewer_states_says_what_they_take_on_disk_and_how_long_kd_t
     assert "| 84.0 | 80.0 | 2.35 | 4.0 |" in table and "| 84.0 | 80.0 | – | 10.0 |" in table
 
 
+def test_a_line_names_each_teacher_that_its_seeds_had():
+    seeds = [record("recipe", seed, 0.8) for seed in (1, 2, 3)]
+    assert numbers_over_seeds.NUMBERS["teacher"](seeds) == "90.0"
+    seeds[1]["teacher_score"] = 0.85
+    assert numbers_over_seeds.NUMBERS["teacher"](seeds) == "90.0, 85.0"
+
+
 def test_a_column_that_differs_in_one_line_stays():
     lines = [["", "teacher", "MB"], ["a", "90.0", "14.1"], ["b", "90.0", "14.2"]]
     assert results.take_out_shared(lines) == (
