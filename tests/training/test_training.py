@@ -464,7 +464,10 @@ def test_a_cosine_rate_follows_half_a_cosine_after_its_warm_up(bench):
 
 def test_the_decay_can_wait_for_the_last_pruning(bench):
     plan = width_plan(bench)
-    training = bench.training("wait", plan, lr_schedule="decay_after_pruning")
+    shape = {"keep_heads": 2, "keep_layers": 3, "ffn_hidden_dim": 20, "emb_hidden_dim": 8}
+    training = bench.training(
+        "wait", plan, lr_schedule="decay_after_pruning", depth_or_width="width", **shape
+    )
     last = plan["schedule"].count * plan["schedule"].period
     assert 0 < last < training.total_steps == 10
     expected = [min(1, (10 - done) / (10 - last)) for done in range(11)]
