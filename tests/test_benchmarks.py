@@ -55,8 +55,9 @@ def test_damage_between_start_and_end_is_told_or_without_effect(tmp_path):
 def test_the_published_results_hold_every_line_and_stand_in_the_readme():
     assert set(NAMES) <= {line["name"] for line in PUBLISHED}
     text = (REPOSITORY / "benchmarks" / "README.md").read_text()
-    in_fp32 = json.loads((REPOSITORY / "benchmarks" / "results_fp32.json").read_text())
-    for lines in (PUBLISHED, in_fp32):
+    others = ("results_fp32.json", "results_fewer_states.json")
+    files = [json.loads((REPOSITORY / "benchmarks" / name).read_text()) for name in others]
+    for lines in (PUBLISHED, *files):
         check(lines)
         for line in run.table(lines).splitlines():
             assert line in text
