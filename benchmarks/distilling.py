@@ -279,31 +279,31 @@ def kd_cached_logits(quick: bool, folder: Path) -> list[Result]:
 
 def kd_cached_states(quick: bool, folder: Path) -> list[Result]:
     """Setting 1 with both losses, from the second epoch on: with teacher_cache_gb against 0."""
-    small, base = ((1600, 30, 2), (320, 6, 1)) if quick else ((6400, 150, 5), (1600, 30, 3))
-    return [
-        against_cached("kd_cached_states", MINILM, MINILM_STUDENT, True, *small, folder),
-        against_cached("kd_cached_states_bert_base", BERT_BASE, BASE_STUDENT, True, *base, folder),
-    ]
+    return with_cached_states("kd_cached_states", ALL_STATES, quick, folder)
 
 
 def kd_fewer_states(quick: bool, folder: Path) -> list[Result]:
     """Setting 1 with `hsk 1l_10t_0.1h` of fixed units, cached: against all states, not cached."""
-    small, base = ((1600, 30, 2), (320, 6, 1)) if quick else ((6400, 150, 5), (1600, 30, 3))
-    pieces = tokenizer()
     some = Knowledge(
         hsk_amount("1l_10t_0.1h"),
         length="attention_no_sep",
         width="uniform_mask",
-        sep_id=pieces.pieces["[SEP]"],
+        sep_id=tokenizer().pieces["[SEP]"],
         row_means=True,
     )
+    return with_cached_states("kd_fewer_states", some, quick, folder)
+
+
+def with_cached_states(name: str, knowledge: Knowledge, quick: bool, folder: Path) -> list[Result]:
+    """MiniLM's line and BERT-base's of what is followed of the states, cached."""
+    small, base = ((1600, 30, 2), (320, 6, 1)) if quick else ((6400, 150, 5), (1600, 30, 3))
     lines = (
-        ("kd_fewer_states", MINILM, MINILM_STUDENT, small),
-        ("kd_fewer_states_bert_base", BERT_BASE, BASE_STUDENT, base),
+        (name, MINILM, MINILM_STUDENT, small),
+        (f"{name}_bert_base", BERT_BASE, BASE_STUDENT, base),
     )
     return [
-        against_cached(name, config, shape, True, *sizes, folder, some)
-        for name, config, shape, sizes in lines
+        against_cached(line, config, shape, True, *sizes, folder, knowledge)
+        for line, config, shape, sizes in lines
     ]
 
 
@@ -325,14 +325,13 @@ def against_cached(
     note = "without the pass that fills the cache"
     sums = {"cached": [0, 0.0], "not": [0, 0.0]}
     for number in range(rounds):
-        for who in sums:
+        for who, what in (("cached", knowledge), ("not", ALL_STATES)):
             student = random_model(config, shape)
+            followed = None
             if who == "cached":
-                followed = followed_states(config, student, knowledge) if states else []
-                new = ours(teacher, student, small, steps, folder, states, number, followed,
-                           knowledge=knowledge)  # fmt: skip
-            else:
-                new = ours(teacher, student, small, steps, folder, states, number)
+                followed = followed_states(config, student, what) if states else []
+            new = ours(teacher, student, small, steps, folder, states, number, followed,
+                       knowledge=what)  # fmt: skip
             sums[who] = [a + b for a, b in zip(sums[who], new, strict=True)]
     speed = {who: rows / seconds for who, (rows, seconds) in sums.items()}
     per_token = 3 * linear_flops(random_model(config, shape))

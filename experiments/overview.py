@@ -54,7 +54,7 @@ READING = """## How to read the tables
   each epoch; "edited" sentences have words deleted, inserted, moved or exchanged.
 - "agreement" is the share of dev rows, in percent, that student and teacher answer alike, right or
   wrong (STS-B: Pearson's correlation of their answers): how much of this teacher the student has
-  taken on, whatever the teacher is worth. Older records lack it; all of SST-2's do.
+  taken on, whatever the teacher is worth. Older records lack it; most of SST-2's do.
 - The interval is that of the difference to the teacher, in points: a 95 % paired bootstrap, over
   dev rows and the line's seeds together where it has a †, else over dev rows, of each seed. Between
   two students no interval is measured. bert_ft of several seeds is held against its first, which is

@@ -33,11 +33,10 @@ from rosita.model import RositaConfig, RositaForSequenceClassification, build_mo
 from rosita.provenance import (
     OTHER_TASK,
     changed,
-    check_finished,
-    check_task,
     check_unchanged,
     config_hash,
     file_hashes,
+    require_finished,
     resolve_folder,
     say_once,
     weights_hash,
@@ -346,8 +345,7 @@ class TaskModel:
         """
         folder = resolve_folder(str(name_or_path))
         if not how.get("accept_changed"):
-            check_finished(folder)
-            check_task(folder, task.name, OTHER_TASK)
+            require_finished(folder, task.name, OTHER_TASK)
         model = load_model(folder, task, **how)  # first: it tells files that were changed
         tokenizer = read_tokenizer(folder)
         check_vocabulary(tokenizer, model.config.vocab_size, folder)

@@ -169,6 +169,12 @@ NOT_THE_DEFAULT = {
 }  # fmt: skip
 
 
+def test_every_setting_of_fresh_rows_and_of_hsk_is_in_the_table_of_what_reads_it():
+    named = {name for *_, names in READ_WITH.values() for name in names}
+    of_these = {n for n in KDSettings.model_fields if n.startswith(("glove_", "aug_", "hsk"))}
+    assert of_these - {"aug_train"} <= named
+
+
 @pytest.mark.parametrize(
     "switch, name", [(s, n) for s, (*_, names) in READ_WITH.items() for n in names]
 )

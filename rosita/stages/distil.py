@@ -103,8 +103,9 @@ def check_kept_pieces(teacher: TaskModel, data: Data) -> None:
     what it said before of the texts alone whose pieces it kept, if these are others than `data`."""
     run = read_run(Path(teacher.path))
     kept = run.get("chosen", {}).get("vocabulary")
-    others = [file.path.name for file in data.train if file.sha256 not in (kept or [])]
-    if run.get("stage") == "one_step_prune" and kept and others:
+    if run.get("stage") != "one_step_prune" or not kept:
+        return
+    if others := [file.path.name for file in data.train if file.sha256 not in kept]:
         raise RositaError(
             f"the teacher {teacher.path} has the word pieces of other texts than {others[0]}, and"
             " was not trained on it since; cut it again with -vocabulary train, which reads what is"

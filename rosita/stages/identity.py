@@ -99,7 +99,7 @@ def _are_those(folder: Path, parent: dict[str, Any]) -> bool:
     """Whether the files of a folder are surely what a run began with, by its record of `parent`: a
     model of a Python program may have been another by then, in memory, than its folder's."""
     weights = read_run(folder).get("weights", parent.get("weights"))
-    return parent.get("files") == file_hashes(folder) and parent.get("weights") == weights
+    return parent.get("weights") == weights and parent.get("files") == file_hashes(folder)
 
 
 def cut_already(
