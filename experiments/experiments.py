@@ -55,6 +55,14 @@ REFERENCES = {
     "vocabulary": ("settings", "setting1"),
     "transfer": ("goal", "recipe"),
 }
+# a comparison of settings -> those whose mean is above, or is not, that of the others
+COMPARED = {
+    "KD: 1 over none": (("setting1",), ("no_kd",)),
+    "ROSITA: 4 over 1": (("setting4",), ("setting1",)),
+    "iterative: 3, 4 over 1, 2": (("setting3", "setting4"), ("setting1", "setting2")),
+    "a stage more: 2 over 1": (("setting2",), ("setting1",)),
+    "depth iterative too: 4 over 3": (("setting4",), ("setting3",)),
+}
 # what the published KD scripts do, and the configs of minilm/ do otherwise
 PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
     "minilm": ("as the configs of minilm/ have it", {}),

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean
 from textwrap import fill
 
-from experiments import EXPERIMENTS, FIVE
+from experiments import COMPARED, EXPERIMENTS, FIVE
 from numbers_over_seeds import (
     NUMBERS,
     dev_scores,
@@ -17,7 +17,7 @@ from numbers_over_seeds import (
     signed,
     spread,
 )
-from records import best_of, groups_of, held_out
+from records import best_of, groups_of, held_out, weights_of
 from rosita.files import read_json
 from rosita.tables import markdown
 
@@ -57,8 +57,8 @@ READING = """## How to read the tables
   taken on, whatever the teacher is worth. Older records lack it; most of SST-2's do.
 - The interval is that of the difference to the teacher, in points: a 95 % paired bootstrap, over
   dev rows and the line's seeds together where it has a †, else over dev rows, of each seed. Between
-  two students no interval is measured. bert_ft of several seeds is held against its first, which is
-  one of them and taught the lines (CoLA's later seeds: against "anew").
+  students the settings alone have one (above). bert_ft of several seeds is held against its first,
+  which is one of them and taught the lines (CoLA's later seeds: against "anew").
 - ± is the standard deviation over student seeds: of two it says little, and it leaves out the error
   from the rows, which mostly is larger. One teacher, one bert_student and, where pruning is in one
   step, one cut serve all seeds: neither ± nor interval has their error (CoLA's two teachers are
@@ -111,18 +111,12 @@ AGAINST = """## The settings against one another
 
 The gain in points, mean over seeds, ± its standard error over the students' seeds: that of the dev
 rows, of the one teacher, bert_student (a BERT of its size that learnt from it) and one-step cut is
-not in it (of a line of one seed, none is).
-The mean over the tasks is that of the points, as GLUE's is. KD is Setting 1 over no_kd; in 2 and 3
-a stage of KD stands before the pruning, in 1 and 2 that is in one step, in 3 and 4 iterative.
+not in it (of a line of one seed, none is). "dev, 95 %" has the rows' error too: a paired bootstrap
+over dev rows and seeds, by `experiments/compare.py`, of those seeds whose models were kept: in
+brackets how many a line (2, 3: some lines of two, some of three). The mean over the tasks is that
+of the points, as GLUE's is. KD is Setting 1 over no_kd; in 2 and 3 a stage of KD stands before the
+pruning, in 1 and 2 that is in one step, in 3 and 4 iterative.
 """
-# a comparison of settings -> those whose mean is above, or is not, that of the others
-COMPARED = {
-    "KD: 1 over none": (("setting1",), ("no_kd",)),
-    "ROSITA: 4 over 1": (("setting4",), ("setting1",)),
-    "iterative: 3, 4 over 1, 2": (("setting3", "setting4"), ("setting1", "setting2")),
-    "a stage more: 2 over 1": (("setting2",), ("setting1",)),
-    "depth iterative too: 4 over 3": (("setting4",), ("setting3",)),
-}
 # dev, of the 6-layer MiniLM of its paper and of DistilBERT
 PUBLISHED_SCORES: dict[str, tuple[float | None, float]] = {
     "SST-2": (91.5, 91.3),
@@ -197,8 +191,12 @@ def summary(records: list[dict]) -> list[str]:
     ]
 
 
-def comparisons(records: list[dict]) -> list[str]:
-    """What one setting gains over another, held out and on dev, by task and on average."""
+def comparisons(records: list[dict], intervals: dict[str, dict[str, dict]]) -> list[str]:
+    """What one setting gains over another, held out and on dev, by task and on average.
+
+    `intervals`: those of dev rows and seeds together, by task and comparison, as compare.py has
+    them; those of models that are no record's (any more) are left out.
+    """
     tasks = {task: groups_of(records, task, "settings") for task in FIVE}
     rows = []
     for says, (plus, minus) in COMPARED.items():
@@ -216,9 +214,24 @@ def comparisons(records: list[dict]) -> list[str]:
                     whole if len(errors) == len(FIVE) else None,
                 )
                 rows.append([says, where, *map(plus_minus, [*gains, average])])
+        cells = [over_rows(intervals.get(task, {}).get(says), tasks[task]) for task in FIVE]
+        if rows and any(cells):
+            rows.append([says, "dev, 95 %", *(cell or "–" for cell in cells), "–"])
     if not rows:  # some task lacks a setting
         return []
     return [AGAINST, markdown([["", "", *FIVE, "mean"], *rows], {0, 1}), ""]
+
+
+def over_rows(found: dict | None, groups: dict[str, list[dict]]) -> str:
+    """`+0.6 to +3.1 (2)`: the interval over rows and seeds, and of how many seeds its lines are."""
+    if found is None:
+        return ""
+    for name, weights in found["weights"].items():
+        if not set(weights) <= set(map(weights_of, groups.get(name, []))):
+            return ""
+    low, high = (signed(100 * bound) for bound in found["difference_95"])
+    seeds = sorted({len(weights) for weights in found["weights"].values()})
+    return f"{low} to {high} ({', '.join(map(str, seeds))})"
 
 
 def plus_minus(gained: tuple[float, float | None]) -> str:
@@ -239,6 +252,12 @@ def summary_lines(records: list[dict]) -> dict[str, dict[str, list[dict]]]:
         if groups:
             tasks[task] = groups
     return tasks
+
+
+def read_comparisons(results: Path) -> dict[str, dict[str, dict]]:
+    """Intervals of settings' gains, by task and comparison; none if compare.py has not run."""
+    path = results / "comparisons.json"
+    return read_json(path)["tasks"] if path.exists() else {}
 
 
 def read_floors(results: Path) -> dict[str, dict[str, dict[str, float]]]:

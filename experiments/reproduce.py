@@ -181,8 +181,7 @@ def run_experiment(
 def add_interval_over_seeds(experiment: Experiment, task: str, results: Path) -> None:
     """Add to the last seed's record the interval over rows and seeds, if their models are here."""
     found = groups_of(read_records(results), task, experiment.table)[experiment.name]
-    noted = [record for record in found if weights_of(record)]
-    here = [r for r in noted if read_run(model_of(r)).get("weights") == weights_of(r)]
+    here = list(filter(is_here, found))
     weights = [weights_of(record) for record in here]
     known = [set(r["over_seeds"]["weights"]) for r in found if "over_seeds" in r]
     tuned = StageLab(task, experiment.data, SERVED_SEED).models / f"bert_ft-{TEACHER_SEED}"
@@ -194,13 +193,19 @@ def add_interval_over_seeds(experiment: Experiment, task: str, results: Path) ->
         print(f"{task} {experiment.table}/{experiment.name}: its seeds had other teachers")
         return
     ours = [scores_of(task, model_of(record), data)[0] for record in here]
-    interval = paired_bootstrap(find_task(task), ours, theirs, labels)
+    interval = paired_bootstrap(find_task(task), [ours], [[theirs]], labels)
     together = {"weights": weights, "difference_95": interval}
     add_record(results, here[-1] | {"over_seeds": together})
 
 
 def model_of(record: dict) -> Path:
     return MODELS / record["stages"][-1]["folder"]
+
+
+def is_here(record: dict) -> bool:
+    """Whether models/minilm/ has the very model that the record is of, not one made anew."""
+    made = weights_of(record)
+    return made is not None and read_run(model_of(record)).get("weights") == made
 
 
 def commit(repository: Path) -> str | None:
@@ -279,7 +284,7 @@ def dev_scores(task_name: str, model: Path, teacher_folder: Path) -> dict[str, o
         "score": scores.main,
         "scores": scores.all,
         "teacher_score": teachers.main,
-        "difference_95": paired_bootstrap(task, [ours], theirs, labels),
+        "difference_95": paired_bootstrap(task, [[ours]], [[theirs]], labels),
         "agreement": agreement(task, ours, theirs),
         "dev_rows": len(labels),
         **(

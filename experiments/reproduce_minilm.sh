@@ -19,4 +19,5 @@ fi
     ${GLUE_MIRROR:+--mirror "$GLUE_MIRROR"}
 "$PYTHON" experiments/reproduce.py --serving "$@"
 "$PYTHON" experiments/floors.py
+"$PYTHON" experiments/compare.py
 "$PYTHON" experiments/results.py

@@ -3,7 +3,7 @@
     python experiments/results.py
 
 Reads   experiments/minilm/*.jsonl, the records, as experiments/reproduce.py writes them
-        experiments/minilm/floors.json, as experiments/floors.py writes it
+        experiments/minilm/floors.json, comparisons.json, as floors.py and compare.py write them
         experiments/minilm/findings.md: what a table shows, in words, under `# TASK TABLE`;
         `{NAME kept}` in it becomes that line's number (also: held_out, dev, ...: see NUMBERS)
 Writes  RESULTS.md; experiments/minilm/TASK-TABLE.png, summary.png
@@ -26,6 +26,7 @@ from overview import (
     SUMMARY,
     comparisons,
     goals_met,
+    read_comparisons,
     read_floors,
     summary,
     summary_lines,
@@ -74,7 +75,7 @@ def write_results(args: argparse.Namespace) -> None:
     draw_summary(picture, summary_lines(records), SUMMARY)
     lines += [f"![all tasks]({picture.relative_to(args.output.parent)})", ""]
     lines += finding(findings, "summary", {}, {})
-    lines += comparisons(records)
+    lines += comparisons(records, read_comparisons(args.results))
     lines += finding(findings, "comparisons", {}, {})
     lines += [*teachers(records, floors), READING, *without_commit(records)]
     missing: list[str] = []
@@ -178,8 +179,11 @@ def finding(
 
     lines = []
     for paragraph in filter(None, findings.get(heading, "").split("\n\n")):
-        text = re.sub(r"\{([^}]*)\}", value, " ".join(paragraph.split()))
-        lines += [fill(text, 99), ""]
+        for item in re.split(r"\n(?=- )", paragraph):  # of a list, or all of it
+            text = re.sub(r"\{([^}]*)\}", value, " ".join(item.split()))
+            indent = "  " * text.startswith("- ")
+            lines.append(fill(text, 99, subsequent_indent=indent, break_on_hyphens=False))
+        lines.append("")
     return lines
 
 

@@ -145,32 +145,47 @@ def mean_loss(task: Task, logits: np.ndarray, labels: np.ndarray) -> float:
 
 def paired_bootstrap(
     task: Task,
-    ours: Sequence[np.ndarray],
-    theirs: np.ndarray,
+    ours: Sequence[Sequence[np.ndarray]],
+    theirs: Sequence[Sequence[np.ndarray]],
     labels: np.ndarray,
     draws: int = 2000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """95 % interval of the difference between a training's mean main score and another model's.
+    """95 % interval of the difference of two main scores, each the mean over some trainings' means.
 
-    `ours`: logits (rows, num_labels) of one model a training seed; `theirs` of one model. Rows are
-    drawn with replacement, the same for all models, and seeds as well (percentile bootstrap,
-    Efron). A few seeds tell little of how far seeds differ: of three, the interval takes two thirds
-    of their variance for all of it. Draws on which a score is undefined are left out.
+    `ours`, `theirs`: of each training the logits (rows, num_labels) of one model a training seed.
+    Rows are drawn with replacement, the same for all models, and each training's seeds as well
+    (percentile bootstrap, Efron). A few seeds tell little of how far seeds differ: of three, the
+    interval takes two thirds of their variance for all of it, of two half. Draws on which a score
+    is undefined are left out.
     """
     random = np.random.default_rng(seed)
     differences = []
     for _ in range(draws):
         rows = random.integers(len(labels), size=len(labels))
-        models = random.integers(len(ours), size=len(ours))
         try:
-            found = {n: score(task, ours[n][rows], labels[rows]).main for n in set(models.tolist())}
-            other = score(task, theirs[rows], labels[rows]).main
+            one, other = (
+                np.mean([_mean_of_drawn(task, line, rows, labels, random) for line in side])
+                for side in (ours, theirs)
+            )
         except UndefinedScore:
             continue
-        differences.append(float(np.mean([found[n] for n in models])) - other)
+        differences.append(float(one - other))
     low, high = np.percentile(differences, [2.5, 97.5])
     return float(low), float(high)
+
+
+def _mean_of_drawn(
+    task: Task,
+    models: Sequence[np.ndarray],
+    rows: np.ndarray,
+    labels: np.ndarray,
+    random: np.random.Generator,
+) -> float:
+    """The mean main score on `rows` of as many models as there are, drawn with replacement."""
+    drawn = random.integers(len(models), size=len(models)).tolist()
+    found = {n: score(task, models[n][rows], labels[rows]).main for n in set(drawn)}
+    return float(np.mean([found[n] for n in drawn]))
 
 
 @torch.inference_mode()

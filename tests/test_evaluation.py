@@ -194,7 +194,7 @@ def test_the_published_names_stand_for_their_formulas():
 def test_a_bootstrap_leaves_draws_without_a_score_out():
     labels = np.array([0.0, 5.0, 5.0])  # many draws hold one label alone
     first, second = (np.array(v, np.float32)[:, None] for v in ([0, 4, 5], [0, 5, 4]))
-    low, high = paired_bootstrap(GLUE["STS-B"], [first], second, labels, draws=200)
+    low, high = paired_bootstrap(GLUE["STS-B"], [[first]], [[second]], labels, draws=200)
     assert -1 <= low <= 0 <= high <= 1
 
 

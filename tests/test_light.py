@@ -21,7 +21,8 @@ from rosita import api
 HEAVY = ("torch", "transformers", "accelerate", "scipy", "sklearn", "matplotlib")
 DOORS = (".", "Pruning", "KD", "Deploy", "data", "benchmarks", "benchmarks/scaling", "scripts",
          "experiments")  # fmt: skip
-ENGINE = {"floors.py", "reproduce.py", "results.py"}  # behind RESULTS.md: no scripts of the door
+# behind RESULTS.md: no scripts of the door
+ENGINE = {"compare.py", "floors.py", "reproduce.py", "results.py"}
 
 # Calls of a script, one after the other -> what each answered and what is loaded after it.
 CALL = """

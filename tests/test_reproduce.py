@@ -32,11 +32,11 @@ from rosita.tasks import GLUE
 from rosita.training.loop import Training
 
 sys.path.insert(0, str(REPOSITORY / "experiments"))
-(chains, figures, floors, hold_out, numbers_over_seeds, records, reproduce, results, side_by_side,
- stage_lab) = map(
+(chains, compare, figures, floors, hold_out, numbers_over_seeds, records, reproduce, results,
+ side_by_side, stage_lab) = map(
     importlib.import_module,
-    "chains figures floors hold_out numbers_over_seeds records reproduce results side_by_side"
-    " stage_lab".split(),
+    "chains compare figures floors hold_out numbers_over_seeds records reproduce results"
+    " side_by_side stage_lab".split(),
 )  # fmt: skip
 EXPERIMENTS, FIVE = reproduce.EXPERIMENTS, reproduce.FIVE
 LARGE_ENOUGH = {  # for chains.SHAPE
@@ -162,7 +162,7 @@ def test_the_bootstrap_interval_is_that_of_the_normal_approximation_on_many_rows
     labels = rng.integers(2, size=2000)
     right = rng.random((2, 2000)) < np.array([[0.8], [0.9]])
     logits = [np.eye(2)[np.where(found, labels, 1 - labels)] for found in right]
-    low, high = paired_bootstrap(GLUE["SST-2"], logits[:1], logits[1], labels)
+    low, high = paired_bootstrap(GLUE["SST-2"], [logits[:1]], [logits[1:]], labels)
     difference = right[0].astype(float) - right[1]
     half = 1.96 * difference.std() / len(labels) ** 0.5
     assert low == pytest.approx(difference.mean() - half, abs=0.15 * half)
@@ -174,13 +174,43 @@ def test_an_interval_over_seeds_has_the_variance_of_rows_and_of_the_drawn_seeds(
     labels = rng.integers(2, size=3000)
     wrong = rng.random((4, 3000)) < np.array([[0.1], [0.2], [0.3], [0.15]])
     *ours, theirs = (np.eye(2)[labels ^ row] for row in wrong)
-    low, high = paired_bootstrap(GLUE["SST-2"], ours, theirs, labels)
+    low, high = paired_bootstrap(GLUE["SST-2"], [ours], [[theirs]], labels)
     means = 1 - wrong[:3].mean(axis=1)
     of_seeds = means.var() / 3  # of a mean of three draws, with replacement
     of_rows = (wrong[3].astype(float) - wrong[:3].mean(axis=0)).var() / 3000
     half = 1.96 * (of_seeds + of_rows) ** 0.5
     center = means.mean() - (1 - wrong[3].mean())
     assert (low + high) / 2 == pytest.approx(center, abs=0.1 * half)
+    assert (high - low) / 2 == pytest.approx(half, rel=0.1)
+
+
+def test_an_interval_between_two_sides_has_the_variance_of_rows_and_of_each_lines_seeds():
+    rng = np.random.default_rng(2)
+    labels = rng.integers(2, size=3000)
+    rates = {"ours": [(0.1, 0.2), (0.15, 0.3, 0.2)], "theirs": [(0.25, 0.3)]}
+    wrong = {
+        side: [rng.random((len(line), 3000)) < np.array(line)[:, None] for line in lines]
+        for side, lines in rates.items()
+    }
+    logits = {
+        side: [[np.eye(2)[labels ^ row] for row in line] for line in lines]
+        for side, lines in wrong.items()
+    }
+    low, high = paired_bootstrap(GLUE["SST-2"], logits["ours"], logits["theirs"], labels)
+    right = {
+        side: np.mean([1 - line.mean(axis=0) for line in lines], axis=0)  # by row
+        for side, lines in wrong.items()
+    }
+    of_rows = (right["ours"] - right["theirs"]).var() / 3000
+    of_seeds = sum(
+        line.mean(axis=1).var() / len(line) / len(lines) ** 2
+        for lines in wrong.values()
+        for line in lines
+    )
+    half = 1.96 * (of_rows + of_seeds) ** 0.5
+    assert (low + high) / 2 == pytest.approx(
+        (right["ours"] - right["theirs"]).mean(), abs=half / 10
+    )
     assert (high - low) / 2 == pytest.approx(half, rel=0.1)
 
 
@@ -385,7 +415,7 @@ def test_the_interval_over_rows_and_seeds_is_of_all_models_that_are_here_and_mar
         run.write_text(json.dumps({"weights": f"checksum {seed}" if seed < 3 else "of another"}))
         reproduce.add_interval_over_seeds(experiment, "SST-2", tmp_path / "results")
     last = records.read_records(tmp_path / "results")[1:]
-    interval = bootstrap(task, [logits[1], logits[2]], teacher, labels)
+    interval = bootstrap(task, [[logits[1], logits[2]]], [[teacher]], labels)
     assert last[0]["over_seeds"]["difference_95"] == list(interval)
     assert "over_seeds" not in last[1]
     results.main(flags)
@@ -393,8 +423,79 @@ def test_the_interval_over_rows_and_seeds_is_of_all_models_that_are_here_and_mar
     run.write_text(json.dumps({"weights": "checksum 3"}))
     reproduce.add_interval_over_seeds(experiment, "SST-2", tmp_path / "results")
     results.main(flags)
-    low, high = (100 * bound for bound in bootstrap(task, list(logits.values()), teacher, labels))
+    interval = bootstrap(task, [list(logits.values())], [[teacher]], labels)
+    low, high = (100 * bound for bound in interval)
     assert f"| {low:+.1f} to {high:+.1f} † |" in (tmp_path / "RESULTS.md").read_text()
+
+
+def test_settings_are_compared_over_rows_and_seeds_by_the_models_that_the_records_are_of(
+    tmp_path, monkeypatch
+):
+    rng = np.random.default_rng(3)
+    labels = rng.integers(2, size=400)
+    wrong = {"no_kd": 0.3, "setting1": 0.1, "setting2": 0.1}
+    logits = {
+        f"{name}-{seed}": np.eye(2)[labels ^ (rng.random(400) < rate)]
+        for name, rate in wrong.items()
+        for seed in (1, 2, 3)
+    }
+
+    def answers(_, model, data):
+        found = logits[model.name]
+        return found, score(GLUE["SST-2"], found, labels), labels
+
+    monkeypatch.setattr(reproduce, "MODELS", tmp_path / "models")
+    monkeypatch.setattr(compare, "scores_of", answers)
+    monkeypatch.setattr(compare, "paired_bootstrap", partial(paired_bootstrap, draws=100))
+    kept, runs = tmp_path / "results", {}
+    for model, found in logits.items():
+        name, seed = model.split("-")
+        for task in FIVE:  # the page compares what all tasks have
+            one = record(name, int(seed), score(GLUE["SST-2"], found, labels).main) | {"task": task}
+            one["stages"][-1]["weights"] = f"checksum of {model}"
+            one["stages"][-1]["folder"] = f"{task}/20k/{model}"
+            records.add_record(kept, one)
+            runs[task, model] = reproduce.model_of(one) / "run.json"
+
+    def make(model: str, weights: str) -> None:
+        run = runs["SST-2", model]
+        run.parent.mkdir(parents=True, exist_ok=True)
+        run.write_text(json.dumps({"weights": weights}))
+
+    def compared() -> dict:
+        compare.main(["--results", str(kept)])
+        return json.loads((kept / "comparisons.json").read_text())["tasks"]["SST-2"]
+
+    for model in logits:
+        make(model, f"checksum of {model}")
+    make("no_kd-3", "of a model made anew")
+    for seed in (2, 3):
+        runs["SST-2", f"setting2-{seed}"].unlink()  # a line of one seed has no spread
+    sides = ([[logits[f"{name}-{seed}"] for seed in seeds]]
+             for name, seeds in (("setting1", (1, 2, 3)), ("no_kd", (1, 2))))  # fmt: skip
+    low, high = paired_bootstrap(GLUE["SST-2"], *sides, labels, draws=100)
+    found = compared()
+    assert list(found) == ["KD: 1 over none"]
+    assert found["KD: 1 over none"]["difference_95"] == [low, high]
+
+    def cells() -> list[str]:
+        results.main(["--results", str(kept), "--output", str(tmp_path / "R.md")])
+        lines = (tmp_path / "R.md").read_text().splitlines()
+        return [re.sub(" +", " ", line) for line in lines if "| dev, 95 % |" in line]
+
+    expected = f"| KD: 1 over none | dev, 95 % | {100 * low:+.1f} to {100 * high:+.1f} (2, 3) |"
+    assert cells() == [re.sub(" +", " ", expected + " – |" * 5)]
+    for model in logits:
+        runs["SST-2", model].unlink(missing_ok=True)
+    assert compared() == found  # of models that are gone
+    one = record("no_kd", 1, 0.7)
+    one["stages"][-1]["weights"] = "of another"
+    records.add_record(kept, one)
+    assert cells() == []
+    make("no_kd-1", "of another")
+    make("no_kd-2", "checksum of no_kd-2")
+    with pytest.raises(RositaError, match=r"no_kd-1 scores 0.\d+ on dev, its record 0.7000: is"):
+        compared()
 
 
 def test_lines_are_sorted_by_their_held_out_score_and_the_line_of_another_table_is_bold(tmp_path):
@@ -593,6 +694,28 @@ def test_what_is_written_of_a_table_takes_its_numbers_from_the_records(tmp_path)
         findings.write_text(f"# SST-2 settings\n\n{wrong}\n")
         with pytest.raises(RositaError, match=f"findings.md, SST-2 settings: {wrong}"):
             results.main(flags)
+
+
+def test_what_is_written_keeps_its_lists(tmp_path):
+    flags = write_records(tmp_path, {"no_kd": [0.80]})
+    (tmp_path / "results" / "findings.md").write_text(
+        f"# summary\n\n**Shown:**\n\n- one\n  thing\n- {'long ' * 30}\n\nAnd - no list.\n"
+    )
+    results.main(flags)
+    long = f"- {'long ' * 19}".rstrip() + f"\n  {'long ' * 11}".rstrip()
+    expected = f"\n\n**Shown:**\n\n- one thing\n{long}\n\nAnd - no list.\n\n"
+    assert expected in (tmp_path / "RESULTS.md").read_text()
+
+
+def test_results_say_of_each_table_what_it_shows_and_what_it_does_not():
+    findings = results.read_findings(REPOSITORY / "experiments" / "minilm" / "findings.md")
+    known = records.read_records(REPOSITORY / "experiments" / "minilm")
+    tables = {f"{one['task']} {one['table']}" for one in known}
+    assert len(tables) > 20 and tables <= set(findings)
+    for heading, text in findings.items():
+        assert re.findall(r"^\*\*(Shown|Not shown):\*\*", text, re.MULTILINE) == [
+            "Shown", "Not shown"
+        ], heading  # fmt: skip
 
 
 def test_a_reader_that_has_enough_ends_a_script_without_a_traceback():
