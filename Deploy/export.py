@@ -20,8 +20,8 @@ from rosita import config
 from rosita.cli import ArgumentParser, add_flags, run_script
 from rosita.config import setting
 from rosita.config_file import load_config
+from rosita.data.rows import with_trained_length
 from rosita.deploy.formats import EXPORTED, check_export_folder, parse_formats
-from rosita.deploy.rows import with_trained_length
 from rosita.errors import RositaError
 from rosita.fetch.sources import Access, check_heeded, check_publish, redact
 from rosita.provenance import read_run, require_finished, resolve_folder

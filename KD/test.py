@@ -17,7 +17,7 @@ from pathlib import Path
 from rosita.cli import ArgumentParser, add_flags, run_script
 from rosita.config import TestSettings
 from rosita.config_file import load_config
-from rosita.deploy.rows import with_trained_length
+from rosita.data.rows import with_trained_length
 from rosita.errors import RositaError
 from rosita.provenance import resolve_folder
 from rosita.tasks import find_task

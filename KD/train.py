@@ -17,7 +17,7 @@ from typing import Any
 from rosita.cli import ArgumentParser, add_flags, is_first_process, run_script
 from rosita.config import KD, KDSettings
 from rosita.config_file import describe, is_on, load_config
-from rosita.deploy.rows import trained_length
+from rosita.data.rows import trained_length
 from rosita.errors import RositaError
 from rosita.provenance import require_finished, resolve_folder
 from rosita.stages.identity import finished_already, kd_stage

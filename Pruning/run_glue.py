@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from rosita.cli import ArgumentParser, add_flags, is_first_process, run_script
 from rosita.config import FineTuneSettings
 from rosita.config_file import describe, is_on, load_config
-from rosita.deploy.rows import trained_length
+from rosita.data.rows import trained_length
 from rosita.errors import RositaError
 from rosita.files import read_json
 from rosita.provenance import require_finished, resolve_folder

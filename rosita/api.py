@@ -49,8 +49,8 @@ from rosita.config import (
     LoopSettings,
 )
 from rosita.config_file import load_config
+from rosita.data.rows import Rows
 from rosita.deploy.labelling import Answer, Labeller, Texts
-from rosita.deploy.rows import Rows, trained_length
 from rosita.errors import RositaError, nearest
 from rosita.evaluation import Scores, predict
 from rosita.evaluation import score as score_logits
@@ -291,10 +291,10 @@ def evaluate(
 ) -> Scores:
     """The task's metrics on the (first) dev file, in fp32: `main` (0..1 or -1..1) and `all`.
 
-    Texts are cut after `max_seq_length` tokens (default: as the folder's record says, else the
-    task).
+    Texts are cut after `max_seq_length` tokens (default: as in the model's training, if that is
+    known, else the task's).
     """
-    given = trained_length(Path(start.path))
+    given = _as_trained(start)
     if max_seq_length is not None:
         given["max_seq_length"] = max_seq_length
     dev = _dev(start, _settings(ExportSettings, start.task, given, data_dir, Path("-")))
@@ -315,10 +315,10 @@ def export(
     Each format is opened and run on dev first. Returns the report that export.json holds: score,
     and per format its score, drop, share of equal predictions (0..1), bytes. Raises `RositaError`
     if one loses more than `max_drop` (of the metric, default 0.01), with nothing written.
-    `max_seq_length` is by default what the model was trained with, as its folder's record says it,
-    else the task's.
+    `max_seq_length` is by default what the model was trained with, if that is known, else the
+    task's.
     """
-    given = {**trained_length(Path(start.path)), **settings, "formats": formats}
+    given = {**_as_trained(start), **settings, "formats": formats}
     resolved = _settings(ExportSettings, start.task, given, data_dir, Path(output_dir))
     return export_stage(start, resolved)
 
@@ -335,14 +335,14 @@ def label(
     `texts`: a text; a pair, which is a tuple of two; or a list, or any other iterable, of texts or
     of pairs. `start`: a model in memory, or a model folder or export, of which `form` pytorch, onnx
     or int8 is run (auto: the first that is there). Texts are cut after `max_seq_length` tokens
-    (default: as the folder's record says, else the task). Raises `TypeError` for what is no text,
-    and `RositaError` for a pair where the task has one text in a row, or the other way round.
+    (default: as in the model's training, if that is known, else the task's). Raises `TypeError` for
+    what is no text, and `RositaError` for a pair where the task has one text in a row, or the other
+    way round.
     """
     rows = list(_rows(texts))
     if not isinstance(start, TaskModel):
         return list(Labeller(Path(start), form, max_seq_length).label(rows))
-    length = Rows.of_folder(Path(start.path)).max_seq_length or start.task.max_seq_length
-    known = Rows.of_task(start.task, length)
+    known = Rows.of_task(start.task, start.max_seq_length or start.task.max_seq_length)
     with tempfile.TemporaryDirectory(prefix="rosita-") as folder:
         start.save(folder)
         labeller = Labeller(Path(folder), form, max_seq_length, rows=known)
@@ -404,6 +404,11 @@ def _settings(
     return resolved
 
 
+def _as_trained(start: TaskModel) -> dict[str, Any]:
+    """The setting max_seq_length as the model was trained with it; {} if that is not known."""
+    return {} if start.max_seq_length is None else {"max_seq_length": start.max_seq_length}
+
+
 def _accelerator(settings: LoopSettings) -> Accelerator:
     """A new accelerator: accelerate keeps one precision per process, and refuses a second one."""
     gc.collect()  # circles of references hold the models of the stage before, its optimizer too
@@ -441,4 +446,5 @@ def _written(start: TaskModel, folder: Path, output_dir: object, settings: LoopS
     if settings.dry_run:
         return start
     path = IN_MEMORY if output_dir is None else str(output_dir)
-    return replace(start, model=load_model(folder, start.task), path=path)
+    model, length = load_model(folder, start.task), settings.max_seq_length
+    return replace(start, model=model, path=path, max_seq_length=length)

@@ -18,6 +18,7 @@ from transformers.activations import ACT2FN
 from rosita.backbones import Backbone, backbone_of
 from rosita.cli import is_first_process
 from rosita.config import ClassifierActivation
+from rosita.data.rows import Rows
 from rosita.description import check_vocabulary, describe, read_config
 from rosita.errors import RositaError, first_line, nearest
 from rosita.files import (
@@ -323,12 +324,14 @@ IN_MEMORY = "(in memory)"
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TaskModel:
-    """A model for one task, with its tokenizer; `path`: the folder that it was read from."""
+    """A model for one task, with its tokenizer; `path`: the folder that it was read from;
+    `max_seq_length`: after how many tokens its texts were cut in training, None: not known."""
 
     model: RositaForSequenceClassification
     tokenizer: TokenizerFiles
     task: Task
     path: str = IN_MEMORY
+    max_seq_length: int | None = None
 
     @classmethod
     def open(
@@ -351,7 +354,8 @@ class TaskModel:
         check_vocabulary(tokenizer, model.config.vocab_size, folder)
         if do_lower_case not in (None, tokenizer.lower_cases) and is_first_process():
             _say_case(tokenizer.lower_cases)
-        return cls(model, tokenizer, task, str(name_or_path))
+        length = Rows.of_folder(folder).max_seq_length
+        return cls(model, tokenizer, task, str(name_or_path), length)
 
     def files(self) -> dict[str, str]:
         """Hashes of the files that it was read from; none if it was made in memory."""

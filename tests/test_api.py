@@ -384,6 +384,40 @@ def test_a_dry_run_prints_the_plan_and_gives_the_model_back(root, teacher, capsy
     assert "plan (--dry_run" in capsys.readouterr().out
 
 
+def test_texts_are_cut_as_in_the_models_training_wherever_the_model_is(
+    root, teacher, tmp_path, monkeypatch
+):
+    data, longest = root / "data" / "CoLA", []
+    predict = api.predict
+
+    def measured(model, dev, rows):
+        longest.append(int(dev.lengths().max()))
+        return predict(model, dev, rows)
+
+    monkeypatch.setattr(api, "predict", measured)
+    monkeypatch.chdir(tmp_path)
+    given = {"max_seq_length": 5, "learning_rate": 1e-3, "num_train_epochs": 1}
+    short = api.fine_tune(teacher, data, **given)
+    api.fine_tune(teacher, data, "short", **given)
+    read = api.load("short", "CoLA")
+    api.prune(short, "a4_l2_f20_e8", importance="magnitude", output_dir="cut")
+    cut = json.loads(Path("cut/run.json").read_text(encoding="utf-8"))
+    monkeypatch.chdir(root)  # "short" is no folder here
+    student = api.distil(teacher, short, data, pred_distill=True, max_seq_length=6)
+    for model in (teacher, short, read, student):
+        api.evaluate(model, data)
+    api.evaluate(short, data, max_seq_length=7)
+    assert longest[0] > 7 and longest[1:] == [5, 5, 6, 7]
+    assert cut["max_seq_length"] == 5
+    text = " ".join(10 * ["the cat sat"])
+    whole, as_trained, asked = (
+        api.label(short, text, max_seq_length=length)[0].probability for length in (20, None, 5)
+    )
+    assert as_trained == asked != whole
+    assert api.label(read, text)[0].probability == asked
+    assert api.export(short, tmp_path / "hf", data, formats="hf")["max_seq_length"] == 5
+
+
 def test_importing_the_package_does_not_import_the_api():
     code = "import sys, rosita; print([m for m in sys.modules if m.startswith('rosita.')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

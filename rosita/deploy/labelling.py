@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rosita.backbones import MULTI_LABEL
+from rosita.data.rows import Rows
 from rosita.deploy.formats import check_exported, choose_format, weights_file
-from rosita.deploy.rows import Rows
 from rosita.deploy.session import OnnxModel
 from rosita.deploy.texts import Texts
 from rosita.description import check_length, check_vocabulary, describe, read_config

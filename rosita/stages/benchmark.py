@@ -17,7 +17,8 @@ from rosita.budget.costs import macs
 from rosita.checkpoint import load_model
 from rosita.data.batches import Encoded
 from rosita.data.encode import encode_file
-from rosita.deploy.formats import weights_file
+from rosita.data.rows import Rows
+from rosita.deploy.formats import check_exported, weights_file
 from rosita.deploy.latency import (
     Answer,
     dev_batch,
@@ -31,7 +32,6 @@ from rosita.deploy.latency import (
     weights_bytes,
     write_onnx,
 )
-from rosita.deploy.rows import Rows
 from rosita.description import check_length, read_config
 from rosita.errors import RositaError
 from rosita.evaluation import score
@@ -102,6 +102,9 @@ def open_formats(name: str, folder: Path, made: Path, asked: Comparison) -> list
         for form in asked.formats
         if form != "pytorch" and (is_reordered or not weights_file(folder, form).exists())
     ]
+    for form in asked.formats:
+        if form != "pytorch" and form not in lacking and not asked.accept_changed:
+            check_exported(folder, form)
     write_onnx(model, made, lacking)
     dev = None
     if asked.dev_file:

@@ -11,6 +11,7 @@ from rosita.checkpoint import TaskModel, save_description
 from rosita.config import ExportSettings
 from rosita.data.batches import Encoded
 from rosita.data.encode import encode_file
+from rosita.data.rows import Rows
 from rosita.deploy.formats import EXPORTED, check_export_folder, parse_formats, weights_file
 from rosita.deploy.hub import (
     HubModel,
@@ -21,7 +22,6 @@ from rosita.deploy.hub import (
 )
 from rosita.deploy.latency import machine
 from rosita.deploy.onnx import Exported, compare, export_onnx, quantize_onnx
-from rosita.deploy.rows import Rows
 from rosita.deploy.session import OnnxModel
 from rosita.description import check_length
 from rosita.errors import RositaError

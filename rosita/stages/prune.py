@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rosita.checkpoint import TaskModel
-from rosita.deploy.rows import Rows
+from rosita.data.rows import Rows
 from rosita.files import values_hash
 from rosita.model import RositaForSequenceClassification
 from rosita.provenance import Run, read_run, weights_hash
@@ -82,7 +82,7 @@ def prune_stage(
     }
     identity["parents"]["scores"] = used
     parent = {"path": start.path, "weights": read["parents"], "files": start.files()}
-    known = Rows.of_task(start.task, Rows.of_folder(Path(start.path)).max_seq_length)
+    known = Rows.of_task(start.task, start.max_seq_length)
     details = {
         "parents": {"model": parent},
         "names": start.labels,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from rosita.deploy import labelling
 from rosita.deploy.labelling import Answer, Labeller
 from rosita.deploy.latency import write_onnx
 from rosita.errors import RositaError
+from rosita.stages.benchmark import Comparison, open_formats
 from rosita.tasks import GLUE
 from rosita.tokenizer import read_tokenizer
 
@@ -153,6 +155,11 @@ def test_an_onnx_model_that_is_not_of_the_export_recorded_beside_it_is_refused(m
     with pytest.raises(RositaError, match="model.onnx is not of the export that export.json rec"):
         Labeller(folder, "onnx")
     assert Labeller(folder, "onnx", accept_changed=True)
+    asked = Comparison("CoLA", ["pytorch", "onnx"], [1], [8], None)
+    with pytest.raises(RositaError, match="model.onnx is not of the export that export.json rec"):
+        open_formats("mixed", folder, tmp_path / "made", asked)
+    both = open_formats("mixed", folder, tmp_path, replace(asked, accept_changed=True))
+    assert [(one.form, one.folder) for one in both] == [("pytorch", folder), ("onnx", folder)]
 
 
 def test_an_onnx_model_of_other_labels_than_its_config_names_is_refused(models, tmp_path):
