@@ -42,8 +42,12 @@ def no_kd(lab: StageLab) -> Path:
 
 def on_labels(lab: StageLab, name: str, student: Path) -> Path:
     """Trained on the labels, as long and at the same rate as by KD."""
-    epochs = 6 if lab.task in LARGE else 20
-    return lab.fine_tune(name, student, learning_rate=3e-4, num_train_epochs=epochs)
+    return lab.fine_tune(name, student, learning_rate=3e-4, num_train_epochs=epochs_of_kd(lab))
+
+
+def epochs_of_kd(lab: StageLab) -> int:
+    """Of the stage that makes the student, as KD/configurations/minilm/ has it."""
+    return 6 if lab.task in LARGE else 20
 
 
 def setting1(lab: StageLab, name: str = "setting1", shape: str = SHAPE, **flags) -> Path:
@@ -109,14 +113,16 @@ def rows_of(folder: Path, task_name: str) -> int:
     return sum(1 for _ in TsvFile(folder / "train.tsv", find_task(task_name)).rows())
 
 
-def two_phases(lab: StageLab, name: str = "two_phases", epochs: int = 3, **flags) -> Path:
-    """Hidden states first, logits then, as TinyBERT learns; ROSITA's losses are summed."""
+def two_phases(lab: StageLab, name: str = "two_phases", **states) -> Path:
+    """Hidden states first, logits then, half of the epochs each, as TinyBERT learns; ROSITA's
+    losses are summed. `states`: flags of the first phase."""
     pruned = lab.prune("one_step", scored_teacher(lab), SHAPE)
-    flags = {"num_train_epochs": epochs, **flags}
-    states = lab.distil(
-        f"{name}_states", "setting1", teacher(lab), pruned, pred_distill=False, **flags
+    epochs = epochs_of_kd(lab) // 2
+    first = {"num_train_epochs": epochs, "pred_distill": False, **states}
+    followed = lab.distil(f"{name}_states", "setting1", teacher(lab), pruned, **first)
+    return lab.distil(
+        name, "setting1", teacher(lab), followed, num_train_epochs=epochs, repr_distill=False
     )
-    return lab.distil(name, "setting1", teacher(lab), states, repr_distill=False, **flags)
 
 
 def scratch(lab: StageLab) -> Path:

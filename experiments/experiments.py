@@ -335,6 +335,9 @@ EXPERIMENTS = [
           hsk_width="uniform_mask"),
     knows("all_three_left_out", "1l_10t_0.1h of fixed units, the others left out of the loss",
           hsk="1l_10t_0.1h", hsk_width="uniform_mask", hsk_masked="left_out"),
+    Experiment("knowledge", "all_three_two_phases", "1l_10t_0.1h first, then logits, half of the"
+               " epochs each", partial(two_phases, name="all_three_two_phases", hsk="1l_10t_0.1h"),
+               tasks=("SST-2", "MRPC")),
     fewer_pieces("SST-2", "SST-2", "the pieces of the 20,000 training rows"),
     fewer_pieces("SST-2", "MRPC", "another domain's: of MRPC's sentences from news"),
     fewer_pieces("MRPC", "MRPC", "the pieces of the training rows"),
