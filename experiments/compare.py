@@ -5,7 +5,7 @@
 Reads   experiments/minilm/*.jsonl, the records, and data/TASK/; from models/minilm/ the models that
         they are of, as far as they are there
 Writes  experiments/minilm/comparisons.json: of each task and comparison the interval and the
-        models that it is of; what was there of models that are gone stays
+        models that it is of; what was there of models that are gone, or of more models, stays
 """
 
 from __future__ import annotations
@@ -36,8 +36,16 @@ def main(argv: list[str] | None = None) -> None:
     for task in FIVE:
         found = compare(task, groups_of(records, task, "settings"))
         print(f"{task}: {len(found)} of {len(COMPARED)} comparisons", flush=True)
-        known[task] = known.get(task, {}) | found
+        earlier = known.setdefault(task, {})
+        earlier |= {says: new for says, new in found.items() if not has_all(earlier.get(says), new)}
     write_json(path, {"tasks": known})
+
+
+def has_all(earlier: dict | None, new: dict) -> bool:
+    """Whether an earlier interval is of all the models that a new one is of, or of more."""
+    if earlier is None:
+        return False
+    return all(set(earlier["weights"][name]) >= set(made) for name, made in new["weights"].items())
 
 
 def compare(task_name: str, groups: dict[str, list[dict]]) -> dict[str, dict]:

@@ -485,6 +485,8 @@ def test_settings_are_compared_over_rows_and_seeds_by_the_models_that_the_record
 
     expected = f"| KD: 1 over none | dev, 95 % | {100 * low:+.1f} to {100 * high:+.1f} (2, 3) |"
     assert cells() == [re.sub(" +", " ", expected + " – |" * 5)]
+    runs["SST-2", "setting1-3"].unlink()
+    assert compared() == found  # of more models than two each
     for model in logits:
         runs["SST-2", model].unlink(missing_ok=True)
     assert compared() == found  # of models that are gone
