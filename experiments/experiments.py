@@ -331,6 +331,8 @@ EXPERIMENTS = [
     knows("ten_tokens", "10t: ten tokens of a row, by attention", hsk="10t"),
     knows("tenth_of_units", "0.1h: the tenth of largest values", hsk="0.1h"),
     knows("all_three", "1l_10t_0.1h", hsk="1l_10t_0.1h"),
+    knows("all_three_top4", "1l_10t_0.1h, which follows the teacher's fourth layer",
+          hsk="1l_10t_0.1h", layer_map="t_top4"),
     knows("all_three_fixed", "1l_10t_0.1h of fixed units", hsk="1l_10t_0.1h",
           hsk_width="uniform_mask"),
     knows("all_three_left_out", "1l_10t_0.1h of fixed units, the others left out of the loss",

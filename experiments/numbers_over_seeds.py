@@ -68,17 +68,22 @@ def teachers(found: list[dict]) -> str:
 
 
 def states_kept(found: list[dict]) -> str:
-    """MB that the teacher's hidden states took on disk in the last stage, mean over seeds; a dash
+    """MB that the teacher's hidden states took on disk in the stages of KD, mean over seeds; a dash
     if it is noted nowhere.
     """
-    last = [record["stages"][-1] for record in found]
-    noted = [stage["teacher_states_bytes"] for stage in last if "teacher_states_bytes" in stage]
-    return f"{mean(noted) / 1e6:.3g}" if noted else "–"
+    name = "teacher_states_bytes"
+    noted = [[stage[name] for stage in stages_of_kd(one) if name in stage] for one in found]
+    largest = [max(of_stages) for of_stages in noted if of_stages]
+    return f"{mean(largest) / 1e6:.3g}" if largest else "–"
 
 
 def minutes(found: list[dict]) -> list[float]:
-    """Of the last stage's training, by the wall clock."""
-    return [record["stages"][-1]["seconds"] / 60 for record in found]
+    """Of the training in the stages of KD, by the wall clock."""
+    return [sum(stage["seconds"] for stage in stages_of_kd(one)) / 60 for one in found]
+
+
+def stages_of_kd(record: dict) -> list[dict]:
+    return [stage for stage in record["stages"] if stage.get("stage") == "distil"]
 
 
 def arithmetic(found: list[dict]) -> str:

@@ -650,14 +650,25 @@ def test_what_the_later_records_have_alone_is_a_column_with_dashes_for_the_other
 
 def test_the_table_of_fewer_states_says_what_they_take_on_disk_and_how_long_kd_took(tmp_path):
     full, fewer = record("setting1", 1, 0.8), record("all_three", 1, 0.8) | {"table": "knowledge"}
-    full["stages"][-1] |= {"seconds": 600.0}
-    fewer["stages"][-1] |= {"seconds": 240.0, "teacher_states_bytes": 2_345_678}
-    for one in (full, fewer):
+    phases = record("last_state", 1, 0.8) | {"table": "knowledge"}
+    full["stages"][-1] |= {"stage": "distil", "seconds": 600.0}
+    fewer["stages"][-1] |= {"stage": "distil", "seconds": 240.0, "teacher_states_bytes": 2_345_678}
+    phases["stages"] += [
+        {
+            **phases["stages"][-1],
+            "stage": "distil",
+            "seconds": seconds,
+            "teacher_states_bytes": size,
+        }
+        for seconds, size in ((120.0, 1_500_000), (300.0, 0))
+    ]
+    for one in (full, fewer, phases):
         records.add_record(tmp_path / "results", one)
     results.main(["--results", str(tmp_path / "results"), "--output", str(tmp_path / "R.md")])
     table = (tmp_path / "R.md").read_text().split("--tables knowledge")[1]
     assert "| MB of states kept | minutes of KD |" in table
-    assert "| 84.0 | 80.0 | 2.35 | 4.0 |" in table and "| 84.0 | 80.0 | – | 10.0 |" in table
+    for cells in ("2.35 | 4.0", "– | 10.0", "1.5 | 7.0"):
+        assert f"| 84.0 | 80.0 | {cells} |" in table
 
 
 def test_a_line_names_each_teacher_that_its_seeds_had():
