@@ -10,15 +10,12 @@ Writes  experiments/minilm/comparisons.json: of each task and comparison the int
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import numpy as np
 
 from experiments import COMPARED, FIVE
-from records import groups_of, read_records, weights_of
+from records import groups_of, parser_of, read_records, weights_of
 from reproduce import is_here, model_of, scores_of
-from rosita.cli import ArgumentParser, run_script
+from rosita.cli import run_script
 from rosita.errors import RositaError
 from rosita.evaluation import paired_bootstrap
 from rosita.files import read_json, write_json
@@ -30,7 +27,7 @@ ENOUGH = 2  # seeds of a line, so that their spread can be in the interval
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = parse_args(argv)
+    args = parser_of(__doc__).parse_args(argv)
     records, path = read_records(args.results), args.results / "comparisons.json"
     known = read_json(path)["tasks"] if path.exists() else {}
     for task in FIVE:
@@ -74,12 +71,6 @@ def compare(task_name: str, groups: dict[str, list[dict]]) -> dict[str, dict]:
                 "weights": {name: list(map(weights_of, here[name])) for name in (*plus, *minus)},
             }
     return intervals
-
-
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--results", type=Path, default=REPOSITORY / "experiments" / "minilm")
-    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

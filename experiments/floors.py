@@ -10,15 +10,15 @@ A share of a teacher's score says little where the teacher stands near these.
 
 from __future__ import annotations
 
-import argparse
 import re
 from pathlib import Path
 
 import numpy as np
 
 from experiments import FIVE
+from records import parser_of
 from reproduce import commit
-from rosita.cli import ArgumentParser, run_script
+from rosita.cli import run_script
 from rosita.data.encode import label_number
 from rosita.data.tsv import TsvFile
 from rosita.evaluation import score
@@ -28,7 +28,7 @@ from stage_lab import REPOSITORY, StageLab
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = parse_args(argv)
+    args = parser_of(__doc__).parse_args(argv)
     tasks = {}
     for name in FIVE:
         task, lab = find_task(name), StageLab(name, "full", 1)
@@ -90,12 +90,6 @@ def _read(task: Task, path: Path) -> tuple[list[tuple[str, ...]], np.ndarray]:
     file = TsvFile(path, task)
     rows = list(file.rows())
     return [row.texts for row in rows], np.array([label_number(row, file) for row in rows])
-
-
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--results", type=Path, default=REPOSITORY / "experiments" / "minilm")
-    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

@@ -18,14 +18,23 @@ from pathlib import Path
 from statistics import mean
 
 from experiments import EXPERIMENTS
+from rosita.cli import ArgumentParser
 from rosita.errors import RositaError
 from rosita.files import atomic_write, hold, parse_json
 
+RESULTS = Path(__file__).resolve().parent / "minilm"
 RECORDS, STAGES = "records.jsonl", "stages-*.jsonl"
 IDENTITY = ("table", "name", "task", "seed")  # what two records differ in
 DIGITS = 5  # of a loss or a score on the way: curves; the scores that tables hold stay exact
 POINTS = 12  # of each curve at least, if it has as many
 PATIENCE = 60  # seconds until another process has added its record: it takes a fraction of one
+
+
+def parser_of(description: str) -> ArgumentParser:
+    """A script's parser, of its docstring, with the folder of the records as its first flag."""
+    parser = ArgumentParser(description=description.split("\n")[0])
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    return parser
 
 
 def read_records(folder: Path) -> list[dict]:

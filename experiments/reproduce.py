@@ -33,11 +33,12 @@ from records import (
     curves,
     groups_of,
     has_record,
+    parser_of,
     read_records,
     weights_of,
 )
 from rosita.checkpoint import load_model
-from rosita.cli import ArgumentParser, amount, run_script
+from rosita.cli import amount, run_script
 from rosita.config import Precision
 from rosita.data.encode import encode_file
 from rosita.deploy.latency import machine, weights_bytes
@@ -351,7 +352,7 @@ def short_run(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = ArgumentParser(description=__doc__.split("\n")[0])
+    parser = parser_of(__doc__)
 
     def words(text: str) -> list[str]:
         return text.split(",")
@@ -364,7 +365,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--tables", type=words, help="of these tables only")
     add("--names", type=words, help="these experiments only")
     add("--seeds", type=numbers, default=[1, 2, 3])
-    add("--results", type=Path, default=REPOSITORY / "experiments" / "minilm")
     add("--serving", nargs="?", type=amount, const=3.0, metavar="SECONDS",
         help="then time the settings' models and the best, each format so long (3)")  # fmt: skip
     add("--jobs", type=int, default=1, help="experiments at once, of as many tasks (1)")

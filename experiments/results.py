@@ -33,8 +33,8 @@ from overview import (
     teachers,
     without_commit,
 )
-from records import groups_of, held_out, read_records
-from rosita.cli import ArgumentParser, run_script
+from records import groups_of, held_out, parser_of, read_records
+from rosita.cli import run_script
 from rosita.deploy.figures import draw_benchmark
 from rosita.errors import RositaError
 from rosita.files import atomic_write, read_json
@@ -56,8 +56,7 @@ PARTS_OF_COLA = {"known": "on known sources", "new": "on new ones"}
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--results", type=Path, default=REPOSITORY / "experiments" / "minilm")
+    parser = parser_of(__doc__)
     parser.add_argument("--output", type=Path, default=REPOSITORY / "RESULTS.md")
     args = parser.parse_args(argv)
     write_results(args)
