@@ -42,6 +42,7 @@ from rosita.cli import amount, run_script
 from rosita.config import Precision
 from rosita.data.encode import encode_file
 from rosita.deploy.latency import machine, weights_bytes
+from rosita.deploy.session import require
 from rosita.errors import RositaError, nearest
 from rosita.evaluation import Scores, paired_bootstrap, predict, score
 from rosita.files import read_json, write_json
@@ -60,6 +61,8 @@ WRITTEN = ("experiments/minilm", "RESULTS.md")  # by the experiments and results
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    for package in ("onnx", "onnxruntime") if args.serving else ():
+        require(package)  # now, and not after hours of training
     chosen = choose(args)
     chosen.sort(key=partial(_turn, read_records(args.results)))
     waiting: list[Job] = []

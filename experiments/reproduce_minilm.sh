@@ -10,7 +10,7 @@ case ${GLUE_MIRROR:-} in '' | *://*) ;; *) GLUE_MIRROR=$(realpath "$GLUE_MIRROR"
 cd "$(dirname "$0")/.."
 if [ -z "${PYTHON:-}" ]; then
     source scripts/environment.sh
-    make_environment quickstart
+    make_environment quickstart export
     PYTHON=.venv/bin/python
 fi
 "$PYTHON" download_bert.py --model all-MiniLM-L6-v2

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
@@ -959,6 +960,28 @@ except KeyboardInterrupt:
     )
     assert ended.stdout.endswith("interrupted\n"), ended.stderr
     assert [(tmp_path / f"{name}.log").read_text() for name in "ab"] == ["on\nsaved\n"] * 2
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
+def test_serving_without_onnx_is_refused_before_anything_runs(package, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, package, None)
+    asked = ["--tasks", "RTE", "--dry_run"]
+    with pytest.raises(RositaError, match=f"^{package} is not installed.*pip install {package}$"):
+        reproduce.main([*asked, "--serving"])
+    assert not capsys.readouterr().out
+    reproduce.main(asked)
+    assert "RTE settings/no_kd" in capsys.readouterr().out
+
+
+def test_the_script_that_redoes_everything_installs_what_its_steps_need():
+    script = (REPOSITORY / "experiments" / "reproduce_minilm.sh").read_text()
+    (made,) = re.findall(r"make_environment (.+)", script)
+    (always,) = re.findall(r"-e \.\[(.+)\]", (REPOSITORY / "requirements.txt").read_text())
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    brought = " ".join(one for name in [*made.split(), *always.split(",")] for one in extras[name])
+    for package in ("all-minilm", "glove", "matplotlib", "boto3", "onnx", "onnxruntime"):
+        assert re.search(rf"\b{package}\b", brought), package
 
 
 def test_an_experiment_runs_from_teacher_to_record_and_a_second_call_runs_nothing(tmp_path):
