@@ -5,7 +5,7 @@
         -emb_hidden_dim 128
 
 Reads   MODEL_PATH/TASK/                      the model and its taylor_score/taylor.pkl
-        (scores are needed only if heads or FFN units are cut)
+        (scores are needed only if heads or FFN units are cut); MODEL_PATH itself if it is a model
         with -vocabulary train   data/TASK/train.tsv, and train_aug.tsv if it is there
 Writes  OUTPUT_DIR/TASK/aH_lL_fF_eE/          the pruned model, run.json
 """
@@ -40,7 +40,7 @@ PUBLISHED = {"keep_heads": 2, "num_layers": 8, "ffn_hidden_dim": 512, "emb_hidde
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     task = find_task(args.task)
-    source = resolve_folder(str(Path(args.model_path) / task.name))
+    source = model_folder(Path(args.model_path), task)
     require_finished(source, task.name, "prune a model tuned on this task")
     by = Choice(args.importance, args.keep_layers_by, args.from_scratch, args.seed)
     target = target_shape(args)
@@ -82,6 +82,13 @@ def main(argv: list[str] | None = None) -> None:
         f"{start.shape} -> {target}: {start.parameters:,} -> {pruned.parameters:,} parameters"
         f" ({start.parameters / pruned.parameters:.1f}x fewer); the model is in {folder}"
     )
+
+
+def model_folder(path: Path, task: Task) -> Path:
+    """PATH/TASK, as published, or the path itself where that alone is a model."""
+    inside = path / task.name
+    alone = (path / "config.json").exists() and not inside.exists()
+    return resolve_folder(str(path if alone else inside))
 
 
 def text_files(args: argparse.Namespace, task: Task) -> list[Path]:
@@ -138,7 +145,7 @@ def check_fits(target: Shape, args: argparse.Namespace, config: RositaConfig) ->
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("-model_path", required=True, help="folder that holds TASK/, the model")
+    parser.add_argument("-model_path", required=True, help="the model, or the folder of its TASK/")
     parser.add_argument("-output_dir", required=True, help="folder to write TASK/SHAPE/ into")
     parser.add_argument("-task", required=True, help="GLUE task, or a task.json of your own")
     for name, what in (

@@ -409,6 +409,19 @@ def test_baselines_need_no_taylor_scores_and_keep_what_they_say(chain):
     assert not torch.equal(found[name], whole[name])
 
 
+def test_a_model_to_prune_is_named_by_the_folder_of_its_task_or_by_its_own(chain):
+    def cut(source: Path, name: str) -> bytes:
+        prune("-model_path", source, "-task", "CoLA", *shape_flags(num_layers=2),
+              "-output_dir", chain.models / name)  # fmt: skip
+        return (chain.models / name / "CoLA" / "a4_l2_f48_e-1" / "model.safetensors").read_bytes()
+
+    assert cut(chain.tuned.parent, "published") == cut(chain.tuned, "direct")
+    (chain.tuned / "CoLA").mkdir()  # as published: TASK within, where it is there
+    with pytest.raises(RositaError, match="CoLA/CoLA "):
+        cut(chain.tuned, "within")
+    assert not (chain.models / "within").exists()
+
+
 def test_the_layers_that_score_most_are_kept_if_asked(chain):
     chain.score()
     path = chain.tuned / "taylor_score" / "taylor.pkl"
@@ -995,10 +1008,8 @@ def test_a_teacher_with_the_pieces_of_train_alone_teaches_a_student_with_the_sam
         cut(chain.tuned.parent, chain.models / "words", *whole,
             texts=("-vocabulary", chain.models / "texts.txt"))  # fmt: skip
 
-    (chain.models / "start").mkdir()
-    (chain.models / "start" / "CoLA").symlink_to(teacher)
-    prune("-model_path", chain.models / "start", "-task", "CoLA", "-output_dir",
-          chain.models / "small", "-num_layers", 2, *whole[:2], *whole[4:])  # fmt: skip
+    prune("-model_path", teacher, "-task", "CoLA", "-output_dir", chain.models / "small",
+          "-num_layers", 2, *whole[:2], *whole[4:])  # fmt: skip
     student = chain.models / "small" / "CoLA" / "a4_l2_f48_e-1"
     with pytest.raises(RositaError, match="was pruned and not trained since"):
         chain.distil("--teacher_model", student, "--student_model", student)
@@ -1006,12 +1017,10 @@ def test_a_teacher_with_the_pieces_of_train_alone_teaches_a_student_with_the_sam
     run = read_json(chain.models / "kd" / "run.json")
     assert run["finished"]
     # neither a cut that was cut once more in its own shape, nor random weights are a teacher
-    (chain.models / "again").mkdir()
-    (chain.models / "again" / "CoLA").symlink_to(student)
-    prune("-model_path", chain.models / "again", "-task", "CoLA", "-output_dir",
-          chain.models / "twice", "-num_layers", 2, *whole[:2], *whole[4:])  # fmt: skip
-    prune("-model_path", chain.models / "start", "-task", "CoLA", "-output_dir",
-          chain.models / "random", *whole, "-from_scratch")  # fmt: skip
+    prune("-model_path", student, "-task", "CoLA", "-output_dir", chain.models / "twice",
+          "-num_layers", 2, *whole[:2], *whole[4:])  # fmt: skip
+    prune("-model_path", teacher, "-task", "CoLA", "-output_dir", chain.models / "random",
+          *whole, "-from_scratch")  # fmt: skip
     for name in ("twice", "random"):
         (untrained,) = (chain.models / name / "CoLA").iterdir()
         with pytest.raises(RositaError, match="was pruned and not trained since"):
