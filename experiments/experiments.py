@@ -340,6 +340,7 @@ EXPERIMENTS = [
     Experiment("knowledge", "all_three_two_phases", "1l_10t_0.1h first, then logits, half of the"
                " epochs each", partial(two_phases, name="all_three_two_phases", hsk="1l_10t_0.1h"),
                tasks=("SST-2", "MRPC")),
+    Experiment("knowledge", "all_states", "all five: Setting 1 of the same teacher", setting1),
     fewer_pieces("SST-2", "SST-2", "the pieces of the 20,000 training rows"),
     fewer_pieces("SST-2", "MRPC", "another domain's: of MRPC's sentences from news"),
     fewer_pieces("MRPC", "MRPC", "the pieces of the training rows"),

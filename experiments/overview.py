@@ -58,7 +58,7 @@ READING = """## How to read the tables
 - The interval is that of the difference to the teacher, in points: a 95 % paired bootstrap, over
   dev rows and the line's seeds together where it has a †, else over dev rows, of each seed. Between
   students the settings alone have one (above). bert_ft of several seeds is held against its first,
-  which is one of them and taught the lines (CoLA's later seeds: against "anew").
+  which is one of them and taught the lines (later seeds of CoLA and SST-2: against "anew").
 - ± is the standard deviation over student seeds: of two it says little, and it leaves out the error
   from the rows, which mostly is larger. One teacher, one bert_student and, where pruning is in one
   step, one cut serve all seeds: neither ± nor interval has their error (CoLA's two teachers are
@@ -95,7 +95,7 @@ TEACHERS = """## The teachers
 
 Dev scores, ours (of how many seeds), beside those published of MiniLM with 6 layers of 384 (the
 paper's, mean of 4 runs) and of DistilBERT. **Ours is another model**: all-MiniLM-L6-v2 has every
-second layer of the MiniLM of 12, trained further as a sentence encoder, for similarity. It stands 2
+second layer of the MiniLM of 12, trained further as a sentence encoder, for similarity. It stands 3
 (SST-2) to 19 points (CoLA) below that MiniLM: a share of a weak teacher is easier to keep.
 DistilBERT has 66 M parameters. Every share kept is of our scores, not of the published ones;
 SST-2's settings are shares of 88.9 (held out 88.3), a teacher of 20,000 rows, CoLA's settings of
