@@ -42,6 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     count = 0
     with open_input(args.input, form) as source:
         labeller = Labeller(args.model, model_format, args.max_seq_length, args.accept_changed)
+        check_columns(labeller, form, args)
         with open_output(args.output) as target:
             rows = read_texts(source, args.input, form, args.text_columns)
             for answer in labeller.label(with_bar(rows)):
@@ -51,6 +52,20 @@ def main(argv: list[str] | None = None) -> None:
                 raise RositaError(f"{args.input} holds no text")
     if args.output != "-":
         print(f"{count} labels are in {args.output}")
+
+
+def check_columns(labeller: Labeller, form: str, args: argparse.Namespace) -> None:
+    """Raise `RositaError`, with the flags to type, if rows have not the texts of the model's."""
+    wanted, given = labeller.rows.texts, len(args.text_columns or [0])
+    if wanted in (None, given):
+        return
+    if wanted == 1:
+        raise RositaError(f"{args.model} labels one text a row: give --text_columns one column")
+    table = "give a table: --input_format tsv --text_columns 0,1 reads a tab between the two"
+    raise RositaError(
+        f"{args.model} labels pairs: "
+        + (table if form == "text" else "--text_columns A,B names the columns of the two")
+    )
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 import subprocess
 import sys
 
@@ -166,6 +167,32 @@ def test_a_fault_of_the_input_is_one_line_and_writes_nothing(
         )
     assert words in str(error.value)
     assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    "texts, name, flags, words",
+    [
+        (2, "a.txt", [], "labels pairs: give a table: --input_format tsv --text_columns 0,1 reads"),
+        (2, "a.tsv", [], "labels pairs: --text_columns A,B names the columns of the two"),
+        (2, "a.tsv", ["--text_columns", "0"], "labels pairs: --text_columns A,B names"),
+        (1, "a.tsv", ["--text_columns", "0,1"], "labels one text a row: give --text_columns one"),
+    ],
+)
+def test_rows_of_other_texts_than_the_models_are_refused_with_the_flags_to_type(
+    export, tmp_path, texts, name, flags, words
+):
+    folder = shutil.copytree(export, tmp_path / "model")
+    record = json.loads((folder / "export.json").read_text())
+    (folder / "export.json").write_text(json.dumps(record | {"texts": texts}))
+    (tmp_path / name).write_text("the dog ran\ta cat\nshe\the\n")
+    output = tmp_path / "labels.tsv"
+    asked = ["--model", str(folder), "--input", str(tmp_path / name), "--output", str(output)]
+    with pytest.raises(RositaError) as error:
+        predict.main([*asked, *flags])
+    assert words in str(error.value) and not output.exists()
+    columns = ["--input_format", "tsv", "--text_columns", "0,1" if texts == 2 else "0"]
+    predict.main([*asked, *columns])  # as the words say
+    assert len(output.read_text().splitlines()) == 2
 
 
 def test_a_label_cannot_break_out_of_its_column():
