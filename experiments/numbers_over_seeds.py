@@ -74,7 +74,10 @@ def states_kept(found: list[dict]) -> str:
     name = "teacher_states_bytes"
     noted = [[stage[name] for stage in stages_of_kd(one) if name in stage] for one in found]
     largest = [max(of_stages) for of_stages in noted if of_stages]
-    return f"{mean(largest) / 1e6:.3g}" if largest else "–"
+    if not largest:
+        return "–"
+    size = mean(largest) / 1e6
+    return f"{size:.3g}" if size < 999.5 else f"{size:,.0f}"  # not 1.03e+03
 
 
 def minutes(found: list[dict]) -> list[float]:

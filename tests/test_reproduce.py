@@ -663,12 +663,18 @@ def test_the_table_of_fewer_states_says_what_they_take_on_disk_and_how_long_kd_t
         }
         for seconds, size in ((120.0, 1_500_000), (300.0, 0))
     ]
-    for one in (full, fewer, phases):
+    large = record("ten_tokens", 1, 0.8) | {"table": "knowledge"}
+    large["stages"][-1] |= {
+        "stage": "distil",
+        "seconds": 60.0,
+        "teacher_states_bytes": 1_028_600_000,
+    }
+    for one in (full, fewer, phases, large):
         records.add_record(tmp_path / "results", one)
     results.main(["--results", str(tmp_path / "results"), "--output", str(tmp_path / "R.md")])
     table = (tmp_path / "R.md").read_text().split("--tables knowledge")[1]
     assert "| MB of states kept | minutes of KD |" in table
-    for cells in ("2.35 | 4.0", "– | 10.0", "1.5 | 7.0"):
+    for cells in ("2.35 | 4.0", "– | 10.0", "1.5 | 7.0", "1,029 | 1.0"):
         assert f"| 84.0 | 80.0 | {cells} |" in table
 
 
