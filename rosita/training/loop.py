@@ -302,7 +302,8 @@ class Training:
             **({"collapsed": True} if scores.collapsed else {}),
         }
         candidate = not self.plan.schedule or shape == self.plan.schedule.target
-        if candidate and (not progress.best or rank(entry) > rank(progress.best)):
+        better = not progress.best or rank(entry) > rank(progress.best)
+        if candidate and (better or self.plan.keep_last):
             self._take_for_best(entry)
             if self.save and self.accelerator.is_main_process:
                 self.save(self.whole_model, evaluation=entry)

@@ -20,6 +20,7 @@ class Plan:
     micro_batch_size: int = 32  # rows of one forward pass on one device
     schedule: PruningSchedule | None = None
     update: bool = True  # False: gather importance, leave the weights alone
+    keep_last: bool = False  # no loss reaches the classifier, so that its dev score ranks nothing
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import shutil
 import string
@@ -863,6 +864,31 @@ def test_states_are_kept_without_being_asked_for_where_rows_are_seen_twice(
     said = "once over all rows: its hidden states" if twice else "in every step: no row is seen"
     assert f"the teacher runs {said}" in capsys.readouterr().out
     assert bool(list((chain.data / "cache").rglob("states-*.npy"))) == twice
+
+
+def test_where_states_alone_are_learnt_the_last_step_is_kept_and_patience_does_not_count(
+    chain, capsys
+):
+    flags = ("--pred_distill", False, "--repr_distill", "--num_train_epochs", 3, "--patience", 0.1,
+             "--learning_rate", 1e-3)  # fmt: skip
+    made = []
+    for name, eval_step in (("often", 1), ("once", 1000)):
+        folder = chain.models / name
+        chain.distil(*flags, "--eval_step", eval_step, "--output_dir", folder)
+        assert "the last step is kept" in capsys.readouterr().out
+        run = read_json(folder / "run.json")
+        assert run["best"]["step"] == run["steps"] == 3 * math.ceil(40 / 32)
+        made.append((folder / "model.safetensors").read_bytes())
+    assert made[0] == made[1]
+    scores = [
+        entry["score"]
+        for entry in read_json(chain.models / "often" / "run.json")["history"]
+        if entry["kind"] == "dev"
+    ]
+    assert len(scores) == run["steps"] and max(scores[:-1]) >= scores[-1]  # would have been kept
+    # a loss that reaches the classifier makes the dev score count
+    chain.distil(*flags, "--label_weight", 1, "--eval_step", 1, "--output_dir", chain.models / "l")
+    assert "the last step is kept" not in capsys.readouterr().out
 
 
 def test_a_full_disk_ends_no_run_that_did_not_ask_for_states(chain, capsys, monkeypatch):
