@@ -60,12 +60,14 @@ def check_columns(labeller: Labeller, form: str, args: argparse.Namespace) -> No
     if wanted in (None, given):
         return
     if wanted == 1:
-        raise RositaError(f"{args.model} labels one text a row: give --text_columns one column")
-    table = "give a table: --input_format tsv --text_columns 0,1 reads a tab between the two"
-    raise RositaError(
-        f"{args.model} labels pairs: "
-        + (table if form == "text" else "--text_columns A,B names the columns of the two")
-    )
+        advice = "one text a row: give --text_columns one column"
+    elif form == "text":
+        advice = (
+            "pairs: give a table: --input_format tsv --text_columns 0,1 reads a tab between the two"
+        )
+    else:
+        advice = "pairs: --text_columns A,B names the columns of the two"
+    raise RositaError(f"{args.model} labels {advice}")
 
 
 @contextmanager

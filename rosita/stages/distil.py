@@ -225,8 +225,8 @@ def distil_plan(settings: KDSettings, student: TaskModel, sampler: Sampler) -> P
             f"iterative {settings.depth_or_width} pruning: {schedule.count} prunings, one every"
             f" {schedule.period} of {steps} steps, {schedule.start} -> {schedule.target}"
         )
-    states_alone = not settings.pred_distill and not settings.label_weight
-    if states_alone and not settings.compute_taylor:
+    states_alone = not (settings.pred_distill or settings.label_weight or settings.compute_taylor)
+    if states_alone:
         print(
             "hidden states alone are learnt: the last step is kept, as no dev score tells which is"
             " the best, and patience does not count"
